@@ -1,0 +1,50 @@
+# Everything sets up .venv first where it is missing. PYTHON chooses the interpreter that makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Packages that install builds against (setuptools) are held to the same versions.
+INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-gpu lint types check bench wheel clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(STAMP) ## measure with the default configuration; ARGS="reduction=[none,sum]" overrides it
+	$(BIN)/python -m launch $(ARGS)
+
+test: $(STAMP) ## the whole test suite, on the CPU; ARGS="-k name" selects
+	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: $(STAMP) ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(STAMP) ## style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## strict types
+	$(BIN)/mypy
+
+check: lint types test wheel ## all of CI: lint, types, tests, the wheel in a fresh environment
+
+bench: $(STAMP) ## what the harness itself costs: ratios, measured here and now
+	$(BIN)/python -m tests.bench $(ARGS)
+
+wheel: $(STAMP) ## build the wheel, install it in a fresh environment, and run it there
+	rm -rf build dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --quiet --wheel
+	$(BIN)/python tests/try_wheel.py dist/*.whl
+
+clean: ## remove what the other targets made, results excepted
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) --editable '.[compiled,dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""The Hydra configuration, shipped as the package harness.conf."""

@@ -1,0 +1,122 @@
+"""`torchrun --nproc-per-node=4 -m harness [overrides]`: the run that `python -m launch` makes, its ranks started by the user.
+
+The composition root beside launch: rank 0 composes, makes the run directory, tells the others of it, and renders the report.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TextIO
+
+from torch.distributed import Store
+
+from harness.rank.__main__ import open_state, redirect_output, work
+from harness.rank.process_group import RENDEZVOUS_TIMEOUT_S, open_store
+from harness.schema.case import expand_cases
+from harness.schema.config import BenchmarkConfig
+from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir
+
+_RUN_DIR = "reducebench/run_dir"
+_FAILURE, _REFUSAL = 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Status 0, 1 or 2 as `python -m launch` gives it; torchrun makes 1 of both 1 and 2."""
+    if "RANK" not in os.environ:
+        print("reducebench: start the ranks with torchrun -m harness, or let python -m launch do it", file=sys.stderr)
+        return _REFUSAL
+    rank = int(os.environ["RANK"])
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"--help", "-h"} & set(arguments):
+        return _help() if rank == 0 else 0
+    return _lead(arguments) if rank == 0 else _follow(rank)
+
+
+def _lead(arguments: list[str]) -> int:
+    store, _, size = open_store()
+    try:
+        config = _compose(arguments, size)
+        run_dir = RunDir.create(config, datetime.now())
+    except RefusedError as error:
+        store.set(_RUN_DIR, "")
+        print(f"reducebench: {error}", file=sys.stderr, flush=True)
+        return _REFUSAL
+    store.set(_RUN_DIR, str(run_dir.path))
+    return _measure_and_report(config, run_dir, store, size)
+
+
+def _follow(rank: int) -> int:
+    store, _, size = open_store()
+    store.wait([_RUN_DIR], timedelta(seconds=RENDEZVOUS_TIMEOUT_S))
+    path = store.get(_RUN_DIR).decode()
+    if not path:
+        return _REFUSAL
+    run_dir = RunDir.open(path)
+    redirect_output(run_dir.log(rank))
+    return work(run_dir, open_state(run_dir, rank), store, rank, size)
+
+
+def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
+    """What the overrides ask for, on the ranks that torchrun has started."""
+    from launch.__main__ import parse
+    from launch.compose import compose_config
+    from launch.job import check
+
+    parsed = parse(arguments)
+    if parsed.multirun or parsed.cfg:
+        raise RefusedError("--multirun and --cfg are for python -m launch: here the ranks run already")
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    config = compose_config(parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=ranks, nnodes=size // ranks)
+    if config.torchrun.nproc_per_node != ranks:
+        raise RefusedError(
+            f"torchrun.nproc_per_node={config.torchrun.nproc_per_node}: torchrun has started {ranks} on this node"
+        )
+    check(config, ranks)
+    return config
+
+
+def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, size: int) -> int:
+    """Rank 0's session, its output in its log meanwhile; then the report, on the terminal."""
+    from launch.progress import ProgressLine
+
+    cases = len(expand_cases(config))
+    print(f"{cases} cases on {size} ranks: {run_dir.path}", flush=True)
+    with _terminal() as terminal, ProgressLine(cases, terminal) as line:
+        redirect_output(run_dir.log(0))
+        status = work(run_dir, open_state(run_dir, 0), store, 0, size, line.show)
+    if status == 0:
+        from harness.report.render import show
+
+        return _FAILURE if show([run_dir.path]) else 0
+    for state in run_dir.rank_statuses():
+        if state.rank == 0:
+            print(f"reducebench: {state.words}", file=sys.stderr, flush=True)
+    return status
+
+
+@contextmanager
+def _terminal() -> Iterator[TextIO]:
+    """Where standard error leads now; standard output and error lead there again when the block ends."""
+    kept = [os.dup(1), os.dup(2)]
+    with os.fdopen(os.dup(2), "w") as terminal:
+        try:
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, stream in zip(kept, (1, 2), strict=True):
+                os.dup2(descriptor, stream)
+                os.close(descriptor)
+
+
+def _help() -> int:
+    from launch.__main__ import main as launch_main
+
+    return launch_main(["--help"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Aggregation: how the ranks' local gradients become the global one."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from harness.schema.context import Context
+
+
+class Aggregation:
+    """Sums gradients over ranks. The order of calls: `wrap` once; then in each iteration the passes, and `finish`."""
+
+    spans_ranks: ClassVar[bool] = True
+    """False: a rank keeps what it has alone; it is its own world, and there is nothing to finish."""
+
+    def unsupported(self, context: Context) -> str | None:
+        """Why this strategy cannot serve the case; None when it can."""
+        return None
+
+    def wrap(self, model: nn.Module, group: ProcessGroup) -> nn.Module:
+        """The module that the passes go through; one that communicates in backward is made here."""
+        return model
+
+    def accumulating(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Around passes after which another one follows, in which a wrapped module must not communicate."""
+        return nullcontext()
+
+    def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
+        """Leave in `gradients` their sum over ranks."""

@@ -1,0 +1,123 @@
+"""Reduction: how one rank turns its batch into its local gradient (the reduction of the loss)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from harness.schema.context import Context
+
+Phases = list[tuple[str, Callable[[], None]]]
+"""Names and what runs under them, in order. Between the two clock reads of a phase stands one call."""
+
+
+class Samples(Protocol):
+    """A batch: `inputs` and `target` with the samples along the first dimension, and slices of it."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]: ...
+    @property
+    def target(self) -> Tensor: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: slice, /) -> "Samples": ...
+
+
+class Losses(Protocol):
+    """A loss under its three reductions, each (output, target) -> Tensor."""
+
+    none: Callable[[Tensor, Tensor], Tensor]
+    sum: Callable[[Tensor, Tensor], Tensor]
+    mean: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What one rank turns into its local gradient, left in `.grad` of the parameters."""
+
+    model: nn.Module
+    criterion: Losses
+    batch: Samples
+    terms: tuple[float, ...]
+    """What each sample counts: 1, or its tokens that count."""
+    denominator: float
+    """What the rank's sum of losses is divided by: its own terms, or those of the whole batch (normalization)."""
+    accumulating: Callable[[], AbstractContextManager[Any]]
+    """Context of the passes after which another one follows: an aggregation that communicates in backward keeps quiet."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters that get a gradient."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @property
+    def count(self) -> float:
+        """What the rank's batch counts."""
+        return sum(self.terms)
+
+    def parts(self, size: int) -> list[slice]:
+        """The batch in parts of `size` samples; the last one may be smaller."""
+        return [slice(start, min(start + size, len(self.batch))) for start in range(0, len(self.batch), size)]
+
+    @contextmanager
+    def each_pass(self, *, last: bool) -> Iterator[None]:
+        """Around one forward and backward of several."""
+        if last:
+            yield
+            return
+        with self.accumulating():
+            yield
+
+    def divide_gradients(self) -> None:
+        """Divide what the backward passes have summed."""
+        torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], self.denominator)
+
+
+class Reduction(ABC):
+    """One way of reducing the loss: its phases leave (sum of the losses' gradients) / denominator in every `.grad`."""
+
+    splits_batch: ClassVar[bool] = False
+    """The model sees parts of the batch by themselves: another function where samples influence each other."""
+    tolerated_warnings: ClassVar[tuple[str, ...]] = ()
+    """Regular expressions of warnings that are facts about the mode, recorded as a finding instead of printed."""
+
+    def unsupported(self, context: Context) -> str | None:
+        """Why this mode cannot serve the case; None when it can."""
+        return None
+
+    @abstractmethod
+    def phases(self, work: LocalWork) -> Phases:
+        """What is timed, by name: forward and backward, or local_gradient where they interleave."""
+
+
+class SharedForward(Reduction):
+    """Modes with one forward over the whole batch."""
+
+    def phases(self, work: LocalWork) -> Phases:
+        losses: list[Tensor] = []
+        return [
+            ("forward", lambda: losses.append(self.forward(work))),
+            ("backward", lambda: self.backward(work, losses.pop())),
+        ]
+
+    @abstractmethod
+    def forward(self, work: LocalWork) -> Tensor:
+        """What backward starts from."""
+
+    @abstractmethod
+    def backward(self, work: LocalWork, result: Tensor) -> None:
+        """Leave the gradient in `.grad`; `result` is forward's."""
+
+
+class Interleaved(Reduction):
+    """Modes in which forward and backward alternate, or are one."""
+
+    def phases(self, work: LocalWork) -> Phases:
+        return [("local_gradient", lambda: self.local_gradient(work))]
+
+    @abstractmethod
+    def local_gradient(self, work: LocalWork) -> None:
+        """Leave the gradient in `.grad`."""

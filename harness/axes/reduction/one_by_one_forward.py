@@ -1,0 +1,17 @@
+"""Each sample through the model alone."""
+
+from harness.axes.reduction.base import Interleaved, LocalWork
+
+
+class OneByOneForwardReduction(Interleaved):
+    """Forward and backward of each sample as a batch of one, summed in `.grad`, then divided."""
+
+    splits_batch = True
+
+    def local_gradient(self, work: LocalWork) -> None:
+        rows = work.parts(1)
+        for row in rows:
+            sample = work.batch[row]
+            with work.each_pass(last=row is rows[-1]):
+                work.criterion.sum(work.model(*sample.inputs), sample.target).backward()
+        work.divide_gradients()

@@ -1,0 +1,32 @@
+"""All per-sample gradients at once, by torch.func."""
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from harness.axes.reduction.base import Interleaved, LocalWork
+from harness.schema.context import Context
+
+
+class PerSampleVmapReduction(Interleaved):
+    """vmap over grad: a gradient [samples, ...] a parameter, summed and divided. Holds one gradient a sample in memory."""
+
+    splits_batch = True
+    tolerated_warnings = (r"There is a performance drop because we have not yet implemented the batching rule",)
+
+    def unsupported(self, context: Context) -> str | None:
+        if context.couples_samples:
+            return "vmap takes samples one by one, and BatchNorm in train mode needs the batch and updates its buffers in place"
+        return None
+
+    def local_gradient(self, work: LocalWork) -> None:
+        named = {name: p for name, p in work.model.named_parameters() if p.requires_grad}
+        detached = {name: p.detach() for name, p in named.items()}
+
+        def loss(parameters: dict[str, Tensor], inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+            output = functional_call(work.model, parameters, tuple(x.unsqueeze(0) for x in inputs))
+            return work.criterion.sum(output, target.unsqueeze(0))
+
+        per_sample = vmap(grad(loss), in_dims=(None, 0, 0))(detached, work.batch.inputs, work.batch.target)
+        for name, parameter in named.items():
+            parameter.grad = torch.sum(per_sample[name], 0) / work.denominator

@@ -1,0 +1,86 @@
+"""One worker process: `python -m harness.rank RUN_DIR`, started by torchrun."""
+
+import argparse
+import os
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.rank.guard import watch
+from harness.schema.rank_state import LAUNCHER_PID, RankState, RankStatus
+from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+    from harness.rank.session import Progress
+
+REFUSED = 2
+
+
+def main() -> int:
+    """Exit status 0 once every outcome is written, 2 when the configuration is refused, 1 when the rank could not go on."""
+    parser = argparse.ArgumentParser(prog="python -m harness.rank", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    arguments = parser.parse_args()
+    run_dir = RunDir.open(arguments.run_dir)
+    rank = int(os.environ["RANK"])
+    redirect_output(run_dir.log(rank))
+    state = open_state(run_dir, rank)
+
+    from harness.rank.process_group import open_store  # torch: not before the rank has reported and is guarded
+
+    return work(run_dir, state, *open_store())
+
+
+def redirect_output(log: Path) -> None:
+    """Send what this process prints, in Python or below it, to its log."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+
+
+def open_state(run_dir: RunDir, rank: int) -> RankState:
+    """Report that the rank is there, and guard it from being left alone."""
+    state = RankState(run_dir.rank_state(rank), RankStatus(rank=rank, pid=os.getpid(), host=socket.gethostname()))
+    state.enter("start")
+
+    def leave(why: str) -> None:
+        state.update(ended=why)
+        os._exit(1)
+
+    watch(leave, int(os.environ.get(LAUNCHER_PID, 0)))
+    return state
+
+
+def work(run_dir: RunDir, state: RankState, store: "Store", rank: int, size: int, progress: "Progress | None" = None) -> int:
+    """The session, and the rank's last words when it does not go well."""
+    from harness.rank.session import run_session, silent
+
+    try:
+        _make_importable(run_dir)
+        run_session(run_dir, store, rank, size, state, progress or silent)
+    except RefusedError as error:
+        state.update(ended="refused", words=str(error))
+        return REFUSED
+    except Exception as error:  # the last words of a rank that cannot go on: whatever it was, it is told, then the rank ends
+        traceback.print_exc()
+        state.update(ended="error", words=f"{type(error).__name__}: {error}")
+        return 1
+    state.update(ended="done")
+    return 0
+
+
+def _make_importable(run_dir: RunDir) -> None:
+    """The user's own classes stand in the folder given with --config-dir."""
+    config_dir = run_dir.config().config_dir
+    if config_dir:
+        sys.path.insert(0, config_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""From config nodes to objects: the only place that instantiates."""
+
+import functools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+
+from harness.axes.aggregation.base import Aggregation
+from harness.axes.normalization.base import Normalization
+from harness.axes.precision.base import Precision
+from harness.axes.reduction.base import Reduction
+from harness.axes.sharding.base import Sharding
+from harness.axes.sync.base import Sync
+from harness.axes.workload.base import Workload
+from harness.schema.case import AXES, Case, option_node
+from harness.schema.config import BenchmarkConfig
+from harness.schema.refusal import RefusedError
+
+_BASES: dict[str, type] = {
+    "workload": Workload,
+    "reduction": Reduction,
+    "normalization": Normalization,
+    "sharding": Sharding,
+    "aggregation": Aggregation,
+    "sync": Sync,
+    "precision": Precision,
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of a case, one an axis. Cases that ask for the same option share its object."""
+
+    workload: Workload
+    reduction: Reduction
+    normalization: Normalization
+    sharding: Sharding
+    aggregation: Aggregation
+    sync: Sync
+    precision: Precision
+
+
+def assemble(config: BenchmarkConfig, cases: Iterable[Case]) -> dict[Case, Parts]:
+    """The parts of every case, made before the first is measured. Raises RefusedError naming the option that cannot be made."""
+    make = functools.cache(_make)
+    return {
+        case: Parts(**{axis: make(axis, case.options[axis], json.dumps(option_node(config, case, axis))) for axis in AXES})
+        for case in cases
+    }
+
+
+def _make(axis: str, option: str, node: str) -> Any:
+    try:
+        made = instantiate(json.loads(node), _convert_="all")
+    except (HydraException, ValueError) as error:
+        raise RefusedError(f"{axis}.{option}: {error.__cause__ or error}") from error
+    if not isinstance(made, _BASES[axis]):
+        raise RefusedError(f"{axis}.{option}: its _target_ makes a {type(made).__name__}, expected a {_BASES[axis].__name__}")
+    return made

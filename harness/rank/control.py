@@ -1,0 +1,50 @@
+"""Control: what ranks say to each other beside the measurement. Numbers and texts travel as tensors, never as pickles."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+
+class Control:
+    """Blocking collectives of the gloo control group, on CPU tensors."""
+
+    def __init__(self, group: ProcessGroup | None, rank: int, size: int) -> None:
+        self._group, self.rank, self.size = group, rank, size
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        dist.barrier(group=self._group)
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Tensors of all ranks, equal in shape and dtype, in order of rank on rank 0; empty elsewhere."""
+        out = [torch.empty_like(tensor) for _ in range(self.size)] if self.rank == 0 else None
+        dist.gather(tensor, out, group=self._group)
+        return out or []
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Tensors of all ranks, equal in shape and dtype, in order of rank, everywhere."""
+        out = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(out, tensor, group=self._group)
+        return out
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Rank 0's tensor; overwrites `tensor`."""
+        dist.broadcast(tensor, src=0, group=self._group)
+        return tensor
+
+    def send_to_0(self, tensor: Tensor) -> None:
+        """Hand a tensor to rank 0, which takes it with receive."""
+        dist.send(tensor, dst=0, group=self._group)
+
+    def receive(self, tensor: Tensor, rank: int) -> Tensor:
+        """Fill `tensor` with what `rank` sends."""
+        dist.recv(tensor, src=rank, group=self._group)
+        return tensor
+
+    def all_gather_text(self, text: str) -> list[str]:
+        """Texts of all ranks, in order of rank, everywhere."""
+        encoded = text.encode(errors="replace")
+        longest = max(int(n) for n in self.all_gather(torch.tensor(len(encoded))))
+        padded = torch.tensor(list(encoded.ljust(longest, b"\0")), dtype=torch.uint8)
+        return [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in self.all_gather(padded)]

@@ -1,0 +1,77 @@
+"""Where a run happened: versions, devices, hosts, commit, and the environment variables that change numbers or times."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import harness
+from harness.rank.material import Material
+from harness.rank.process_group import World
+from harness.schema.record import SCHEMA_VERSION
+
+_PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "KMP_", "CUDA_", "CUBLAS_", "TORCH_", "PYTORCH_", "SLURM_JOB_ID")
+
+
+def describe(world: World, materials: Iterable[Material]) -> dict[str, Any]:
+    """environment.json. All ranks call; rank 0's answer is whole."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "argv": sys.orig_argv,
+        "versions": _versions(),
+        "commit": _commit(),
+        "world_size": world.size,
+        "backend": world.backend,
+        "device": world.device.type,
+        "ranks": [_rank(text) for text in world.control.all_gather_text(_self(world))],
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "platform": platform.platform(),
+        "threads_per_rank": torch.get_num_threads(),
+        "environment_variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
+        "data": {m.name: {"samples": m.data_samples, "sha256": m.data_sha256} for m in materials},
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    nccl = torch.cuda.nccl.version() if torch.cuda.is_available() else None
+    return {
+        "reducebench": harness.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "nccl": ".".join(map(str, nccl)) if nccl else None,
+    }
+
+
+def _self(world: World) -> str:
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+    return f"{socket.gethostname()}\t{os.getpid()}\t{world.device}\t{name}"
+
+
+def _rank(text: str) -> dict[str, str]:
+    return dict(zip(("host", "pid", "device", "device_name"), text.split("\t"), strict=True))
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that the harness runs from, with `-dirty` where files were changed; None outside of one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,71 @@
+"""What the numbers of a case mean, in one sentence each, with the number it rests on."""
+
+from collections.abc import Iterator, Sequence
+
+from harness.rank.trial import Measured, Trial
+from harness.schema.case import Case
+from harness.schema.record import METRICS, RANK_0, REFERENCE, Discrepancy, Finding
+
+COUPLED = 1e-9
+"""Two float64 gradients of one function are equal to about 1e-15; batch statistics move them by more than 1e-3."""
+
+
+def findings(
+    case: Case, trial: Trial, measured: Measured, rows: Sequence[Discrepancy], references_apart: float
+) -> Iterator[Finding]:
+    """Verdicts on a case; `references_apart` is the relative L2 between its two references."""
+    whole = {(row.against, row.rank): dict(zip(METRICS, row.metrics, strict=True)) for row in rows if row.parameter == ""}
+    from_reference = whole[REFERENCE, 0]["relative_l2"]
+    yield from _nonfinite(case, rows)
+    yield from _ranks_disagree(case, whole)
+    if references_apart > COUPLED:
+        yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, references_apart), references_apart)
+    if trial.parts.reduction.splits_batch and trial.material.couples_samples:
+        yield Finding(case.case_id, "other_function", _other_function(case, from_reference), from_reference)
+    yield from _unequal_denominators(case, trial, from_reference)
+    for message in measured.tolerated_warnings:
+        yield Finding(case.case_id, "performance_warning", message.split("Please file")[0].strip(), float("nan"))
+
+
+def _nonfinite(case: Case, rows: Sequence[Discrepancy]) -> Iterator[Finding]:
+    counted = [(row, row.metrics[METRICS.index("nonfinite")]) for row in rows if row.against == REFERENCE]
+    bad = [(row, count) for row, count in counted if count]
+    if bad:
+        where = ", ".join(dict.fromkeys(row.parameter for row, _ in bad if row.parameter))
+        most = max(count for _, count in bad)
+        yield Finding(case.case_id, "nonfinite", f"{most:.0f} elements of the gradient are NaN or Inf, in {where}", most)
+
+
+def _ranks_disagree(case: Case, whole: dict[tuple[str, int], dict[str, float]]) -> Iterator[Finding]:
+    for (against, rank), metrics in whole.items():
+        if against == RANK_0 and not metrics["bitwise_equal"]:
+            share = metrics["mismatched_fraction"]
+            words = f"rank {rank} does not hold rank 0's bits after the aggregation: {share:.2%} of the elements differ"
+            yield Finding(case.case_id, "ranks_disagree", words, share)
+
+
+def _coupling(workload: str, apart: float) -> str:
+    return (
+        f"{workload} couples the samples of a batch (BatchNorm): each rank normalizes by its own shard's statistics, which is "
+        f"another function than the full batch on one rank; their exact gradients are {apart:.1e} apart (relative L2)"
+    )
+
+
+def _other_function(case: Case, distance: float) -> str:
+    return (
+        f"{case.reduction} shows {case.workload} parts of the batch by themselves, and BatchNorm normalizes each by its own "
+        f"statistics: another function, {distance:.1e} from the reference (relative L2), and no error of rounding"
+    )
+
+
+def _unequal_denominators(case: Case, trial: Trial, distance: float) -> Iterator[Finding]:
+    counts = trial.shard_terms
+    if len(set(counts)) == 1 or not trial.parts.aggregation.spans_ranks:
+        return
+    spread = f"ranks count between {min(counts):g} and {max(counts):g} terms of {case.workload}'s loss"
+    own, total = trial.parts.normalization.denominator(min(counts), sum(counts)), sum(counts)
+    if own == total:
+        words = f"{spread}; {case.normalization} divides by the count of all ranks, and every term weighs the same"
+    else:
+        words = f"{spread}; {case.normalization} weighs the terms of a short rank more: {distance:.1e} from the reference"
+    yield Finding(case.case_id, "unequal_denominators", words, max(counts) / min(counts) if min(counts) else float("inf"))

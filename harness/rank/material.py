@@ -1,0 +1,92 @@
+"""Material: the parameters and the batch that all cases of a workload share."""
+
+import copy
+import hashlib
+import traceback
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from harness.axes.workload.base import Batch, Criterion, Workload, couples_samples, fingerprint
+from harness.rank.control import Control
+from harness.schema.refusal import RefusedError
+from harness.schema.seeding import derive_seed
+
+_SAMPLES_TO_TRY = 4
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a workload gives to all its cases, on the CPU, in the dtype in which the workload makes it."""
+
+    workload: Workload
+    name: str
+    model: nn.Module
+    batch: Batch
+    terms: tuple[float, ...]
+    """What each sample of the global batch counts: 1, or its tokens that count."""
+    couples_samples: bool
+    data_sha256: str
+    data_samples: int
+
+    def fresh_model(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """A copy of the initial model."""
+        return copy.deepcopy(self.model).to(device, dtype)
+
+    def fresh_criterion(self, device: torch.device, dtype: torch.dtype) -> Criterion:
+        """A loss of its own, for the case may move it."""
+        return self.workload.build_criterion().to(device, dtype)
+
+
+def prepare(workload: Workload, name: str, seed: int, global_batch_size: int) -> Material:
+    """Build what the seed says. Raises RefusedError when the workload's own code cannot serve it."""
+    try:
+        model = workload.build_model(derive_seed(seed, name, "parameters"))
+        batch = workload.draw(global_batch_size, derive_seed(seed, name, "batch"))
+        criterion = workload.build_criterion()
+        terms = criterion.terms(batch.target)
+        _check_criterion(model, criterion, batch[: min(_SAMPLES_TO_TRY, len(batch))])
+    except Exception as error:  # the user's model, loss and data may raise anything: it is a refusal, told with its place
+        traceback.print_exc()
+        raise RefusedError(f"workload.{name}: {type(error).__name__}: {error}") from error
+    if not terms.sum() > 0:
+        raise RefusedError(f"workload.{name}: no target of the batch counts in its loss")
+    data = workload.samples
+    return Material(workload, name, model, batch, tuple(terms.tolist()), couples_samples(model), fingerprint(data), len(data))
+
+
+def check_equal_on_ranks(material: Material, control: Control) -> None:
+    """Compare initial parameters, buffers and batch bit for bit over ranks. Raises RefusedError naming what differs."""
+    named = {**dict(material.model.named_parameters()), **dict(material.model.named_buffers())}
+    digests = [_digest(tensor.detach()) for tensor in named.values()] + [bytes.fromhex(fingerprint(material.batch))]
+    rows = control.all_gather(torch.tensor([list(digest) for digest in digests], dtype=torch.uint8))
+    for rank, row in enumerate(rows):
+        unequal = (row != rows[0]).any(1).nonzero().flatten().tolist()
+        if unequal:
+            what = [*named, "the batch"][unequal[0]]
+            raise RefusedError(
+                f"workload.{material.name}: {what} of rank {rank} differs from rank 0's before anything ran; "
+                "the model and the data must depend on torch's seed alone"
+            )
+
+
+def _check_criterion(model: nn.Module, criterion: Criterion, batch: Batch) -> None:
+    """The three reductions must be what their names say, or every figure of the workload would be wrong."""
+    device, dtype = torch.device("cpu"), torch.float64
+    model, criterion, batch = copy.deepcopy(model).to(dtype), criterion.to(device, dtype), batch.to(device, dtype)
+    with torch.no_grad():
+        output = model(*batch.inputs)
+        none, total, mean = (loss(output, batch.target) for loss in (criterion.none, criterion.sum, criterion.mean))
+    if len(none.shape) == 0 or len(none) != len(batch):
+        raise ValueError(f'reduction="none" gives shape {tuple(none.shape)}, expected {len(batch)} samples along the first')
+    counted = criterion.terms(batch.target).sum()
+    if not torch.allclose(total, mean * counted, rtol=1e-9, equal_nan=True):
+        raise ValueError(
+            f'reduction="sum" is {float(total):g} and "mean" times its {float(counted):g} terms is {float(mean * counted):g}; '
+            "a loss that counts otherwise has a method terms(target)"
+        )
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).digest()

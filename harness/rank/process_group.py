@@ -1,0 +1,87 @@
+"""The world of a rank: its device, the process group that is measured, and the control group beside it."""
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup, Store
+
+from harness.rank.control import Control
+from harness.schema.config import BenchmarkConfig
+from harness.schema.refusal import RefusedError
+
+CONTROL_GRACE_S = 10.0
+"""How much longer than a measured collective the control group waits: the measured one is the first to fail."""
+RENDEZVOUS_TIMEOUT_S = 120.0
+
+
+def open_store() -> tuple[Store, int, int]:
+    """The store that all ranks share, this rank, and the world size, from the environment that torchrun sets."""
+    store, rank, size = next(dist.rendezvous("env://", timeout=_seconds(RENDEZVOUS_TIMEOUT_S)))
+    return store, rank, size
+
+
+@dataclass
+class World:
+    """One rank among the others. `measured` is benchmarked; everything that is no measurement goes over `control`."""
+
+    rank: int
+    size: int
+    device: torch.device
+    backend: str
+    measured: ProcessGroup
+    control: Control
+    deadline_s: float
+
+    @classmethod
+    def open(cls, config: BenchmarkConfig, store: Store, rank: int, size: int) -> "World":
+        """Join the two process groups. Raises RefusedError when the device or the backend is not there."""
+        device = choose_device(config, int(os.environ["LOCAL_RANK"]))
+        backend = choose_backend(config, device)
+        timeout = _seconds(config.deadline_s + CONTROL_GRACE_S)
+        dist.init_process_group("gloo", store=dist.PrefixStore("control", store), rank=rank, world_size=size, timeout=timeout)
+        control = Control(dist.GroupMember.WORLD, rank, size)
+        measured = _measured_group(backend, config.deadline_s, device)
+        return cls(rank, size, device, backend, measured, control, config.deadline_s)
+
+    def rebuild_measured(self) -> None:
+        """Replace the measured group, which a failure may have broken on some ranks only."""
+        dist.destroy_process_group(self.measured)
+        self.measured = _measured_group(self.backend, self.deadline_s, self.device)
+
+    def close(self) -> None:
+        """Leave the groups together, so that no rank tears down what another one still reads."""
+        self.control.barrier()
+        dist.destroy_process_group()
+
+
+def choose_device(config: BenchmarkConfig, local_rank: int) -> torch.device:
+    """The device of this rank on its node: by LOCAL_RANK, never by the global rank."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RefusedError("device=cuda: torch sees no CUDA device on this node")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())  # gloo lets ranks share a GPU
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_backend(config: BenchmarkConfig, device: torch.device) -> str:
+    """The process group backend that is measured."""
+    backend = config.backend if config.backend != "auto" else ("nccl" if device.type == "cuda" else "gloo")
+    if backend == "nccl" and device.type != "cuda":
+        raise RefusedError("backend=nccl: it reduces CUDA tensors only, and this run is on the CPU; use backend=gloo")
+    return backend
+
+
+def _measured_group(backend: str, deadline_s: float, device: torch.device) -> ProcessGroup:
+    device_id = device if backend == "nccl" else None
+    group = dist.new_group(backend=backend, timeout=_seconds(deadline_s), device_id=device_id)
+    assert isinstance(group, ProcessGroup)
+    return group
+
+
+def _seconds(value: float) -> datetime.timedelta:
+    return datetime.timedelta(seconds=value)

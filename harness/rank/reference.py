@@ -1,0 +1,80 @@
+"""The true gradients, in float64, by a path that is not the one under test.
+
+They come from torch.autograd.grad of the summed loss, not from backward and `.grad`; ranks' parts are added on rank 0 in order
+of rank, not by a collective; and they wait in files.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.axes.workload.base import Batch
+from harness.rank.control import Control
+from harness.rank.gradient_store import GradientStore
+from harness.rank.material import Material
+
+
+class References:
+    """References by name in a GradientStore, each computed when the first case needs it. All ranks call alike."""
+
+    def __init__(self, store: GradientStore, control: Control, device: torch.device) -> None:
+        self._store, self._control, self._device = store, control, device
+        self._known: set[str] = set()
+
+    def shard_wise(self, key: str, material: Material, shards: Sequence[Sequence[int]]) -> str:
+        """The batch cut as `shards`, each part with its own batch statistics, over the global denominator. On rank 0."""
+        name = f"reference.{key}"
+        if self._first_time(name):
+            own = self._summed(material, material.batch[torch.tensor(shards[self._control.rank])])
+            self._save_sum_over_ranks(name, own, sum(material.terms))
+        return name
+
+    def full_batch(self, key: str, material: Material) -> str:
+        """One forward of the whole batch. On rank 0."""
+        name = f"full_batch.{key}"
+        if self._first_time(name) and self._control.rank == 0:
+            self._save(name, self._summed(material, material.batch), sum(material.terms))
+        return name
+
+    def own_shard(self, key: str, material: Material, shard: Sequence[int]) -> str:
+        """The mean over this rank's shard alone. On every rank, each its own."""
+        name = f"own_shard.{key}.rank_{self._control.rank}"
+        if self._first_time(name):
+            gradient = self._summed(material, material.batch[torch.tensor(shard)])
+            self._save(name, gradient, sum(material.terms[index] for index in shard))
+        return name
+
+    def _first_time(self, name: str) -> bool:
+        new = name not in self._known
+        self._known.add(name)
+        return new
+
+    def _summed(self, material: Material, batch: Batch) -> dict[str, Tensor]:
+        """Gradient of the sum of the batch's losses."""
+        model = material.fresh_model(self._device, torch.float64)
+        criterion = material.fresh_criterion(self._device, torch.float64)
+        batch = batch.to(self._device, torch.float64)
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        loss = criterion.sum(model(*batch.inputs), batch.target)
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        return {
+            name: (torch.zeros_like(p) if g is None else g).cpu() for (name, p), g in zip(named.items(), gradients, strict=True)
+        }
+
+    def _save_sum_over_ranks(self, name: str, own: dict[str, Tensor], denominator: float) -> None:
+        if self._control.rank == 0:
+            total = ((parameter, self._sum_over_ranks(tensor)) for parameter, tensor in own.items())
+            self._store.save(name, ((parameter, tensor / denominator) for parameter, tensor in total))
+            return
+        for tensor in own.values():
+            self._control.send_to_0(tensor.contiguous())
+
+    def _sum_over_ranks(self, own: Tensor) -> Tensor:
+        total, buffer = own.clone(), torch.empty_like(own, memory_format=torch.contiguous_format)
+        for rank in range(1, self._control.size):
+            total += self._control.receive(buffer, rank)
+        return total
+
+    def _save(self, name: str, summed: dict[str, Tensor], denominator: float) -> None:
+        self._store.save(name, ((parameter, tensor / denominator) for parameter, tensor in summed.items()))

@@ -1,0 +1,32 @@
+"""`python -m harness.report show RUN`, console script `reducebench-report`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.schema.refusal import RefusedError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: every case is ok or skipped; 1: one failed or is missing; 2: RUN is no run directory."""
+    parser = argparse.ArgumentParser(prog="python -m harness.report", description="Read run directories.")
+    commands = parser.add_subparsers(required=True)
+    show = commands.add_parser("show", help="print the report of a run and write it to RUN/report/")
+    show.add_argument("run", type=Path, metavar="RUN", help="results/<name>/<timestamp>, or results/<name>/latest")
+    arguments = parser.parse_args(argv)
+    try:
+        return _show(arguments.run)
+    except RefusedError as error:
+        print(f"reducebench-report: {error}", file=sys.stderr)
+        return 2
+
+
+def _show(run: Path) -> int:
+    from harness.report.render import show  # pandas: not for --help
+
+    return int(show([run]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The two lines that come first: which gradient the ranks computed, and what it cost."""
+
+import pandas as pd
+
+from harness.report.frame import Run
+from harness.report.labels import labelled
+from harness.report.text import milliseconds, number
+from harness.schema.record import REFERENCE
+
+_CLOSE = 1e-6
+_STEP = "host.step.median"
+
+
+def answer(run: Run, discrepancies: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
+    """Two lines."""
+    if discrepancies.empty:
+        return [f"Nothing was measured: {_count(run)}.", "See the cases below."]
+    return [_gradient(run, discrepancies), _cost(run, costs)]
+
+
+def _count(run: Run) -> str:
+    statuses = run.cases.status.value_counts().to_dict() if len(run.cases) else {}
+    counted = [f"{count} {status}" for status, count in statuses.items()]
+    return ", ".join(counted + ([f"{len(run.missing)} missing"] if run.missing else []))
+
+
+def _gradient(run: Run, rows: pd.DataFrame) -> str:
+    rows, labels = rows[rows.against == REFERENCE], labelled(run.cases)
+    close = rows[rows.relative_l2 <= _CLOSE]
+    line = f"Gradients: {len(close)} of {len(rows)} measured cases are within {_CLOSE:g} (relative L2) of the float64 reference"
+    if len(close) == len(rows):
+        furthest = rows.loc[rows.relative_l2.idxmax()]
+        return f"{line}; the furthest is {_name(labels, furthest.case_id)} at {number(furthest.relative_l2)}."
+    away = rows[rows.relative_l2 > _CLOSE]
+    furthest = away.loc[away.relative_l2.idxmax()]
+    explained = set(run.findings.case_id.astype(str)) if len(run.findings) else set()
+    words = "; the findings below say why" if explained & set(away.case_id) else ""
+    return f"{line}; {_name(labels, furthest.case_id)} is {number(furthest.relative_l2)} away{words}."
+
+
+def _cost(run: Run, costs: pd.DataFrame) -> str:
+    ranges = costs.groupby("workload")[_STEP].agg(["idxmin", "idxmax"])
+    ratio = (costs.loc[ranges["idxmax"], _STEP].to_numpy() / costs.loc[ranges["idxmin"], _STEP].to_numpy()).tolist()
+    widest = ranges.iloc[ratio.index(max(ratio))]
+    cheap, dear = widest["idxmin"], widest["idxmax"]
+    labels = labelled(run.cases).drop(columns="workload")
+    return (
+        f"Cost: on {costs.workload[cheap]} a step takes {milliseconds(costs[_STEP][cheap])} ms with {_name(labels, cheap)} and "
+        f"{milliseconds(costs[_STEP][dear])} ms with {_name(labels, dear)}, {max(ratio):.3g} times as much "
+        f"({run.environment.get('world_size', '?')} ranks, slowest rank, median of {run.config.iterations})."
+    )
+
+
+def _name(labels: pd.DataFrame, case_id: str) -> str:
+    """A case by everything that varies in the run."""
+    return " ".join(value for value in labels.loc[case_id] if value)

@@ -1,0 +1,75 @@
+"""How far each case's gradient is from the true one."""
+
+import pandas as pd
+
+from harness.report.frame import Run
+from harness.report.labels import labelled
+from harness.report.text import number, yes
+from harness.schema.record import FULL_BATCH, METRICS, RANK_0, REFERENCE
+
+
+def discrepancy(run: Run) -> pd.DataFrame:
+    """One row a measured case and reference: the metrics of the whole gradient, of the rank that is furthest away."""
+    whole = _against_references(run)
+    if whole.empty:
+        return whole
+    furthest = whole.loc[whole.groupby(["case_id", "against"], observed=True).relative_l2.idxmax(skipna=False).dropna()]
+    return _joined(run, furthest[["case_id", "against", "rank", *METRICS]])
+
+
+def parameters(run: Run) -> pd.DataFrame:
+    """One row a measured case, reference, rank and parameter."""
+    each = run.discrepancies
+    if each.empty:
+        return each
+    each = each[each.against.isin([REFERENCE, FULL_BATCH]) & (each.parameter != "")]
+    return _joined(run, each[["case_id", "against", "rank", "parameter", *METRICS]])
+
+
+def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    """For a person: one row a case, both references beside each other."""
+    by_case = {against: group.set_index("case_id") for against, group in rows.groupby("against")}
+    reference, full = by_case[REFERENCE], by_case.get(FULL_BATCH, pd.DataFrame())
+    worst = _worst_parameter(run)
+    columns = {
+        "max abs": reference.max_abs.map(number),
+        "relative L2": reference.relative_l2.map(number),
+        "most of it from": reference.index.map(worst.get),
+        "relative L2, full batch": reference.index.map(lambda c: number(full.relative_l2[c]) if c in full.index else ""),
+        "ranks equal": reference.index.map(_ranks_equal(run).get),
+        "NaN or Inf": reference.nonfinite.map(number),
+    }
+    labels = reference[[column for column in reference.columns if column not in ("against", "rank", *METRICS)]]
+    return pd.concat([labels, pd.DataFrame(columns, index=reference.index).fillna("")], axis=1)
+
+
+def _against_references(run: Run) -> pd.DataFrame:
+    rows = run.discrepancies
+    if rows.empty:
+        return rows
+    rows = rows[rows.against.isin([REFERENCE, FULL_BATCH]) & (rows.parameter == "")]
+    return rows.assign(relative_l2=rows.relative_l2.fillna(float("inf")))  # a NaN is further away than any number
+
+
+def _worst_parameter(run: Run) -> dict[str, str]:
+    """case_id to the parameter that the distance comes from, and its share of the squared distance."""
+    rows = run.discrepancies
+    rows = rows[(rows.against == REFERENCE) & (rows.parameter != "")]
+    rows = rows.assign(squared=(rows.l2**2).fillna(float("inf")), case_id=rows.case_id.astype(str))
+    total = rows.groupby("case_id").squared.sum()
+    worst = rows.loc[rows.groupby("case_id").squared.idxmax()]
+    named = zip(worst.case_id, worst.parameter, worst.squared / total[worst.case_id].to_numpy(), strict=True)
+    return {case_id: f"{name} {share:.0%}" if share > 0 else name for case_id, name, share in named if total[case_id]}
+
+
+def _ranks_equal(run: Run) -> dict[str, str]:
+    rows = run.discrepancies[(run.discrepancies.against == RANK_0) & (run.discrepancies.parameter == "")]
+    equal = rows.assign(case_id=rows.case_id.astype(str)).groupby("case_id").bitwise_equal.all()
+    return {case_id: yes(value) for case_id, value in equal.items()}
+
+
+def _joined(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    order = {case_id: place for place, case_id in enumerate(run.cases.case_id)}
+    rows = rows.assign(case_id=rows.case_id.astype(str))
+    rows = rows.sort_values("case_id", key=lambda column: column.map(order), kind="stable")
+    return labelled(run.cases).join(rows.set_index("case_id"), how="right").rename_axis("case_id").reset_index()

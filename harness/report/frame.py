@@ -1,0 +1,73 @@
+"""A run as pandas DataFrames. Whatever of it is finished loads; what is missing is said."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.schema.case import AXES, expand_cases
+from harness.schema.config import BenchmarkConfig
+from harness.schema.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read. Every frame has a column case_id; see docs/run_directory.md for the others."""
+
+    path: Path
+    config: BenchmarkConfig
+    cases: pd.DataFrame
+    """One row a finished case, in the order of the configuration; the axes are categories."""
+    discrepancies: pd.DataFrame
+    findings: pd.DataFrame
+    environment: dict[str, Any]
+    missing: tuple[str, ...]
+    """case_ids that the configuration asks for and the run never finished."""
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """All samples at once; large runs are better read by samples_of."""
+        return _concatenate([self.samples_of(case_id) for case_id in self.cases.case_id])
+
+    def samples_of(self, case_id: str) -> pd.DataFrame:
+        """The samples of one case: rank, iteration, warm_up, phase, clock, seconds. Empty when it was not measured."""
+        return _read(RunDir(self.path).case_file("samples", case_id))
+
+
+def load_run(path: Path | str) -> Run:
+    """Read a run directory. Raises RefusedError when `path` is none."""
+    run_dir = RunDir.open(path)
+    config = run_dir.config()
+    expected = [case.case_id for case in expand_cases(config)]
+    finished = run_dir.finished()
+    order = [case_id for case_id in expected if case_id in finished]
+    tables = {table: [_read(run_dir.case_file(table, case_id)) for case_id in order] for table in _SMALL}
+    return Run(
+        path=run_dir.path,
+        config=config,
+        cases=_with_categories(_concatenate(tables["cases"]), config),
+        discrepancies=_concatenate(tables["discrepancies"]),
+        findings=_concatenate(tables["findings"]),
+        environment=run_dir.environment(),
+        missing=tuple(case_id for case_id in expected if case_id not in finished),
+    )
+
+
+_SMALL = ("cases", "discrepancies", "findings")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"case_id": pd.Series(dtype=str)})
+
+
+def _with_categories(cases: pd.DataFrame, config: BenchmarkConfig) -> pd.DataFrame:
+    if cases.empty:
+        return cases
+    return cases.assign(**{axis: pd.Categorical(cases[axis], categories=list(getattr(config, axis))) for axis in AXES})

@@ -1,0 +1,34 @@
+"""How a case is called in a table: by what varies in the run, and nothing else."""
+
+from dataclasses import fields
+
+import pandas as pd
+
+from harness.schema.case import AXES
+from harness.schema.record import Outcome
+
+_OUTCOME = {field.name for field in fields(Outcome)}
+
+
+def label_columns(cases: pd.DataFrame) -> list[str]:
+    """The workload, the reduction, and every other axis or parameter that takes more than one value."""
+    varying = [axis for axis in AXES if axis in ("workload", "reduction") or cases[axis].nunique() > 1]
+    return varying + [column for column in parameter_columns(cases) if _varies_in_an_option(cases, column)]
+
+
+def parameter_columns(cases: pd.DataFrame) -> list[str]:
+    """Columns of the options' parameters, as `reduction.size`."""
+    return sorted(column for column in cases.columns if column not in _OUTCOME and column not in AXES)
+
+
+def _varies_in_an_option(cases: pd.DataFrame, column: str) -> bool:
+    return bool(
+        cases[column].dropna().nunique() > 1 and cases.groupby(column.split(".")[0], observed=True)[column].nunique().max() > 1
+    )
+
+
+def labelled(cases: pd.DataFrame) -> pd.DataFrame:
+    """The label columns of every case, as text, indexed by case_id."""
+    columns = label_columns(cases)
+    table = cases.set_index("case_id")[columns]
+    return table.apply(lambda column: column.map(lambda value: "" if pd.isna(value) else str(value)).astype(object))

@@ -1,0 +1,154 @@
+"""A run's report: the answer, the findings, the tables, the environment; on the terminal, as CSV, and as one Markdown page."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from harness.report.answer import answer
+from harness.report.cost import cost, cost_table
+from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
+from harness.report.frame import Run, load_run
+from harness.report.pairwise import pairwise, pairwise_table
+from harness.report.tables import Table, escape, plain
+from harness.schema.run_dir import RunDir
+
+_UNBOUNDED = 1000
+"""Columns where no terminal bounds them."""
+_ROOM_FOR_STATISTICS = 150
+_COST = "Host clock, of the slowest rank in each iteration: median (IQR) p95."
+_MEDIANS = "Host clock, of the slowest rank in each iteration: the median. IQR and p95 stand in report.md and cost.csv."
+_DISCREPANCY = (
+    "Distance of the whole gradient from the float64 reference: the case's own shards, weighted by one global denominator. "
+    "Full batch: one forward of the whole batch on one rank. 0 is exact."
+)
+_PAIRWISE = "Largest absolute difference between two modes' gradients, and their relative L2. 0 is exact."
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is shown of a run."""
+
+    run: Run
+    answer: list[str]
+    findings: list[str]
+    tables: list[Table]
+    brief_tables: list[Table]
+    """For a narrow terminal."""
+    frames: dict[str, pd.DataFrame]
+    """Name of the CSV to its content."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a case failed or is missing."""
+        return bool(self.run.missing) or bool((self.run.cases.get("status", pd.Series(dtype=str)) == "failed").any())
+
+
+def build(path: Path | str) -> Report:
+    """Reduce a run to its report. Raises RefusedError when `path` is no run directory."""
+    run = load_run(path)
+    costs, distances, pairs, each = cost(run), discrepancy(run), pairwise(run), parameters(run)
+    return Report(
+        run=run,
+        answer=answer(run, distances, costs),
+        findings=_findings(run),
+        tables=list(_tables(run, costs, distances, pairs, brief=False)),
+        brief_tables=list(_tables(run, costs, distances, pairs, brief=True)),
+        frames={"cost": costs.reset_index(names="case_id"), "discrepancy": distances, "pairwise": pairs, "parameters": each},
+    )
+
+
+def show(paths: Sequence[Path]) -> bool:
+    """Print reports, write them to report/, and end with the pages' paths. True when a case failed or is missing."""
+    reports = [build(path) for path in paths]
+    pages = [write(report) for report in reports]
+    console = Console() if sys.stdout.isatty() else Console(width=_UNBOUNDED)
+    for report in reports:
+        _print(report, console)
+    for page in pages:
+        print(page)
+    return any(report.failed for report in reports)
+
+
+def write(report: Report) -> Path:
+    """Write the CSV files and report.md; returns the page's path."""
+    run_dir = RunDir(report.run.path)
+    run_dir.report.mkdir(exist_ok=True)
+    for name, frame in report.frames.items():
+        run_dir.write(run_dir.report / f"{name}.csv", frame.to_csv(index=False).encode())
+    page = run_dir.report / "report.md"
+    run_dir.write(page, _markdown(report).encode())
+    return page
+
+
+def _print(report: Report, console: Console) -> None:
+    console.print()
+    for line in report.answer:
+        console.print(Text(plain(line), style="bold"))
+    for finding in report.findings:
+        console.print(Text(f"- {plain(finding)}"))
+    brief = console.width < _ROOM_FOR_STATISTICS
+    for table in report.brief_tables if brief else report.tables:
+        table.print(console)
+
+
+def _markdown(report: Report) -> str:
+    head = [f"# {escape(report.run.config.name)}, {escape(report.run.path.name)}", *map(escape, report.answer)]
+    findings = ["## Findings\n\n" + "\n".join(f"- {escape(finding)}" for finding in report.findings)] if report.findings else []
+    environment = Table("Environment", _environment(report.run.environment))
+    return "\n\n".join([*head, *findings, *(table.markdown() for table in (*report.tables, environment))])
+
+
+def _findings(run: Run) -> list[str]:
+    """Different statements, each once, with the number of cases that it is true of."""
+    if run.findings.empty:
+        return []
+    counted = run.findings.groupby("statement", sort=False).case_id.nunique()
+    return [f"{statement} ({cases} case{'s' if cases > 1 else ''})" for statement, cases in counted.items()]
+
+
+def _tables(run: Run, costs: pd.DataFrame, distances: pd.DataFrame, pairs: pd.DataFrame, *, brief: bool) -> Iterator[Table]:
+    if len(distances):
+        yield from _by_workload("Cost", cost_table(costs, brief=brief), _MEDIANS if brief else _COST)
+        yield from _by_workload("Discrepancy", discrepancy_table(run, distances), _DISCREPANCY)
+    if len(pairs):
+        yield from _by_workload("Pairwise", pairwise_table(pairs), _PAIRWISE)
+    unfinished = _not_measured(run)
+    if len(unfinished):
+        yield Table("Cases without numbers", unfinished)
+
+
+def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
+    for position, (workload, group) in enumerate(rows.groupby("workload", sort=False)):
+        group = group.drop(columns=["workload", "case_id"], errors="ignore")
+        empty = [column for column in group.columns if (group[column] == "").all()]
+        yield Table(f"{title}: {workload}", group.drop(columns=empty), "" if position else note)
+
+
+def _not_measured(run: Run) -> pd.DataFrame:
+    unmeasured = run.cases[run.cases.status != "ok"] if len(run.cases) else run.cases
+    rows = [(case.case_id, case.status, case.reason) for case in unmeasured.itertuples()]
+    rows += [(case_id, "missing", "the run ended before it") for case_id in run.missing]
+    return pd.DataFrame(rows, columns=["case", "status", "reason"])
+
+
+def _environment(environment: dict[str, Any]) -> pd.DataFrame:
+    rows = [
+        (f"{key}.{inner}", value)
+        for key, group in environment.items()
+        if isinstance(group, dict)
+        for inner, value in group.items()
+    ]
+    rows = [(key, value) for key, value in environment.items() if not isinstance(value, dict)] + rows
+    return pd.DataFrame([(key, _spelled(value)) for key, value in rows if value is not None], columns=["key", "value"])
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_spelled(inner)}" for key, inner in value.items())
+    return "; ".join(map(_spelled, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,65 @@
+"""Tables of text, for a terminal and for Markdown."""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+_WIDE = 10_000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table whose cells are texts; `note` says how to read it."""
+
+    title: str
+    rows: pd.DataFrame
+    note: str = ""
+
+    def print(self, console: Console) -> None:
+        """For a terminal."""
+        console.print(Text(f"\n{self.title}", style="bold"))
+        if self.note:
+            console.print(Text(self.note, style="dim"))
+        console.print(self._rich(box.SIMPLE_HEAD, plain))
+
+    def markdown(self) -> str:
+        """For a Markdown page."""
+        buffer = io.StringIO()
+        Console(file=buffer, width=_WIDE, color_system=None).print(self._rich(box.MARKDOWN, escape))
+        lines = (line.strip() for line in buffer.getvalue().splitlines())
+        note = f"{escape(self.note)}\n\n" if self.note else ""
+        return f"## {escape(self.title)}\n\n{note}" + "\n".join(line for line in lines if line) + "\n"
+
+    def _rich(self, style: box.Box, clean: Callable[[str], str]) -> RichTable:
+        table = RichTable(box=style, pad_edge=style is box.MARKDOWN)
+        for name in self.rows.columns:
+            table.add_column(Text(clean(str(name))), overflow="fold", justify=_justify(self.rows[name]))
+        for row in self.rows.itertuples(index=False):
+            table.add_row(*(Text(clean(str(cell))) for cell in row))
+        return table
+
+
+def plain(text: str) -> str:
+    """Without characters that would steer a terminal."""
+    return _CONTROL.sub(" ", text)
+
+
+def escape(text: str) -> str:
+    """Without a meaning for Markdown or HTML: names and texts of a run come from outside."""
+    for character in "\\`*_[]<>|#":
+        text = text.replace(character, {"<": "&lt;", ">": "&gt;"}.get(character, "\\" + character))
+    return plain(text)
+
+
+def _justify(column: pd.Series) -> Literal["left", "right"]:
+    numeric = column.astype(str).str.fullmatch(r"[\d.(][^a-df-z]*|NaN|inf|").all()
+    return "right" if numeric else "left"

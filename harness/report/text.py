@@ -1,0 +1,28 @@
+"""Numbers for a person: sensible digits, and an exact zero told from a tiny number."""
+
+import math
+
+
+def number(value: float) -> str:
+    """Two digits after the first; exact zero reads `0`."""
+    if value == 0:
+        return "0"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return f"{value:.2e}" if abs(value) < 1e-2 or abs(value) >= 1e4 else f"{value:.3g}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits, in ms, never in powers of ten."""
+    value = seconds * 1e3
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 4)}f}"
+
+
+def yes(value: bool) -> str:
+    """yes or no."""
+    return "yes" if value else "no"

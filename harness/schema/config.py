@@ -1,0 +1,145 @@
+"""BenchmarkConfig: the typed trunk of the configuration. Its leaves, the options of each axis, stay open."""
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.schema.case import AXES
+from harness.schema.refusal import RefusedError
+
+DEVICES = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "gloo", "nccl")
+_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
+
+
+@dataclass
+class TorchrunConfig:
+    """How many ranks, for every launcher."""
+
+    nproc_per_node: int | None = None
+    """Ranks a node; null: the number of visible CUDA devices, or 2 without any."""
+    nnodes: int = 1
+    """Number of nodes."""
+
+    def __post_init__(self) -> None:
+        for key in ("nproc_per_node", "nnodes"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"torchrun.{key}={value}: expected a whole number of at least 1")
+
+
+@dataclass
+class BenchmarkConfig:
+    """Everything that a run depends on. Written to config.yaml, and enough to repeat the run."""
+
+    name: str = "default"
+    """The run goes to `<results_dir>/<name>/<timestamp>/`. Letters, digits, `_`, `.` and `-`."""
+    results_dir: str = "results"
+    """Where runs go."""
+    config_dir: str | None = None
+    """The folder of the user's own options and classes; set by --config-dir."""
+    seed: int = 0
+    """Parameters and batches are drawn from it."""
+    global_batch_size: int = 64
+    """Samples in the batch of all ranks together."""
+    iterations: int = 10
+    """Measured iterations a case."""
+    warm_up: int = 2
+    """Iterations before the measured ones: recorded, marked, and never mixed in."""
+    threads_per_rank: int = 1
+    """CPU threads of a rank. Other counts give other bits."""
+    device: str = "auto"
+    """auto, cpu or cuda. auto: cuda where there is a CUDA device."""
+    backend: str = "auto"
+    """auto, gloo or nccl: the process group that is measured. auto: nccl on CUDA, gloo on the CPU."""
+    deadline_s: float = 300.0
+    """A collective that takes longer than this many seconds fails its case."""
+    dry_run: bool = False
+    """Print what would be run, and start nothing."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the ranks: `+env.NCCL_ALGO=Ring`."""
+    torchrun: TorchrunConfig = field(default_factory=TorchrunConfig)
+
+    workload: dict[str, Any] = field(default_factory=dict)
+    reduction: dict[str, Any] = field(default_factory=dict)
+    normalization: dict[str, Any] = field(default_factory=dict)
+    sharding: dict[str, Any] = field(default_factory=dict)
+    aggregation: dict[str, Any] = field(default_factory=dict)
+    sync: dict[str, Any] = field(default_factory=dict)
+    precision: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._check_name()
+        self._check_numbers()
+        self._check_choices()
+        self._check_batch()
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the run; nproc_per_node must be known."""
+        return (self.torchrun.nproc_per_node or 1) * self.torchrun.nnodes
+
+    def _check_name(self) -> None:
+        if not _NAME.fullmatch(self.name) or ".." in self.name or self.name == ".":
+            raise ValueError(
+                f"name={self.name!r}: expected 1 to 100 letters, digits, '_', '.' or '-', and no '..': it becomes a folder"
+            )
+
+    def _check_numbers(self) -> None:
+        for key, least in (("seed", 0), ("global_batch_size", 1), ("iterations", 1), ("warm_up", 0), ("threads_per_rank", 1)):
+            value = getattr(self, key)
+            if not least <= value < 2**63:
+                raise ValueError(f"{key}={value}: expected a whole number of at least {least}")
+        if not 0 < self.deadline_s <= 1e6:
+            raise ValueError(f"deadline_s={self.deadline_s}: expected seconds, more than 0 and at most 1e6")
+
+    def _check_choices(self) -> None:
+        for key, accepted in (("device", DEVICES), ("backend", BACKENDS)):
+            if getattr(self, key) not in accepted:
+                raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(accepted)}")
+        if self.device == "cpu" and self.backend == "nccl":
+            raise ValueError("backend=nccl with device=cpu: nccl reduces CUDA tensors only; use backend=gloo")
+        for axis in AXES:
+            if not getattr(self, axis):
+                raise ValueError(f"{axis}=[]: select at least one option, as in {axis}=[NAME]; --help lists them")
+
+    def _check_batch(self) -> None:
+        if self.global_batch_size < self.world_size:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} is smaller than the world size {self.world_size}: "
+                "some ranks would have no sample"
+            )
+
+
+def to_config(composed: DictConfig) -> BenchmarkConfig:
+    """The door at which DictConfig stops: checked dataclasses from here on. Raises RefusedError."""
+    unknown = sorted(set(map(str, composed)) - {f.name for f in fields(BenchmarkConfig)})
+    if unknown:
+        raise RefusedError(f"{unknown[0]}: no such key of the configuration")
+    try:
+        config = OmegaConf.to_object(composed)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    except OmegaConfBaseException as error:
+        raise RefusedError(str(error).splitlines()[0]) from error
+    assert isinstance(config, BenchmarkConfig)
+    return config
+
+
+def load_config(path: Path) -> BenchmarkConfig:
+    """Read the config.yaml of a run directory. Raises RefusedError when it is not one of ours."""
+    try:
+        loaded = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), OmegaConf.load(path))
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        raise RefusedError(f"{path} is not the configuration of a run: {error}") from error
+    assert isinstance(loaded, DictConfig)
+    return to_config(loaded)
+
+
+def dump_config(config: BenchmarkConfig) -> str:
+    """The YAML text that load_config reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

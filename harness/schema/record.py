@@ -1,0 +1,83 @@
+"""The rows that ranks write: one Parquet file a finished case and table. Raw numbers only; statistics are the report's."""
+
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+"""Of the run directory, in environment.json. A change of the contract changes it."""
+
+OK, SKIPPED, FAILED = "ok", "skipped", "failed"
+
+METRICS = (
+    "max_abs",
+    "l2",
+    "against_l2",
+    "relative_l2",
+    "cosine",
+    "scale",
+    "scaled_residual",
+    "max_ulp",
+    "mismatched_fraction",
+    "bitwise_equal",
+    "nonfinite",
+)
+"""Columns of `discrepancies` beside case_id, rank, against and parameter; see harness.numerics.discrepancy."""
+
+REFERENCE, FULL_BATCH, RANK_0 = "reference", "reference:full_batch", "rank:0"
+"""Values of `against`; the other one is f"{CASE}<case_id>"."""
+CASE = "case:"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row of `cases`, beside the axes and the parameters of the case."""
+
+    case_id: str
+    status: str
+    """ok, skipped or failed."""
+    reason: str = ""
+    """Why it was skipped or failed."""
+    world_size: int = 0
+    backend: str = ""
+    device: str = ""
+    num_parameters: int = 0
+    gradient_bytes: int = 0
+    iterations: int = 0
+    warm_up: int = 0
+    denominator: float = 0.0
+    """What the loss of the whole batch counts: samples, or tokens that count."""
+    min_rank_denominator: float = 0.0
+    max_rank_denominator: float = 0.0
+    peak_memory_bytes: int = 0
+    """Over the timed iterations, the largest of all ranks: resident set on the CPU, allocated device memory on CUDA."""
+    reference_s: float = 0.0
+    """Rank 0's seconds in references that this case was the first to need; no part of any sample."""
+    compare_s: float = 0.0
+    """Rank 0's seconds in comparisons."""
+    wall_s: float = 0.0
+    """Rank 0's seconds from the start of the case to this row."""
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """A row of `discrepancies`: one gradient held against another, whole or one parameter."""
+
+    case_id: str
+    rank: int
+    """Whose gradient is held against the other one."""
+    against: str
+    parameter: str
+    """Name of the parameter; empty for the whole gradient."""
+    metrics: tuple[float, ...]
+    """As METRICS says."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row of `findings`: a verdict with its evidence."""
+
+    case_id: str
+    kind: str
+    statement: str
+    """One sentence for a person."""
+    evidence: float
+    """The number that the statement rests on."""

@@ -1,0 +1,143 @@
+"""RunDir: the only place that knows file names under results/<name>/<timestamp>/."""
+
+import contextlib
+import datetime
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.schema.config import BenchmarkConfig, dump_config, load_config
+from harness.schema.rank_state import RankStatus, read_rank_status
+from harness.schema.refusal import RefusedError
+
+TABLES = ("cases", "samples", "discrepancies", "findings")
+
+
+class RunDir:
+    """One run on disk. Files are written whole under another name and then renamed, so none is ever seen half written."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, config: BenchmarkConfig, now: datetime.datetime) -> "RunDir":
+        """Make `<results_dir>/<name>/<now>/`, alone, and write config.yaml. Raises RefusedError where that cannot be."""
+        parent = Path(config.results_dir).absolute() / config.name
+        try:
+            run_dir = cls(_make_alone(parent, now.strftime("%Y-%m-%d_%H-%M-%S")))
+            for folder in (*TABLES, "ranks"):
+                (run_dir.path / folder).mkdir()
+            run_dir.write(run_dir.path / "config.yaml", dump_config(config).encode())
+            _point_latest(parent, run_dir.path.name)
+        except OSError as error:
+            raise RefusedError(f"results_dir={config.results_dir}: cannot write there: {error.strerror or error}") from error
+        return run_dir
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunDir":
+        """An existing run directory. Raises RefusedError when `path` is none."""
+        run_dir = cls(path)
+        if not (run_dir.path / "config.yaml").is_file():
+            raise RefusedError(f"{path} is not a run directory: it has no config.yaml")
+        return run_dir
+
+    def config(self) -> BenchmarkConfig:
+        """The configuration of the run."""
+        return load_config(self.path / "config.yaml")
+
+    def table(self, table: str) -> Path:
+        """The folder of one of TABLES."""
+        return self.path / table
+
+    def case_file(self, table: str, case_id: str) -> Path:
+        """The Parquet file of a case in one of TABLES. The one in `cases` is written last: with it the case is finished."""
+        return self.table(table) / f"{case_id}.parquet"
+
+    def finished(self) -> set[str]:
+        """case_ids whose rows are complete."""
+        return {path.stem for path in self.table("cases").glob("*.parquet") if not path.name.startswith(".")}
+
+    @property
+    def report(self) -> Path:
+        """The folder of derived files."""
+        return self.path / "report"
+
+    @property
+    def scratch(self) -> Path:
+        """Gradients that wait to be compared; gone when the run ends."""
+        return self.path / "scratch"
+
+    def remove_scratch(self) -> None:
+        """Drop the waiting gradients."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def log(self, who: int | str) -> Path:
+        """What rank `who`, or torchrun, said."""
+        return self.path / "ranks" / f"{who}.log"
+
+    def rank_state(self, rank: int) -> Path:
+        """The file of a rank's RankState."""
+        return self.path / "ranks" / f"{rank}.state"
+
+    def rank_statuses(self) -> list[RankStatus]:
+        """What the ranks that reported at all are doing, or were doing last; in order of rank."""
+        found = (read_rank_status(path) for path in (self.path / "ranks").glob("*.state"))
+        return sorted((status for status in found if status), key=lambda status: status.rank)
+
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """Write environment.json."""
+        self.write(self.path / "environment.json", json.dumps(environment, indent=2).encode())
+
+    def environment(self) -> dict[str, Any]:
+        """environment.json; empty when the run ended before it was written."""
+        try:
+            loaded = json.loads((self.path / "environment.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return loaded if isinstance(loaded, dict) else {}
+
+    @staticmethod
+    def write(path: Path, content: bytes) -> None:
+        """Write a file whole: under another name, to the disk, then renamed."""
+        with writing(path) as part, part.open("wb") as file:
+            file.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A hidden name to write to; it becomes `path` when the block ends without an error."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _make_alone(parent: Path, stamp: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    for name in _candidates(stamp):
+        try:
+            (parent / name).mkdir()  # exclusive: two runs of the same second never share a folder
+        except FileExistsError:
+            continue
+        return parent / name
+    raise AssertionError("unreachable: the candidates do not end")
+
+
+def _candidates(stamp: str) -> Iterable[str]:
+    yield stamp
+    suffix = 2
+    while True:
+        yield f"{stamp}_{suffix}"
+        suffix += 1
+
+
+def _point_latest(parent: Path, name: str) -> None:
+    link = parent / f".latest.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    link.replace(parent / "latest")

@@ -1,0 +1,105 @@
+"""`python -m launch [overrides]`, console script `reducebench`: the parent process. It imports no torch."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness import __version__
+from harness.schema.config import dump_config
+from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir
+from launch.compose import available_options, split_sweep
+from launch.help import help_text
+from launch.job import configure, launch
+from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: every case is ok or skipped; 1: a case failed or a rank died; 2: the configuration was refused."""
+    arguments = parse(argv)
+    try:
+        if arguments.help:
+            print(help_text(available_options(arguments.config_dir)), end="")
+            return SUCCESS
+        if arguments.cfg:
+            print(dump_config(configure(arguments.overrides, arguments.config_dir)), end="")
+            return SUCCESS
+        if arguments.multirun:
+            return _run_all(split_sweep(arguments.overrides), arguments.config_dir)
+        return _run(arguments.overrides, arguments.config_dir)[0].status
+    except RefusedError as error:
+        return refuse(error)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of our own; the rest are overrides."""
+    parser = argparse.ArgumentParser(prog="python -m launch", add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--cfg", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    return parser.parse_intermixed_args(argv)
+
+
+def refuse(error: RefusedError) -> int:
+    """One message, no traceback."""
+    print(f"reducebench: {error}", file=sys.stderr)
+    return REFUSAL
+
+
+def _run(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir | None]:
+    """One run with its report; a failed case makes the status 1."""
+    verdict, run_dir = launch(configure(overrides, config_dir))
+    for line in verdict.lines:
+        print(f"reducebench: {line}", file=sys.stderr)
+    if run_dir is None or verdict.status == REFUSAL:
+        return verdict, run_dir
+    if verdict.stopped or not run_dir.finished():
+        print(f"finished cases, if any, are in {run_dir.path}; python -m harness.report show {run_dir.path}")
+        return verdict, run_dir
+    return replace(verdict, status=max(verdict.status, _report(run_dir))), run_dir
+
+
+def _report(run_dir: RunDir) -> int:
+    from harness.report.render import show  # pandas: not before the ranks have ended
+
+    return FAILURE if show([run_dir.path]) else SUCCESS
+
+
+def _run_all(jobs: list[list[str]], config_dir: str | None) -> int:
+    """Every job runs, whatever became of the ones before; the worst status is the sweep's."""
+    rows, worst = [], SUCCESS
+    for number, overrides in enumerate(jobs, 1):
+        print(f"\nrun {number} of {len(jobs)}: {' '.join(overrides)}", flush=True)
+        try:
+            verdict, run_dir = _run(overrides, config_dir)
+        except RefusedError as error:
+            verdict, run_dir = Verdict(refuse(error)), None
+        worst = max(worst, verdict.status)
+        rows.append((" ".join(overrides), _MEANING[verdict.status], str(run_dir.path) if run_dir else "-"))
+        if verdict.stopped:
+            break
+    _close(rows, len(jobs))
+    return worst
+
+
+_MEANING = {SUCCESS: "0 ok", FAILURE: "1 failed", REFUSAL: "2 refused"}
+
+
+def _close(rows: list[tuple[str, str, str]], jobs: int) -> None:
+    """The table that closes a sweep."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("overrides", "status", "run", title=f"{len(rows)} of {jobs} runs")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

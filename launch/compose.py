@@ -1,0 +1,167 @@
+"""From overrides to a checked configuration. Hydra composes here, and does nothing else."""
+
+import difflib
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.schema.case import AXES
+from harness.schema.config import BenchmarkConfig, to_config
+from harness.schema.refusal import RefusedError
+
+GROUPS = (*AXES, "experiment")
+
+ConfigStore.instance().store(name="benchmark", node=BenchmarkConfig)
+
+
+def compose_config(
+    overrides: Sequence[str], *, config_dir: str | None = None, nproc_per_node: int | None = None, nnodes: int | None = None
+) -> BenchmarkConfig:
+    """The configuration that `overrides` ask for. Raises RefusedError with a message for the user.
+
+    config_dir: a folder with options of the user's own. nproc_per_node, nnodes: what stands where the overrides are silent.
+    """
+    with _hydra(config_dir):
+        for override in _parse(overrides):
+            _check_options(override)
+        composed = _compose(overrides)
+    composed.config_dir = str(Path(config_dir).absolute()) if config_dir else composed.config_dir
+    if composed.torchrun.nproc_per_node is None:
+        composed.torchrun.nproc_per_node = nproc_per_node
+    if nnodes is not None:
+        composed.torchrun.nnodes = nnodes
+    return to_config(composed)
+
+
+def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The jobs of a multirun: every combination of the values that `key=a,b` lists. Raises RefusedError."""
+    return [list(job) for job in product(*(list(_values(override)) for override in _parse(overrides)))]
+
+
+def available_options(config_dir: str | None = None) -> dict[str, list[str]]:
+    """Every axis, and `experiment`, with the options that can be selected."""
+    with _hydra(config_dir):
+        return {group: _options(group) for group in GROUPS}
+
+
+@contextmanager
+def _hydra(config_dir: str | None) -> Iterator[None]:
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise RefusedError(f"--config-dir {config_dir}: no such folder")
+    with initialize_config_module(config_module="harness.conf", version_base="1.3", job_name="reducebench"):
+        if config_dir is not None:
+            search_path = GlobalHydra.instance().config_loader().get_search_path()
+            search_path.append(provider="--config-dir", path=f"file://{Path(config_dir).absolute()}")
+        yield
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            composed = compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise RefusedError(_explain(error)) from error
+    OmegaConf.set_struct(composed, True)
+    return composed
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise RefusedError(f"cannot read the overrides: {_first_line(error)}; they have the form key=value") from error
+    return parsed
+
+
+def _values(override: Override) -> Iterator[str]:
+    if not override.is_sweep_override():
+        yield override.input_line or ""
+        return
+    for value in override.sweep_string_iterator():
+        yield f"{override.get_key_element()}={value}"
+
+
+def _options(group: str) -> list[str]:
+    return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def _check_options(override: Override) -> None:
+    """Hydra names the options that exist only outside a list, and lets an option stand twice in one."""
+    group = override.key_or_group
+    if group not in GROUPS or override.is_delete() or override.is_sweep_override():
+        return
+    value = override.value()
+    if group in AXES and (value is None or isinstance(value, dict)):
+        raise RefusedError(f"{override.input_line}: expected a list of options, as in {group}=[NAME]; {_existing(group)}")
+    selected = [str(option) for option in value] if isinstance(value, list) else [str(value)]
+    _check_selected(group, selected if group in AXES else [option for option in selected if option != "None"])
+
+
+def _check_selected(group: str, selected: list[str]) -> None:
+    options = _options(group)
+    for option in selected:
+        if option not in options:
+            raise RefusedError(f"{group}={option}: no such option{_meant(option, options)}; {_existing(group)}")
+    twice = sorted({option for option in selected if selected.count(option) > 1})
+    if twice:
+        raise RefusedError(f"{group}: {twice[0]} is selected twice")
+
+
+def _existing(group: str) -> str:
+    return f"the options of {group} are: {', '.join(_options(group))}"
+
+
+def _explain(error: Exception) -> str:
+    """What Hydra and OmegaConf mean, in terms of this configuration."""
+    cause = error.__cause__ or error
+    text = str(cause)
+    found = re.search(r"full_key: (\S+)", text)
+    if found is None:
+        return _first_line(error)
+    key = found.group(1)
+    if "not in" in text.splitlines()[0]:
+        return _explain_missing(key)
+    return f"{key}: {_first_line(cause)}"
+
+
+def _explain_missing(key: str) -> str:
+    axis, _, rest = key.partition(".")
+    option, _, parameter = rest.partition(".")
+    if axis in AXES and option:
+        if parameter:
+            return f"{key}: {option} has no parameter {parameter}"
+        return f"{key}: {option} is not selected; select it with {axis}=[{option},...] or drop its parameters"
+    if axis == "env" and rest:
+        return f"{key}: a new environment variable is added with +{key}=VALUE"
+    return f"{key}: no such key of the configuration{_meant(key, list(_keys(BenchmarkConfig)))}"
+
+
+def _keys(config: type[Any], prefix: str = "") -> Iterator[str]:
+    for field in fields(config):
+        yield prefix + field.name
+        if isinstance(field.type, type) and is_dataclass(field.type):
+            yield from _keys(field.type, f"{prefix}{field.name}.")
+
+
+def _meant(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

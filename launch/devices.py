@@ -1,0 +1,44 @@
+"""How many CUDA devices this host shows, asked without importing torch here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.schema.config import BenchmarkConfig
+from harness.schema.refusal import RefusedError
+
+WITHOUT_GPU = 2
+"""Ranks on a machine without a CUDA device: the least that reduces anything."""
+_TIMEOUT_S = 120
+
+
+def default_ranks(device: str | None) -> int:
+    """Ranks of a node when the user names no number."""
+    return (0 if device == "cpu" else visible_gpus()) or WITHOUT_GPU
+
+
+def visible_gpus() -> int:
+    """CUDA devices that a rank would see; CUDA_VISIBLE_DEVICES counts. Not asked where there is no NVIDIA device."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return 0
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
+        return int(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return 0
+
+
+def check_ranks(config: BenchmarkConfig, ranks: int) -> None:
+    """Raises RefusedError when NCCL would have to put two of a node's ranks on one GPU, or CUDA is asked for and not there."""
+    if config.device == "cpu" or (config.device == "auto" and config.backend != "nccl"):
+        return
+    gpus = visible_gpus()
+    if not gpus:
+        raise RefusedError(f"device={config.device}, backend={config.backend}: this host shows no CUDA device")
+    shared = config.env.get("NCCL_MULTI_RANK_GPU_ENABLE", os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE")) == "1"
+    if config.backend != "gloo" and ranks > gpus and not shared:
+        raise RefusedError(
+            f"torchrun.nproc_per_node={ranks}: nccl takes one rank a GPU, and {gpus} are visible; backend=gloo shares them"
+        )

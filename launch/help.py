@@ -1,0 +1,63 @@
+"""The text of --help: every key and every axis with its options, from where they are defined."""
+
+import ast
+import inspect
+import itertools
+from dataclasses import MISSING, fields
+
+from harness.schema import config as config_module
+from harness.schema.case import AXES
+from harness.schema.config import BenchmarkConfig, TorchrunConfig
+
+USAGE = """\
+reducebench: which gradient did the ranks really compute, what did it cost, and why does it differ?
+
+  python -m launch [overrides]                             start the ranks, measure, report
+  python -m launch --multirun torchrun.nproc_per_node=1,2  one run for each combination of values
+  torchrun --nproc-per-node=4 -m harness [overrides]       the same run, its ranks started by you
+
+  --config-dir DIR   options and classes of your own      --cfg       print the composed configuration, run nothing
+  --multirun, -m     sweep over key=a,b                   --version   print the version
+"""
+
+
+def help_text(options: dict[str, list[str]]) -> str:
+    """All of --help; `options` are the axes', and experiment's, that can be selected."""
+    lines = [USAGE, "Axes, each a list of options: reduction=[none,sum]. All combinations run."]
+    width = max(map(len, options))
+    lines += [f"  {axis:<{width}}  {', '.join(options[axis])}" for axis in AXES]
+    lines += ["", f"  {'experiment':<{width}}  {', '.join(options['experiment'])}: a named recipe", "", "Keys:"]
+    return "\n".join(lines + _keys()) + "\n"
+
+
+def _keys() -> list[str]:
+    documented = [("", BenchmarkConfig), ("torchrun.", TorchrunConfig)]
+    return [
+        f"  {prefix + name + '=' + default:<32} {doc}"
+        for prefix, kind in documented
+        for name, default, doc in _documented(kind)
+    ]
+
+
+def _documented(kind: type[BenchmarkConfig] | type[TorchrunConfig]) -> list[tuple[str, str, str]]:
+    docs = _attribute_docs(kind.__name__)
+    return [
+        (field.name, "null" if field.default is None else str(field.default), docs[field.name])
+        for field in fields(kind)
+        if field.name in docs and field.default is not MISSING
+    ]
+
+
+def _attribute_docs(name: str) -> dict[str, str]:
+    """Field to the string that follows it."""
+    tree = ast.parse(inspect.getsource(config_module))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }

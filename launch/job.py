@@ -1,0 +1,55 @@
+"""One run: from a checked configuration to its report."""
+
+import datetime
+import shlex
+from functools import partial
+from pathlib import Path
+
+from harness.schema.case import expand_cases
+from harness.schema.config import BenchmarkConfig
+from harness.schema.run_dir import RunDir
+from launch import torchrun
+from launch.compose import compose_config
+from launch.devices import check_ranks, default_ranks
+from launch.progress import ProgressLine
+from launch.supervise import run_ranks
+from launch.targets import check_targets
+from launch.verdict import SUCCESS, Verdict, judge
+
+
+def configure(overrides: list[str], config_dir: str | None) -> BenchmarkConfig:
+    """Everything that can be refused before a rank starts is refused here, by RefusedError."""
+    config = compose_config(overrides, config_dir=config_dir)
+    ranks = config.torchrun.nproc_per_node or default_ranks(config.device)
+    if config.torchrun.nproc_per_node is None:
+        config = compose_config(overrides, config_dir=config_dir, nproc_per_node=ranks)
+    check(config, ranks)
+    return config
+
+
+def check(config: BenchmarkConfig, ranks: int) -> None:
+    """What the configuration alone does not tell: the user's classes, and the devices of this host."""
+    own = [config.config_dir] if config.config_dir else []
+    check_targets(config, [*own, str(Path.cwd())])
+    check_ranks(config, ranks)
+
+
+def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
+    """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made."""
+    cases = len(expand_cases(config))
+    if config.dry_run:
+        print(f"would run {cases} cases: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
+        return Verdict(SUCCESS), None
+    run_dir = RunDir.create(config, datetime.datetime.now())
+    command = torchrun.command(config, run_dir)
+    print(f"{cases} cases on {config.torchrun.nproc_per_node} ranks:\n$ {shlex.join(command)}", flush=True)
+    with ProgressLine(cases) as line:
+        cut_short_by = run_ranks(command, torchrun.environment(config), run_dir, partial(_show, run_dir, line))
+    run_dir.remove_scratch()
+    return judge(run_dir, cut_short_by), run_dir
+
+
+def _show(run_dir: RunDir, line: ProgressLine) -> None:
+    statuses = run_dir.rank_statuses()
+    if statuses:
+        line.show(statuses[0].done, line.total, statuses[0].case)

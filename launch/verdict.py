@@ -1,0 +1,58 @@
+"""What became of a run, read from its directory: exit status 0, 1 or 2, and what a person must be told."""
+
+from dataclasses import dataclass
+
+from harness.schema.case import expand_cases
+from harness.schema.rank_state import RankStatus
+from harness.schema.run_dir import RunDir
+
+SUCCESS, FAILURE, REFUSAL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Exit status, and lines for the user."""
+
+    status: int
+    lines: tuple[str, ...] = ()
+    stopped: bool = False
+    """A signal to the launcher cut the run short: whoever sent it wants no further one."""
+
+
+def judge(run_dir: RunDir, cut_short_by: str) -> Verdict:
+    """The verdict on a run whose processes have all ended; `cut_short_by` is the signal that ended it, or ""."""
+    statuses = run_dir.rank_statuses()
+    refused = [status for status in statuses if status.ended == "refused"]
+    if refused:
+        return Verdict(REFUSAL, (refused[0].words,))
+    expected = [case.case_id for case in expand_cases(run_dir.config())]
+    finished = run_dir.finished()
+    missing = [case_id for case_id in expected if case_id not in finished]
+    if not missing:
+        return Verdict(SUCCESS)
+    counted = f"{len(expected) - len(missing)} of {len(expected)} cases are finished and kept"
+    if cut_short_by:
+        return Verdict(FAILURE, (f"ended by {cut_short_by}: {counted}",), stopped=True)
+    return Verdict(FAILURE, (*_culprits(run_dir, statuses), counted))
+
+
+def _culprits(run_dir: RunDir, statuses: list[RankStatus]) -> list[str]:
+    """Ranks gone without a word come first: what the others say of a lost peer follows from it."""
+    speechless = [status for status in statuses if not status.ended]
+    if speechless:
+        return [f"{_who(status)} died without a word {_where(status)}" for status in speechless]
+    erring = [status for status in statuses if status.ended == "error"]
+    if erring:
+        return [f"{_who(status)} ended {_where(status)}: {status.words}" for status in erring]
+    silent = sorted(set(range(run_dir.config().world_size)) - {status.rank for status in statuses})
+    if silent:
+        return [f"rank {rank} never reported; see {run_dir.log('torchrun')}" for rank in silent]
+    return [f"{_who(status)} was {status.ended} {_where(status)}" for status in statuses if status.ended != "done"]
+
+
+def _who(status: RankStatus) -> str:
+    return f"rank {status.rank} (pid {status.pid} on {status.host})"
+
+
+def _where(status: RankStatus) -> str:
+    return f"in case {status.case}, phase {status.phase}" if status.case else f"before the first case, phase {status.phase}"
