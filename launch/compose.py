@@ -103,7 +103,10 @@ def _options(group: str) -> list[str]:
 def _check_options(override: Override) -> None:
     """Hydra names the options that exist only outside a list, and lets an option stand twice in one."""
     group = override.key_or_group
-    if group not in GROUPS or override.is_delete() or override.is_sweep_override():
+    if override.is_sweep_override():
+        key, values = override.get_key_element(), (override.input_line or "").partition("=")[2]
+        raise RefusedError(f"{override.input_line}: a list is written {key}=[{values}]; to sweep over the values, add --multirun")
+    if group not in GROUPS or override.is_delete():
         return
     value = override.value()
     if group in AXES and (value is None or isinstance(value, dict)):

@@ -46,14 +46,15 @@ class Parts:
 
 def assemble(config: BenchmarkConfig, cases: Iterable[Case]) -> dict[Case, Parts]:
     """The parts of every case, made before the first is measured. Raises RefusedError naming the option that cannot be made."""
-    make = functools.cache(_make)
+    make_once = functools.cache(make)
     return {
-        case: Parts(**{axis: make(axis, case.options[axis], json.dumps(option_node(config, case, axis))) for axis in AXES})
+        case: Parts(**{axis: make_once(axis, case.options[axis], json.dumps(option_node(config, case, axis))) for axis in AXES})
         for case in cases
     }
 
 
-def _make(axis: str, option: str, node: str) -> Any:
+def make(axis: str, option: str, node: str) -> Any:
+    """The object of an option; `node` is its config as JSON. Raises RefusedError."""
     try:
         made = instantiate(json.loads(node), _convert_="all")
     except (HydraException, ValueError) as error:

@@ -13,12 +13,13 @@ Leave = Callable[[str], None]
 
 
 def process_start(pid: int) -> str:
-    """The kernel's start time of a process, which tells it from a later one of the same pid; empty when there is none."""
+    """The kernel's start time of a process, which tells it from a later one of the same pid; empty when it has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:  # noqa: PTH123
-            return stat.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+            state, *fields = stat.read().rpartition(")")[2].split()
+    except OSError:
         return ""
+    return "" if state in "ZX" else fields[18]
 
 
 def watch(leave: Leave, launcher_pid: int) -> None:

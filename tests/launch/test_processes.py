@@ -1,0 +1,126 @@
+"""A run that is cut short: ended in time, right status, right words, no process left, and finished cases kept."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.report.frame import load_run
+from harness.schema.rank_state import RankStatus
+from harness.schema.run_dir import RunDir
+from tests.running import processes_of, start_launch, wait_until
+
+LONG = ("workload=[mlp_digits]", "normalization=[global_mean,rank_mean]", "sync=[none,barrier]", "iterations=60", "name=cut", "reduction=[sum,mean,none,one_by_one]")
+
+
+class Running:
+    """A launch that has finished a case and is at work on another one."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.process = start_launch(*LONG, f"results_dir={results}")
+        assert wait_until(lambda: bool(list(results.glob("cut/*/cases/*.parquet"))), 60), "no case finished"
+        self.run_dir = RunDir((results / "cut" / "latest").resolve())
+
+    @property
+    def ranks(self) -> list[RankStatus]:
+        return self.run_dir.rank_statuses()
+
+    def torchrun_pid(self) -> int:
+        return next(pid for pid, line in processes_of(self.results).items() if "torch.distributed.run" in line)
+
+    def end(self, seconds: float) -> tuple[int, str]:
+        """Exit status and output; fails when the launcher takes longer, or leaves a process."""
+        output, _ = self.process.communicate(timeout=seconds)
+        self.leaves_nothing()
+        return self.process.returncode, output
+
+    def leaves_nothing(self) -> None:
+        assert wait_until(lambda: not processes_of(self.results), 10), processes_of(self.results)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    started = Running(tmp_path)
+    yield started
+    for pid in processes_of(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+    started.process.kill()
+    started.process.communicate()
+
+
+def test_a_killed_rank_is_named_with_its_case(running: Running) -> None:
+    victim, began = running.ranks[1], time.monotonic()
+    os.kill(victim.pid, signal.SIGKILL)
+    status, output = running.end(30)
+    assert time.monotonic() - began < 30
+    assert status == 1
+    assert f"rank 1 (pid {victim.pid} on {victim.host}) died without a word in case mlp_digits." in output
+    assert ", phase " in output
+    assert "rank 0" not in output.split("reducebench: ")[1]
+    run = load_run(running.run_dir.path)
+    assert len(run.cases) + len(run.missing) == 16
+    assert len(run.cases) >= 1
+    assert (run.cases.status == "ok").all()
+    assert len(run.samples_of(run.cases.case_id[0])) == 2 * 62 * 4
+    assert "missing" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_launcher_alone_ends_everything(running: Running, number: signal.Signals) -> None:
+    os.kill(running.process.pid, number)
+    status, output = running.end(10)
+    assert status == 1
+    assert f"ended by {number.name}" in output
+    assert "Traceback" not in output
+    assert len(load_run(running.run_dir.path).cases) >= 1
+    assert not running.run_dir.scratch.exists()
+
+
+def test_ctrl_c_in_a_terminal(running: Running) -> None:
+    """The whole foreground group gets SIGINT."""
+    os.killpg(running.process.pid, signal.SIGINT)
+    status, output = running.end(10)
+    assert (status, "Traceback" in output) == (1, False)
+
+
+def test_nothing_outlives_a_killed_launcher(running: Running) -> None:
+    running.process.kill()
+    running.leaves_nothing()
+
+
+def test_nothing_outlives_a_killed_torchrun(running: Running) -> None:
+    os.kill(running.torchrun_pid(), signal.SIGKILL)
+    status, _ = running.end(20)
+    assert status == 1
+
+
+def test_a_stopped_rank_does_not_outlive_the_launcher(running: Running) -> None:
+    os.kill(running.ranks[1].pid, signal.SIGSTOP)
+    os.kill(running.process.pid, signal.SIGTERM)
+    status, _ = running.end(15)
+    assert status == 1
+
+
+def test_output_that_is_no_terminal_holds_no_progress(running: Running) -> None:
+    os.kill(running.process.pid, signal.SIGTERM)
+    _, output = running.end(15)
+    assert "\r" not in output
+    assert "\x1b" not in output
+    assert "case " not in output.split("$ ")[0]
+
+
+def test_a_terminal_sees_the_progress(tmp_path: Path) -> None:
+    command = f"python -m launch {' '.join(LONG)} results_dir={tmp_path} iterations=20 reduction=[sum]"
+    path = f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"  # type: ignore[attr-defined]
+    environment = {**os.environ, "PATH": path, "TERM": "xterm", "COLUMNS": "160"}
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "0/4" in done.stdout
+    assert "mlp_digits.sum." in done.stdout

@@ -1,0 +1,132 @@
+"""Bad input: a clear message, status 2, no traceback, and nothing started."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+from tests.running import launch, torchrun
+
+REFUSALS = {
+    "reduction=[none,nosuch]": ["nosuch", "micro_batch", "one_by_one_forward"],
+    "reduction=nosuch": ["nosuch", "the options of reduction are"],
+    "experiment=nosuch": ["nosuch", "smoke"],
+    "reduction=[sums]": ["did you mean sum?"],
+    "reduction=[]": ["reduction", "at least one"],
+    "reduction=null": ["expected a list of options"],
+    "reduction=[sum,sum]": ["sum is selected twice"],
+    "reduction=[sum] reduction.micro_batch.size=4": ["micro_batch is not selected"],
+    "reduction.micro_batch.sizes=4": ["micro_batch has no parameter sizes"],
+    "iteration=3": ["iteration", "did you mean iterations?"],
+    "torchrun.nproc_per_nod=3": ["did you mean torchrun.nproc_per_node?"],
+    "+colour=red": ["colour", "no such key"],
+    "iterations=many": ["iterations", "Integer"],
+    "iterations=0": ["iterations=0", "at least 1"],
+    "iterations=-3": ["iterations=-3"],
+    "warm_up=-1": ["warm_up=-1"],
+    "global_batch_size=0": ["global_batch_size=0"],
+    "global_batch_size=1": ["smaller than the world size 2"],
+    "threads_per_rank=0": ["threads_per_rank=0"],
+    "torchrun.nproc_per_node=0": ["torchrun.nproc_per_node=0"],
+    "torchrun.nnodes=0": ["torchrun.nnodes=0"],
+    "deadline_s=0": ["deadline_s"],
+    "deadline_s=nan": ["deadline_s"],
+    "device=tpu": ["device", "auto, cpu, cuda"],
+    "backend=mpi": ["backend", "auto, gloo, nccl"],
+    "device=cpu backend=nccl": ["backend=nccl"],
+    "name=../up": ["name"],
+    "name=": ["name"],
+    "env.NCCL_ALGO=Ring": ["+env.NCCL_ALGO"],
+    "reduction=none,sum": ["--multirun"],
+    "==": ["key=value"],
+    "reduction.mean._target_=harness.axes.reduction.mean.Mean": ["has no Mean"],
+    "reduction.mean._target_=nosuch.module.Class": ["there is no module nosuch"],
+    "reduction.mean._target_=Class": ["dotted name"],
+    "results_dir=/proc/nosuch": ["results_dir=/proc/nosuch"],
+    "--config-dir /nosuch": ["/nosuch"],
+    "seed=-1": ["seed=-1"],
+}
+
+
+@pytest.mark.parametrize("line", REFUSALS)
+def test_refused_before_a_rank_starts(
+    line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith("reducebench: ")
+    assert all(part in captured.err for part in REFUSALS[line]), captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(bool(list(Path("/dev").glob("nvidia[0-9]*"))), reason="there is a GPU")
+@pytest.mark.parametrize("line", ["backend=nccl", "device=cuda"])
+def test_nccl_needs_gpus(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([line, "torchrun.nproc_per_node=2"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_more_ranks_than_gpus_with_nccl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("launch.devices.visible_gpus", lambda: 2)
+    assert main(["backend=nccl", "torchrun.nproc_per_node=3", "dry_run=true"]) == 2
+    assert "3: nccl takes one rank a GPU, and 2 are visible" in capsys.readouterr().err
+    assert main(["backend=nccl", "torchrun.nproc_per_node=2", "dry_run=true"]) == 0
+    assert main(["backend=gloo", "device=cuda", "torchrun.nproc_per_node=3", "dry_run=true"]) == 0
+
+
+def test_ranks_default_to_the_gpus_or_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for gpus, ranks in ((0, 2), (4, 4)):
+        monkeypatch.setattr("launch.devices.visible_gpus", lambda gpus=gpus: gpus)
+        assert main(["dry_run=true"]) == 0
+        assert f"--nproc-per-node={ranks} " in capsys.readouterr().out
+
+
+def test_by_command_line() -> None:
+    done = launch("reduction=[none,nosuch]")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert "no such option" in done.stderr
+
+
+def test_an_unwritable_results_dir(tmp_path: Path) -> None:
+    """Root writes everywhere but on a read-only mount."""
+    mount = f"mount -t tmpfs -o ro none {tmp_path} && exec python -m launch results_dir={tmp_path}/results"
+    path = f"{os.path.dirname(os.sys.executable)}:{os.environ['PATH']}"  # type: ignore[attr-defined] # noqa: PTH120
+    done = subprocess.run(["unshare", "-m", "sh", "-c", mount], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
+    assert done.returncode == 2
+    assert "Read-only file system" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_only_the_ranks_can_see_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    done = launch("global_batch_size=5000", "workload=[mlp_digits]", f"results_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "the data set has 1797 samples" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    done = launch("reduction=[micro_batch]", "reduction.micro_batch.size=0", f"results_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "reduction.micro_batch: size=0" in done.stderr
+
+
+def test_one_message_under_torchrun(tmp_path: Path) -> None:
+    done = torchrun(2, "-m", "harness", "reduction=[nosuch]", f"results_dir={tmp_path}")
+    assert done.returncode == 1, "torchrun's own status"
+    assert done.stderr.count("reducebench: ") == 1
+    assert list(tmp_path.iterdir()) == []
+    done = torchrun(2, "-m", "harness", "torchrun.nproc_per_node=3", f"results_dir={tmp_path}")
+    assert "torchrun has started 2" in done.stderr
+
+
+def test_harness_without_torchrun(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.__main__ import main as harness_main
+
+    monkeypatch.delenv("RANK", raising=False)
+    assert harness_main([]) == 2
+    assert "torchrun" in capsys.readouterr().err

@@ -1,0 +1,18 @@
+"""The shipped options, made from conf/ as a run makes them."""
+
+import json
+from typing import Any
+
+from harness.rank.assemble import make as make_option
+from harness.schema.case import AXES
+from launch.compose import available_options, compose_config
+
+AVAILABLE = available_options()
+CONFIG = compose_config([f"{axis}=[{','.join(AVAILABLE[axis])}]" for axis in AXES], nproc_per_node=1)
+"""Everything selected."""
+
+
+def make(axis: str) -> dict[str, Any]:
+    """Every option of an axis, by name."""
+    nodes = {option: {k: v for k, v in node.items() if k != "_sweepable_"} for option, node in getattr(CONFIG, axis).items()}
+    return {option: make_option(axis, option, json.dumps(node)) for option, node in nodes.items()}

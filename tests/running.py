@@ -1,0 +1,58 @@
+"""Real processes for tests: the launcher, torchrun, and the look for what they leave behind."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONWARNINGS": "default"}
+
+
+def launch(*overrides: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`python -m launch` to its end."""
+    return _run(sys.executable, "-m", "launch", *overrides, cwd=cwd, timeout=timeout)
+
+
+def torchrun(ranks: int, *arguments: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`torchrun --nproc-per-node=RANKS ...` to its end."""
+    return _run(*TORCHRUN, f"--nproc-per-node={ranks}", *arguments, cwd=cwd, timeout=timeout)
+
+
+def start_launch(*overrides: str, cwd: Path = ROOT) -> "subprocess.Popen[str]":
+    """`python -m launch`, left running."""
+    command = (sys.executable, "-m", "launch", *overrides)
+    return subprocess.Popen(
+        command, cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_until(happened: Callable[[], bool], seconds: float) -> bool:
+    """Whether it happened in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if happened():
+            return True
+        time.sleep(0.05)
+    return happened()
+
+
+def processes_of(path: Path) -> dict[int, str]:
+    """Living processes whose command line names `path`: pid to command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(path) in line:
+                found[int(entry.name)] = line
+    return found
+
+
+def _run(*command: str, cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False)

@@ -1,0 +1,162 @@
+"""The two laws of the house, and what else would erode by accident."""
+
+import ast
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.schema.case import AXES, Case
+from harness.schema.config import BenchmarkConfig
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = [(path.parent.name, path.stem) for axis in AXES for path in sorted((ROOT / "conf" / axis).glob("*.yaml"))]
+BASES = tuple(f"harness.axes.{axis}.base" for axis in AXES)
+
+# Package to what it may import of ours, and what it must never import. The composition roots import what they like.
+LAW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "harness.schema": ((), ("torch", "pandas", "hydra")),
+    "harness.numerics": ((), ("pandas", "hydra", "omegaconf", "torch.distributed")),
+    "harness.axes": (("harness.schema",), ("pandas", "hydra", "omegaconf")),
+    "harness.rank": (("harness.schema", "harness.numerics", "harness.probes", *BASES), ("pandas",)),
+    "harness.report": (("harness.schema",), ("torch", "hydra")),
+    "launch": (("harness.schema", "harness.report"), ("torch",)),
+}
+
+
+def modules() -> Iterator[Path]:
+    for package in ("harness", "launch"):
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def breaches(path: Path, root: Path = ROOT) -> list[str]:
+    """Imports of a module that the import law forbids."""
+    module = ".".join(path.relative_to(root).with_suffix("").parts)
+    if module in ("harness.__init__", "harness.__main__"):
+        return []
+    package = next(package for package in LAW if inside(module, package))
+    allowed, forbidden = LAW[package]
+    allowed = (*allowed, *(_beside(module) if package == "harness.axes" else (package,)))
+    ours = [name for name in imports(path) if name.split(".")[0] in ("harness", "launch") and name not in ("harness", "harness.__version__")]
+    found = [name for name in ours if not any(inside(name, one) or name == one.rpartition(".")[0] for one in allowed)]
+    return found + [name for name in imports(path) if any(inside(name, one) for one in forbidden)]
+
+
+def _beside(module: str) -> list[str]:
+    """What a module of an axis may import of its axis: the base, and what two options share, but no option."""
+    _, _, axis, *_ = module.split(".")
+    options = {option for of, option in OPTIONS if of == axis}
+    others = {path.stem for path in (ROOT / "harness" / "axes" / axis).glob("*.py")} - options - {"__init__"}
+    return [f"harness.axes.{axis}.{name}" for name in others]
+
+
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(ROOT)))
+def test_import_law(path: Path) -> None:
+    assert breaches(path) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("harness/schema/case.py", "import torch"),
+        ("harness/schema/case.py", "from harness.rank import trial"),
+        ("harness/axes/reduction/sum.py", "from harness.axes.reduction.mean import MeanReduction"),
+        ("harness/axes/reduction/sum.py", "from harness.axes.sync.base import Sync"),
+        ("harness/rank/trial.py", "import pandas as pd"),
+        ("harness/rank/trial.py", "from harness.axes.reduction.mean import MeanReduction"),
+        ("harness/report/frame.py", "from torch import nn"),
+        ("launch/job.py", "import torch"),
+        ("launch/job.py", "from harness.rank.trial import Trial"),
+    ],
+)
+def test_import_law_sees_a_forbidden_import(tmp_path: Path, module: str, line: str) -> None:
+    path = tmp_path / module
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{line}\n{(ROOT / module).read_text()}")
+    assert breaches(path, tmp_path)
+
+
+@pytest.mark.parametrize(("axis", "option"), OPTIONS)
+def test_mirror_law(axis: str, option: str) -> None:
+    """Axis and option name the folder, the file, the class, the YAML, and its one key."""
+    node = yaml.safe_load((ROOT / "conf" / axis / f"{option}.yaml").read_text())
+    name = "".join(word.capitalize() for word in f"{option}_{axis}".split("_"))
+    assert list(node) == [option]
+    assert node[option]["_target_"] == f"harness.axes.{axis}.{option}.{name}"
+    cls = getattr(importlib.import_module(f"harness.axes.{axis}.{option}"), name)
+    base = getattr(importlib.import_module(f"harness.axes.{axis}.base"), axis.capitalize())
+    assert issubclass(cls, base)
+    assert cls.__doc__
+
+
+def test_every_option_class_has_its_yaml() -> None:
+    classes = {
+        (path.parent.name, node.name)
+        for path in (ROOT / "harness" / "axes").rglob("*.py")
+        if path.stem != "base"
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name.endswith(path.parent.name.capitalize())
+    }
+    assert classes == {(axis, "".join(word.capitalize() for word in f"{option}_{axis}".split("_"))) for axis, option in OPTIONS}
+
+
+def test_axes_are_the_same_everywhere() -> None:
+    folders = {path.name for path in (ROOT / "harness" / "axes").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(AXES)
+    assert folders == {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"experiment", "__pycache__"}
+    assert all(axis in BenchmarkConfig.__dataclass_fields__ and axis in Case.__dataclass_fields__ for axis in AXES)
+
+
+def test_the_wheel_lists_every_package() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer")
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in modules() if path.name == "__init__.py"}
+    assert listed == found | {"harness.conf"}
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    from harness import __version__
+
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after the statement."""
+    program = f"{statement}\nimport sys\nprint(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split("\n")[-2].split())
+
+
+def test_the_launcher_holds_no_torch() -> None:
+    """Seen in a parent that has composed, checked its targets, and rendered nothing yet."""
+    run = "from launch.__main__ import main\nassert main(['dry_run=true', 'experiment=smoke']) == 0"
+    assert not {"torch", "pandas", "sklearn"} & loaded_after(run)
+
+
+def test_ranks_hold_no_pandas_and_no_sklearn() -> None:
+    held = loaded_after("import harness.rank.session\nfrom harness.axes.workload.digits import load_digits\nload_digits()")
+    assert "torch" in held
+    assert not {"pandas", "sklearn"} & held
+
+
+def test_the_report_holds_no_torch() -> None:
+    assert "torch" not in loaded_after("import harness.report.render")

@@ -1,0 +1,120 @@
+"""A torchrun world: every reduction, normalization and aggregation in float64 on models whose gradient can be written down.
+
+    torchrun --nproc-per-node=W -m tests.worlds.closed_form OUT.json
+
+Rank 0 writes {case: largest error of any rank's gradient, relative to the largest element of the true one}.
+"""
+
+import itertools
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.axes.workload.base import Workload
+from harness.rank.assemble import Parts
+from harness.rank.material import Material, check_equal_on_ranks, prepare
+from harness.rank.process_group import World, open_store
+from harness.rank.trial import Trial
+from tests.options import CONFIG, make
+
+SIZES = (12, 13)
+"""12 divides by 1, 2, 3 and 4; 13 by none but 1."""
+FEATURES, CLASSES, POSITIONS, SAMPLES = 5, 3, 4, 40
+
+
+def regression_data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(SAMPLES, FEATURES, generator=generator), torch.randn(SAMPLES, 1, generator=generator)
+
+
+def token_data() -> tuple[Tensor, Tensor]:
+    """Sequences in which unequal numbers of positions count."""
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(SAMPLES, POSITIONS, FEATURES, generator=generator)
+    target = torch.randint(CLASSES, (SAMPLES, POSITIONS), generator=generator)
+    lengths = torch.randint(1, POSITIONS + 1, (SAMPLES, 1), generator=generator)
+    return inputs, target.where(torch.arange(POSITIONS) < lengths, -100)
+
+
+class TokenClassifier(nn.Linear):
+    """Logits [samples, classes, positions]."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).transpose(1, 2)
+
+
+WORKLOADS = {
+    "regression": Workload(model=partial(nn.Linear, FEATURES, 1), loss=nn.MSELoss, data=regression_data),
+    "tokens": Workload(model=partial(TokenClassifier, FEATURES, CLASSES), loss=nn.CrossEntropyLoss, data=token_data),
+    "weighted": Workload(
+        model=partial(TokenClassifier, FEATURES, CLASSES),
+        loss=partial(nn.CrossEntropyLoss, weight=torch.tensor([0.2, 1.0, 3.0])),
+        data=token_data,
+    ),
+}
+
+
+def sum_of_gradients(name: str, material: Material, indices: list[int]) -> tuple[Tensor, Tensor, float]:
+    """Of the weight, of the bias, and what the samples count; by hand."""
+    inputs, target = material.batch.inputs[0][indices].double(), material.batch.target[indices]
+    weight, bias = (p.detach().double() for p in material.model.parameters())
+    if name == "regression":
+        error = 2 * (inputs @ weight.T + bias - target.double())
+        return error.T @ inputs, error.sum(0), float(len(indices))
+    flat, labels = inputs.reshape(-1, FEATURES), target.reshape(-1)
+    per_class = torch.tensor([0.2, 1.0, 3.0]).double() if name == "weighted" else torch.ones(CLASSES, dtype=torch.float64)
+    counts = (labels >= 0).double() * per_class[labels.clamp(min=0)]
+    probabilities = torch.softmax(flat @ weight.T + bias, 1)
+    error = (probabilities - nn.functional.one_hot(labels.clamp(min=0), CLASSES)) * counts[:, None]
+    return error.T @ flat, error.sum(0), float(counts.sum())
+
+
+def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank: int) -> list[Tensor]:
+    parts = [sum_of_gradients(name, trial.material, list(shard)) for shard in trial.shards]
+    if aggregation == "local":
+        weight, bias, count = parts[rank]
+        return [weight / count, bias / count]
+    if normalization == "rank_mean":
+        parts = [(weight / count, bias / count, 1.0) for weight, bias, count in parts]
+    total = sum(count for _, _, count in parts)
+    return [sum(part[index] for part in parts) / total for index in range(2)]
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    world = World.open(CONFIG, *open_store())
+    errors = {}
+    axes = ("reduction", "normalization", "aggregation")
+    options = {axis: make(axis) for axis in (*axes, "sharding", "sync", "precision")}
+    for (name, workload), size in itertools.product(WORKLOADS.items(), SIZES):
+        material = prepare(workload, name, 0, size)
+        check_equal_on_ranks(material, world.control)
+        shards = options["sharding"]["even"].shards(material.terms, world.size)
+        for reduction, normalization, aggregation in itertools.product(*(options[axis] for axis in axes)):
+            parts = Parts(
+                workload=workload,
+                reduction=options["reduction"][reduction],
+                normalization=options["normalization"][normalization],
+                aggregation=options["aggregation"][aggregation],
+                sharding=options["sharding"]["even"],
+                sync=options["sync"]["barrier"],
+                precision=options["precision"]["fp64"],
+            )
+            trial = Trial(parts, material, shards, world)
+            assert trial.skip_reason() is None
+            gradient = [g for _, g in trial.measure(warm_up=1, iterations=1, enter=lambda phase: None).gradient]
+            truth = expected(name, trial, normalization, aggregation, world.rank)
+            error = max(float((g - t).abs().max() / t.abs().max()) for g, t in zip(gradient, truth, strict=True))
+            worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))
+            errors[f"{name} {size} {reduction} {normalization} {aggregation}"] = worst
+    if world.rank == 0:
+        out.write_text(json.dumps(errors))
+    world.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
