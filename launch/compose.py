@@ -10,7 +10,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, version
+
+# initialize_config_module, the public way in, takes no second folder.
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -62,11 +66,16 @@ def available_options(config_dir: str | None = None) -> dict[str, list[str]]:
 def _hydra(config_dir: str | None) -> Iterator[None]:
     if config_dir is not None and not Path(config_dir).is_dir():
         raise RefusedError(f"--config-dir {config_dir}: no such folder")
-    with initialize_config_module(config_module="harness.conf", version_base="1.3", job_name="reducebench"):
-        if config_dir is not None:
-            search_path = GlobalHydra.instance().config_loader().get_search_path()
-            search_path.append(provider="--config-dir", path=f"file://{Path(config_dir).absolute()}")
+    search_path = create_config_search_path("pkg://harness.conf")
+    if config_dir is not None:
+        search_path.prepend(provider="--config-dir", path=f"file://{Path(config_dir).absolute()}", anchor="schema")
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2(task_name="reducebench", config_search_path=search_path)
+    try:
         yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -105,7 +114,9 @@ def _check_options(override: Override) -> None:
     group = override.key_or_group
     if override.is_sweep_override():
         key, values = override.get_key_element(), (override.input_line or "").partition("=")[2]
-        raise RefusedError(f"{override.input_line}: a list is written {key}=[{values}]; to sweep over the values, add --multirun")
+        raise RefusedError(
+            f"{override.input_line}: a list is written {key}=[{values}]; to sweep over the values, add --multirun"
+        )
     if group not in GROUPS or override.is_delete():
         return
     value = override.value()

@@ -12,12 +12,12 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--lo
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONWARNINGS": "default"}
 
 
-def launch(*overrides: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def launch(*overrides: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """`python -m launch` to its end."""
     return _run(sys.executable, "-m", "launch", *overrides, cwd=cwd, timeout=timeout)
 
 
-def torchrun(ranks: int, *arguments: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def torchrun(ranks: int, *arguments: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """`torchrun --nproc-per-node=RANKS ...` to its end."""
     return _run(*TORCHRUN, f"--nproc-per-node={ranks}", *arguments, cwd=cwd, timeout=timeout)
 

@@ -4,7 +4,6 @@ import ast
 import importlib
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +55,11 @@ def breaches(path: Path, root: Path = ROOT) -> list[str]:
     package = next(package for package in LAW if inside(module, package))
     allowed, forbidden = LAW[package]
     allowed = (*allowed, *(_beside(module) if package == "harness.axes" else (package,)))
-    ours = [name for name in imports(path) if name.split(".")[0] in ("harness", "launch") and name not in ("harness", "harness.__version__")]
+    ours = [
+        name
+        for name in imports(path)
+        if name.split(".")[0] in ("harness", "launch") and name not in ("harness", "harness.__version__")
+    ]
     found = [name for name in ours if not any(inside(name, one) or name == one.rpartition(".")[0] for one in allowed)]
     return found + [name for name in imports(path) if any(inside(name, one) for one in forbidden)]
 

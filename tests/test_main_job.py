@@ -136,6 +136,8 @@ def test_three_ranks_split_what_does_not_divide(tmp_path: object) -> None:
     right = whole[(whole.normalization == "global_mean") | (whole.aggregation == "local")]
     assert (right.relative_l2 < 1e-6).all()
     assert set(right[right.aggregation == "local"]["rank"]) == {0, 1, 2}
-    digits = whole[(whole.workload == "mlp_digits") & (whole.normalization == "rank_mean") & (whole.aggregation == "all_reduce")]
+    digits = whole[
+        (whole.workload == "mlp_digits") & (whole.normalization == "rank_mean") & (whole.aggregation == "all_reduce")
+    ]
     assert (digits.relative_l2 > 1e-3).all(), "5 samples must weigh more than 6 under rank_mean"
     assert set(run.cases[run.cases.workload == "mlp_digits"].max_rank_denominator) == {6.0}

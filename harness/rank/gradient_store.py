@@ -1,6 +1,6 @@
 """Gradients that wait to be compared, in files: memory holds the gradient at hand only."""
 
-import re
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class GradientStore:
                 self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        return self._folder / re.sub(r"[^\w.-]", "_", name)
+        return self._folder / hashlib.sha256(name.encode()).hexdigest()
 
 
 def named_gradients(parameters: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

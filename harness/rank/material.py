@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from harness.axes.workload.base import Batch, Criterion, Workload, couples_samples, fingerprint
+from harness.axes.workload.base import Batch, Criterion, Workload, couples_samples, draw, fingerprint
 from harness.rank.control import Control
 from harness.schema.refusal import RefusedError
 from harness.schema.seeding import derive_seed
@@ -43,7 +43,8 @@ def prepare(workload: Workload, name: str, seed: int, global_batch_size: int) ->
     """Build what the seed says. Raises RefusedError when the workload's own code cannot serve it."""
     try:
         model = workload.build_model(derive_seed(seed, name, "parameters"))
-        batch = workload.draw(global_batch_size, derive_seed(seed, name, "batch"))
+        data = workload.load_data(derive_seed(seed, name, "data"))
+        batch = draw(data, global_batch_size, derive_seed(seed, name, "batch"))
         criterion = workload.build_criterion()
         terms = criterion.terms(batch.target)
         _check_criterion(model, criterion, batch[: min(_SAMPLES_TO_TRY, len(batch))])
@@ -52,7 +53,6 @@ def prepare(workload: Workload, name: str, seed: int, global_batch_size: int) ->
         raise RefusedError(f"workload.{name}: {type(error).__name__}: {error}") from error
     if not terms.sum() > 0:
         raise RefusedError(f"workload.{name}: no target of the batch counts in its loss")
-    data = workload.samples
     return Material(workload, name, model, batch, tuple(terms.tolist()), couples_samples(model), fingerprint(data), len(data))
 
 

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from harness.axes.workload.base import Batch
+from harness.rank.agreement import together
 from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
 from harness.rank.material import Material
 
 
 class References:
-    """References by name in a GradientStore, each computed when the first case needs it. All ranks call alike."""
+    """References by name in a GradientStore, each computed when the first case needs it. All ranks call alike.
+
+    Raises CaseFailedError, on all ranks, when the workload cannot be computed in float64 on one of them.
+    """
 
     def __init__(self, store: GradientStore, control: Control, device: torch.device) -> None:
         self._store, self._control, self._device = store, control, device
@@ -25,30 +29,32 @@ class References:
     def shard_wise(self, key: str, material: Material, shards: Sequence[Sequence[int]]) -> str:
         """The batch cut as `shards`, each part with its own batch statistics, over the global denominator. On rank 0."""
         name = f"reference.{key}"
-        if self._first_time(name):
-            own = self._summed(material, material.batch[torch.tensor(shards[self._control.rank])])
-            self._save_sum_over_ranks(name, own, sum(material.terms))
+        if name not in self._known:
+            own = material.batch[torch.tensor(shards[self._control.rank])]
+            summed = together(self._control, lambda: self._summed(material, own))
+            self._save_sum_over_ranks(name, summed, sum(material.terms))
+            self._known.add(name)
         return name
 
     def full_batch(self, key: str, material: Material) -> str:
         """One forward of the whole batch. On rank 0."""
         name = f"full_batch.{key}"
-        if self._first_time(name) and self._control.rank == 0:
-            self._save(name, self._summed(material, material.batch), sum(material.terms))
+        if name not in self._known:
+            whole = material.batch if self._control.rank == 0 else None
+            summed = together(self._control, lambda: self._summed(material, whole) if whole else {})
+            self._save(name, summed, sum(material.terms))
+            self._known.add(name)
         return name
 
     def own_shard(self, key: str, material: Material, shard: Sequence[int]) -> str:
         """The mean over this rank's shard alone. On every rank, each its own."""
         name = f"own_shard.{key}.rank_{self._control.rank}"
-        if self._first_time(name):
-            gradient = self._summed(material, material.batch[torch.tensor(shard)])
-            self._save(name, gradient, sum(material.terms[index] for index in shard))
+        if name not in self._known:
+            own = material.batch[torch.tensor(shard)]
+            summed = together(self._control, lambda: self._summed(material, own))
+            self._save(name, summed, sum(material.terms[index] for index in shard))
+            self._known.add(name)
         return name
-
-    def _first_time(self, name: str) -> bool:
-        new = name not in self._known
-        self._known.add(name)
-        return new
 
     def _summed(self, material: Material, batch: Batch) -> dict[str, Tensor]:
         """Gradient of the sum of the batch's losses."""

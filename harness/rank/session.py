@@ -77,6 +77,7 @@ class Session:
         return Trial(parts, material, parts.sharding.shards(material.terms, self.world.size), self.world)
 
     def _outcome(self, case: Case, trial: Trial) -> Outcome:
+        """What a case's own code raises fails the case; what fails beside it (a full disk) ends the rank, and so the run."""
         blank = self._blank(case, trial)
         reason = trial.skip_reason()
         if reason:
@@ -84,7 +85,7 @@ class Session:
         try:
             measured = together(self.world.control, lambda: trial.measure(*self._counts, self.state.enter))
             self.state.enter("compare")
-            return together(self.world.control, lambda: self._evaluate(case, trial, measured, blank))
+            return self._evaluate(case, trial, measured, blank)
         except CaseFailedError as error:
             self.world.rebuild_measured()
             return replace(blank, status=FAILED, reason=str(error))

@@ -14,7 +14,14 @@ from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
 from tests.running import processes_of, start_launch, wait_until
 
-LONG = ("workload=[mlp_digits]", "normalization=[global_mean,rank_mean]", "sync=[none,barrier]", "iterations=60", "name=cut", "reduction=[sum,mean,none,one_by_one]")
+LONG = (
+    "workload=[mlp_digits]",
+    "normalization=[global_mean,rank_mean]",
+    "sync=[none,barrier]",
+    "iterations=60",
+    "name=cut",
+    "reduction=[sum,mean,none,one_by_one]",
+)
 
 
 class Running:

@@ -97,7 +97,9 @@ def test_an_unwritable_results_dir(tmp_path: Path) -> None:
     """Root writes everywhere but on a read-only mount."""
     mount = f"mount -t tmpfs -o ro none {tmp_path} && exec python -m launch results_dir={tmp_path}/results"
     path = f"{os.path.dirname(os.sys.executable)}:{os.environ['PATH']}"  # type: ignore[attr-defined] # noqa: PTH120
-    done = subprocess.run(["unshare", "-m", "sh", "-c", mount], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
     assert done.returncode == 2

@@ -1,9 +1,9 @@
 """Workload: a model, a loss and real batches. What varies here is the function that is differentiated."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -91,29 +91,29 @@ class Workload:
 
     def build_model(self, seed: int) -> nn.Module:
         """The module in train mode, on the CPU, with the parameters that `seed` gives."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with _seeded(seed):
             return self._model().train()
 
     def build_criterion(self) -> Criterion:
         """The loss under its three reductions."""
         return Criterion(self._loss)
 
-    @cached_property
-    def samples(self) -> Batch:
-        """The whole data set. Raises ValueError when its tensors do not agree on the number of samples."""
-        *inputs, target = self._data()
+    def load_data(self, seed: int) -> Batch:
+        """The whole data set; `seed` is for data that are drawn. Raises ValueError when its tensors are of unequal lengths."""
+        with _seeded(seed):
+            *inputs, target = self._data()
         lengths = {len(x) for x in (*inputs, target)}
         if not inputs or len(lengths) != 1:
             raise ValueError(f"data: expected (input, ..., target) with one number of samples, got lengths {sorted(lengths)}")
         return Batch(tuple(inputs), target)
 
-    def draw(self, size: int, seed: int) -> Batch:
-        """A batch of `size` different samples. Raises ValueError when the data set is smaller."""
-        if size > len(self.samples):
-            raise ValueError(f"global_batch_size={size}: the data set has {len(self.samples)} samples")
-        order = torch.randperm(len(self.samples), generator=torch.Generator().manual_seed(seed))
-        return self.samples[order[:size]]
+
+def draw(data: Batch, size: int, seed: int) -> Batch:
+    """A batch of `size` different samples. Raises ValueError when the data set is smaller."""
+    if size > len(data):
+        raise ValueError(f"global_batch_size={size}: the data set has {len(data)} samples")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    return data[order[:size]]
 
 
 def couples_samples(model: nn.Module) -> bool:
@@ -128,6 +128,13 @@ def fingerprint(batch: Batch) -> str:
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _cast(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
