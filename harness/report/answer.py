@@ -19,7 +19,7 @@ def answer(run: Run, discrepancies: pd.DataFrame, costs: pd.DataFrame) -> list[s
 
 
 def _count(run: Run) -> str:
-    statuses = run.cases.status.value_counts().to_dict() if len(run.cases) else {}
+    statuses = run.cases.status.value_counts().to_dict()
     counted = [f"{count} {status}" for status, count in statuses.items()]
     return ", ".join(counted + ([f"{len(run.missing)} missing"] if run.missing else []))
 
@@ -33,8 +33,8 @@ def _gradient(run: Run, rows: pd.DataFrame) -> str:
         return f"{line}; the furthest is {_name(labels, furthest.case_id)} at {number(furthest.relative_l2)}."
     away = rows[rows.relative_l2 > _CLOSE]
     furthest = away.loc[away.relative_l2.idxmax()]
-    explained = set(run.findings.case_id.astype(str)) if len(run.findings) else set()
-    words = "; the findings below say why" if explained & set(away.case_id) else ""
+    explained = set(run.findings.case_id.astype(str)) & set(away.case_id)
+    words = "; the findings below say why" if explained else ""
     return f"{line}; {_name(labels, furthest.case_id)} is {number(furthest.relative_l2)} away{words}."
 
 

@@ -1,6 +1,6 @@
 """A run as pandas DataFrames. Whatever of it is finished loads; what is missing is said."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.schema.case import AXES, expand_cases
 from harness.schema.config import BenchmarkConfig
+from harness.schema.record import METRICS, Finding, Outcome
 from harness.schema.run_dir import RunDir
 
 
@@ -29,7 +30,7 @@ class Run:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """All samples at once; large runs are better read by samples_of."""
-        return _concatenate([self.samples_of(case_id) for case_id in self.cases.case_id])
+        return _concatenate([self.samples_of(case_id) for case_id in self.cases.case_id], "samples")
 
     def samples_of(self, case_id: str) -> pd.DataFrame:
         """The samples of one case: rank, iteration, warm_up, phase, clock, seconds. Empty when it was not measured."""
@@ -47,27 +48,32 @@ def load_run(path: Path | str) -> Run:
     return Run(
         path=run_dir.path,
         config=config,
-        cases=_with_categories(_concatenate(tables["cases"]), config),
-        discrepancies=_concatenate(tables["discrepancies"]),
-        findings=_concatenate(tables["findings"]),
+        cases=_with_categories(_concatenate(tables["cases"], "cases"), config),
+        discrepancies=_concatenate(tables["discrepancies"], "discrepancies"),
+        findings=_concatenate(tables["findings"], "findings"),
         environment=run_dir.environment(),
         missing=tuple(case_id for case_id in expected if case_id not in finished),
     )
 
 
 _SMALL = ("cases", "discrepancies", "findings")
+_COLUMNS = {
+    "cases": [*AXES, *(field.name for field in fields(Outcome))],
+    "samples": ["case_id", "rank", "iteration", "warm_up", "phase", "clock", "seconds"],
+    "discrepancies": ["case_id", "rank", "against", "parameter", *METRICS],
+    "findings": [field.name for field in fields(Finding)],
+}
+"""What a table has when no case was finished."""
 
 
 def _read(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
-def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
+def _concatenate(frames: list[pd.DataFrame], table: str) -> pd.DataFrame:
     frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"case_id": pd.Series(dtype=str)})
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS[table], dtype=object)
 
 
 def _with_categories(cases: pd.DataFrame, config: BenchmarkConfig) -> pd.DataFrame:
-    if cases.empty:
-        return cases
     return cases.assign(**{axis: pd.Categorical(cases[axis], categories=list(getattr(config, axis))) for axis in AXES})

@@ -16,6 +16,7 @@ from harness.report.discrepancy import discrepancy, discrepancy_table, parameter
 from harness.report.frame import Run, load_run
 from harness.report.pairwise import pairwise, pairwise_table
 from harness.report.tables import Table, escape, plain
+from harness.schema.record import FAILED, OK
 from harness.schema.run_dir import RunDir
 
 _UNBOUNDED = 1000
@@ -46,7 +47,7 @@ class Report:
     @property
     def failed(self) -> bool:
         """Whether a case failed or is missing."""
-        return bool(self.run.missing) or bool((self.run.cases.get("status", pd.Series(dtype=str)) == "failed").any())
+        return bool(self.run.missing) or bool((self.run.cases.status == FAILED).any())
 
 
 def build(path: Path | str) -> Report:
@@ -106,8 +107,6 @@ def _markdown(report: Report) -> str:
 
 def _findings(run: Run) -> list[str]:
     """Different statements, each once, with the number of cases that it is true of."""
-    if run.findings.empty:
-        return []
     counted = run.findings.groupby("statement", sort=False).case_id.nunique()
     return [f"{statement} ({cases} case{'s' if cases > 1 else ''})" for statement, cases in counted.items()]
 
@@ -131,7 +130,7 @@ def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
 
 
 def _not_measured(run: Run) -> pd.DataFrame:
-    unmeasured = run.cases[run.cases.status != "ok"] if len(run.cases) else run.cases
+    unmeasured = run.cases[run.cases.status != OK]
     rows = [(case.case_id, case.status, case.reason) for case in unmeasured.itertuples()]
     rows += [(case_id, "missing", "the run ended before it") for case_id in run.missing]
     return pd.DataFrame(rows, columns=["case", "status", "reason"])

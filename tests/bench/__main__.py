@@ -1,0 +1,12 @@
+"""`make bench`: what the harness itself costs. Ratios, measured in turn in one process or world, an A/A beside them."""
+
+from tests.bench import comparison, overhead, step
+
+
+def main() -> None:
+    for measure in (comparison.main, step.main, overhead.main):
+        measure()
+
+
+if __name__ == "__main__":
+    main()

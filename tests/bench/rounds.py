@@ -1,0 +1,39 @@
+"""Two calls in turn, A B A B ..., and the ratio of their times: a comparison that holds while the machine's speed drifts."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median over rounds of A's time over B's, and the 95 % bootstrap interval of that median over rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
+    """`pairs` are the (A, B) of each round; at least ten."""
+    assert len(pairs) >= 10
+    ratios = [a / b for a, b in pairs]
+    random = Random(0)
+    medians = sorted(statistics.median(random.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    return Ratio(statistics.median(ratios), medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)])
+
+
+def alternate(a: Callable[[], float], b: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
+    """Each call returns its seconds; every other round begins with b, so that none is always the second."""
+    pairs = []
+    for turn in range(rounds):
+        first, second = (a, b) if turn % 2 == 0 else (b, a)
+        times = first(), second()
+        pairs.append(times if turn % 2 == 0 else times[::-1])
+    return pairs

@@ -1,0 +1,86 @@
+"""The shipped workloads: real data, as they say."""
+
+import pytest
+import torch
+
+from harness.axes.workload.base import Batch, Criterion, couples_samples, draw, fingerprint
+from tests.options import make
+
+WORKLOADS = make("workload")
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_workload_depends_on_the_seed_alone(name: str) -> None:
+    workload = WORKLOADS[name]
+    torch.manual_seed(123)
+    first, second, other = (workload.build_model(seed) for seed in (1, 1, 2))
+    equal = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    assert all(equal)
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    data = workload.load_data(1)
+    assert fingerprint(draw(data, 8, 1)) == fingerprint(draw(workload.load_data(2), 8, 1)) != fingerprint(draw(data, 8, 2))
+    with pytest.raises(ValueError, match="global_batch_size"):
+        draw(data, len(data) + 1, 0)
+
+
+def test_digits() -> None:
+    data = WORKLOADS["mlp_digits"].load_data(0)
+    assert data.inputs[0].shape == (1797, 1, 8, 8)
+    assert (data.inputs[0].min(), data.inputs[0].max()) == (0, 1)
+    assert sorted(set(data.target.tolist())) == list(range(10))
+    assert couples_samples(WORKLOADS["cnn_digits"].build_model(0))
+    assert not couples_samples(WORKLOADS["mlp_digits"].build_model(0))
+
+
+def test_topics_are_different_sequences_of_unequal_length_at_least_a_quarter_padded() -> None:
+    workload = WORKLOADS["transformer_topics"]
+    data = workload.load_data(0)
+    (tokens,) = data.inputs
+    lengths = (data.target != -100).sum(1)
+    assert len(data) > 1000
+    assert len({tuple(row) for row in torch.cat([tokens, data.target[:, -1:]], 1).tolist()}) > 0.9 * len(data)
+    assert len(set(lengths.tolist())) > 50
+    assert (lengths < tokens.shape[1]).double().mean() >= 0.25
+    assert ((tokens == 256) == (data.target == -100)).all(), "padding is padding in both"
+    assert (tokens[:, 1:][lengths == 64] == data.target[:, :-1][lengths == 64]).all(), "the target is the next byte"
+
+
+def test_padding_changes_neither_loss_nor_gradient() -> None:
+    workload = WORKLOADS["transformer_topics"]
+    model, batch = workload.build_model(0).double(), draw(workload.load_data(0), 8, 0)
+    (tokens,), criterion = batch.inputs, workload.build_criterion()
+    noise = tokens.where(tokens != 256, torch.randint(256, tokens.shape, generator=torch.Generator().manual_seed(0)))
+    losses = [criterion.sum(model(x), batch.target) for x in (tokens, noise)]
+    assert losses[0] == losses[1]
+    gradients = [torch.autograd.grad(loss, model.head.weight)[0] for loss in losses]
+    assert torch.equal(*gradients)
+
+
+def test_terms_are_what_the_mean_divides_by() -> None:
+    target = torch.tensor([[0, 1, -100], [2, -100, -100], [-100, -100, -100]])
+    logits = torch.randn(3, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
+    for given, terms in ((None, [2, 1, 0]), (weight, [3, 4, 0])):
+        criterion = Criterion(lambda reduction, given=given: torch.nn.CrossEntropyLoss(weight=given, reduction=reduction))
+        assert criterion.terms(target).tolist() == terms
+        assert float(criterion.sum(logits, target) / criterion.mean(logits, target)) == pytest.approx(sum(terms), rel=1e-12)
+    assert Criterion(torch.nn.MSELoss).terms(torch.zeros(3, 2)).tolist() == [2, 2, 2]
+    probabilities = torch.softmax(logits, 1)
+    assert Criterion(torch.nn.CrossEntropyLoss).terms(probabilities).tolist() == [3, 3, 3]
+
+
+def test_a_loss_may_count_by_itself() -> None:
+    class Halves:
+        def __init__(self, reduction: str) -> None: ...
+        def __call__(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return output
+
+        def terms(self, target: torch.Tensor) -> list[float]:
+            return [0.5] * len(target)
+
+    assert Criterion(Halves).terms(torch.zeros(3)).tolist() == [0.5, 0.5, 0.5]
+
+
+def test_batches_are_cut_and_cast_together() -> None:
+    batch = Batch((torch.arange(4.0), torch.arange(4)), torch.arange(4))[1:3].to(torch.device("cpu"), torch.float64)
+    assert (len(batch), batch.inputs[0].dtype, batch.inputs[1].dtype) == (2, torch.float64, torch.int64)

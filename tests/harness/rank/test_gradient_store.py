@@ -1,0 +1,27 @@
+"""Gradients in files: the same bits come back, of any dtype, and files go when they are done with."""
+
+from pathlib import Path
+
+import torch
+
+from harness.rank.gradient_store import GradientStore
+
+
+def test_bits_come_back(tmp_path: Path) -> None:
+    store = GradientStore(tmp_path / "scratch")
+    gradient = [
+        ("a", torch.tensor([1.5, float("nan"), -0.0])),
+        ("b", torch.randn(3, 5).double().T),
+        ("none", torch.empty(0)),
+        ("c", torch.randn(7).bfloat16()),
+        ("d", torch.randn(2, 2).double()),
+    ]
+    store.save("x" * 1000, gradient)
+    loaded = list(store.load("x" * 1000))
+    assert [name for name, _ in loaded] == [name for name, _ in gradient]
+    for (_, before), (_, after) in zip(gradient, loaded, strict=True):
+        assert (after.shape, after.dtype) == (before.shape, before.dtype)
+        assert before.contiguous().view(-1).view(torch.uint8).equal(after.contiguous().view(-1).view(torch.uint8))
+    assert "x" * 1000 in store
+    store.drop(["x" * 1000, "never saved"])
+    assert list((tmp_path / "scratch").iterdir()) == []

@@ -1,0 +1,97 @@
+"""Cases, run directories and rank states."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from harness.schema.case import Case, expand_cases, option_node
+from harness.schema.config import BenchmarkConfig, dump_config, load_config
+from harness.schema.rank_state import RankState, RankStatus, read_rank_status
+from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir, writing
+from harness.schema.seeding import derive_seed
+from launch.compose import compose_config
+
+NOW = datetime.datetime(2026, 11, 20, 12, 0, 0)
+
+
+def config(*overrides: str) -> BenchmarkConfig:
+    return compose_config(overrides, nproc_per_node=2)
+
+
+def test_cases_are_every_combination_and_reductions_of_a_setting_stand_together() -> None:
+    cases = expand_cases(config("workload=[mlp_digits,cnn_digits]", "reduction=[sum,mean]", "sync=[none,barrier]"))
+    assert len(cases) == 8 == len({case.case_id for case in cases})
+    assert [case.setting for case in cases[::2]] == [case.setting for case in cases[1::2]]
+    assert len({case.setting for case in cases}) == 4
+
+
+def test_a_sweepable_parameter_makes_a_case_of_each_value() -> None:
+    swept = config("workload=[mlp_digits]", "reduction=[micro_batch]", "reduction.micro_batch.size=[2,8]")
+    cases = expand_cases(swept)
+    assert [dict(case.parameters)["reduction.size"] for case in cases] == [2, 8]
+    assert [option_node(swept, case, "reduction")["size"] for case in cases] == [2, 8]
+    assert cases[0].setting == cases[1].setting
+    assert cases[0].case_id != cases[1].case_id
+
+
+def test_case_ids_are_file_names_and_depend_on_what_is_asked_alone() -> None:
+    one = expand_cases(config("workload=[mlp_digits]", "reduction=[sum]"))[0]
+    other = expand_cases(config("workload=[mlp_digits]", "reduction=[mean,sum]", "iterations=3", "seed=7"))[1]
+    assert one.case_id == other.case_id
+    assert one.case_id.startswith("mlp_digits.sum.global_mean.even.all_reduce.none.fp32-")
+    nested = Case(*"abcdefg", parameters=(("workload.model._target_", "../../etc/passwd"),))
+    assert "/" not in nested.case_id
+
+
+def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
+    before = config("experiment=smoke", "+env.NCCL_ALGO=Ring", "name=täst".replace("ä", "a"))
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(before))
+    assert load_config(path) == before
+    path.write_text("- no\n- mapping")
+    with pytest.raises(RefusedError):
+        load_config(path)
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    asked = config(f"results_dir={tmp_path}")
+    names = [RunDir.create(asked, NOW).path.name for _ in range(3)]
+    assert names == ["2026-11-20_12-00-00", "2026-11-20_12-00-00_2", "2026-11-20_12-00-00_3"]
+    assert (tmp_path / "default" / "latest").resolve().name == names[-1]
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    with pytest.raises(KeyboardInterrupt), writing(path) as part:
+        part.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_run_directory(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="not a run directory"):
+        RunDir.open(tmp_path)
+
+
+def test_a_rank_state_is_read_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "0.state"
+    state = RankState(path, RankStatus(rank=0, pid=7, host="here"))
+    state.enter("aggregate")
+    state.update(case="a.b", done=3)
+    assert read_rank_status(path) == RankStatus(0, 7, "here", case="a.b", done=3, phase="aggregate")
+    state.update(ended="error", words="ü" * 10_000)
+    status = read_rank_status(path)
+    assert status is not None
+    assert (status.ended, status.phase) == ("error", "aggregate")
+    assert 100 < len(status.words) < 10_000
+    path.write_bytes(b"foreign")
+    assert read_rank_status(path) is None
+    assert read_rank_status(tmp_path / "none") is None
+
+
+def test_seeds_depend_on_their_purpose() -> None:
+    seeds = {derive_seed(seed, *purpose) for seed in (0, 1) for purpose in (("a", "b"), ("ab",), ("b", "a"), ())}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
