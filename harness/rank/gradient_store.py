@@ -12,7 +12,7 @@ _ALIGNMENT = 8
 
 
 class GradientStore:
-    """Gradients by name. A file holds the bits of one parameter after the other; nothing is pickled."""
+    """A rank's gradients by name. A file holds the bits of one parameter after the other; nothing is pickled."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

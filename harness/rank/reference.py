@@ -42,13 +42,14 @@ class References:
         if name not in self._known:
             whole = material.batch if self._control.rank == 0 else None
             summed = together(self._control, lambda: self._summed(material, whole) if whole else {})
-            self._save(name, summed, sum(material.terms))
+            if self._control.rank == 0:
+                self._save(name, summed, sum(material.terms))
             self._known.add(name)
         return name
 
     def own_shard(self, key: str, material: Material, shard: Sequence[int]) -> str:
         """The mean over this rank's shard alone. On every rank, each its own."""
-        name = f"own_shard.{key}.rank_{self._control.rank}"
+        name = f"own_shard.{key}"
         if name not in self._known:
             own = material.batch[torch.tensor(shard)]
             summed = together(self._control, lambda: self._summed(material, own))

@@ -52,7 +52,7 @@ class Session:
         described = environment.describe(world, materials.values())
         if world.rank == 0:
             run_dir.write_environment(described)
-        store = GradientStore(run_dir.scratch)
+        store = GradientStore(run_dir.scratch(world.rank))
         comparisons = Comparisons(world.control, store, References(store, world.control, world.device))
         return cls(config, world, state, parts, materials, comparisons, Writer(run_dir))
 

@@ -65,14 +65,13 @@ class RunDir:
         """The folder of derived files."""
         return self.path / "report"
 
-    @property
-    def scratch(self) -> Path:
-        """Gradients that wait to be compared; gone when the run ends."""
-        return self.path / "scratch"
+    def scratch(self, rank: int) -> Path:
+        """Gradients of a rank that wait to be compared; gone when the run ends."""
+        return self.path / "scratch" / str(rank)
 
     def remove_scratch(self) -> None:
-        """Drop the waiting gradients."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        """Drop the waiting gradients of all ranks."""
+        shutil.rmtree(self.path / "scratch", ignore_errors=True)
 
     def log(self, who: int | str) -> Path:
         """What rank `who`, or torchrun, said."""

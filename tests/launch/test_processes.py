@@ -27,11 +27,15 @@ LONG = (
 class Running:
     """A launch that has finished a case and is at work on another one."""
 
+    run_dir: RunDir
+
     def __init__(self, results: Path) -> None:
         self.results = results
         self.process = start_launch(*LONG, f"results_dir={results}")
-        assert wait_until(lambda: bool(list(results.glob("cut/*/cases/*.parquet"))), 60), "no case finished"
-        self.run_dir = RunDir((results / "cut" / "latest").resolve())
+
+    def wait_for_a_case(self) -> None:
+        assert wait_until(lambda: bool(list(self.results.glob("cut/*/cases/*.parquet"))), 60), "no case finished"
+        self.run_dir = RunDir((self.results / "cut" / "latest").resolve())
 
     @property
     def ranks(self) -> list[RankStatus]:
@@ -53,11 +57,14 @@ class Running:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     started = Running(tmp_path)
-    yield started
-    for pid in processes_of(tmp_path):
-        os.kill(pid, signal.SIGKILL)
-    started.process.kill()
-    started.process.communicate()
+    try:
+        started.wait_for_a_case()
+        yield started
+    finally:
+        for pid in processes_of(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+        started.process.kill()
+        started.process.communicate()
 
 
 def test_a_killed_rank_is_named_with_its_case(running: Running) -> None:
@@ -85,7 +92,7 @@ def test_a_signal_to_the_launcher_alone_ends_everything(running: Running, number
     assert f"ended by {number.name}" in output
     assert "Traceback" not in output
     assert len(load_run(running.run_dir.path).cases) >= 1
-    assert not running.run_dir.scratch.exists()
+    assert not running.run_dir.scratch(0).parent.exists()
 
 
 def test_ctrl_c_in_a_terminal(running: Running) -> None:
