@@ -65,7 +65,10 @@ def _unequal_denominators(case: Case, trial: Trial, distance: float) -> Iterator
     spread = f"ranks count between {min(counts):g} and {max(counts):g} terms of {case.workload}'s loss"
     own, total = trial.parts.normalization.denominator(min(counts), sum(counts)), sum(counts)
     if own == total:
-        words = f"{spread}; {case.normalization} divides by the count of all ranks, and every term weighs the same"
+        words = f"{spread}; {case.normalization} weighs every term the same, as the mean of the ranks' own means would not"
     else:
-        words = f"{spread}; {case.normalization} weighs the terms of a short rank more: {distance:.1e} from the reference"
+        words = (
+            f"{spread}; {case.normalization} weighs the terms of a short rank more, as one mean over all terms would not: "
+            f"{distance:.1e} from the reference"
+        )
     yield Finding(case.case_id, "unequal_denominators", words, max(counts) / min(counts) if min(counts) else float("inf"))
