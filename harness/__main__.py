@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TextIO
 
 from torch.distributed import Store
@@ -30,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _REFUSAL
     rank = int(os.environ["RANK"])
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"--help", "-h"} & set(arguments):
-        return _help() if rank == 0 else 0
+    if {"--help", "-h", "--version"} & set(arguments):
+        return _answer(arguments) if rank == 0 else 0
     return _lead(arguments) if rank == 0 else _follow(rank)
 
 
@@ -54,7 +55,11 @@ def _follow(rank: int) -> int:
     path = store.get(_RUN_DIR).decode()
     if not path:
         return _REFUSAL
-    run_dir = RunDir.open(path)
+    try:
+        run_dir = RunDir.open(path)
+    except RefusedError as error:
+        print(f"reducebench: rank {rank}: {error}; all nodes must see results_dir", file=sys.stderr, flush=True)
+        return _REFUSAL
     redirect_output(run_dir.log(rank))
     return work(run_dir, open_state(run_dir, rank), store, rank, size)
 
@@ -66,14 +71,14 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
     from launch.job import check
 
     parsed = parse(arguments)
-    if parsed.multirun or parsed.cfg:
-        raise RefusedError("--multirun and --cfg are for python -m launch: here the ranks run already")
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    config = compose_config(parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=ranks, nnodes=size // ranks)
-    if config.torchrun.nproc_per_node != ranks:
-        raise RefusedError(
-            f"torchrun.nproc_per_node={config.torchrun.nproc_per_node}: torchrun has started {ranks} on this node"
-        )
+    nodes = [] if size == ranks else [f"torchrun.nnodes={size // ranks}"]
+    config = compose_config(nodes + parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=ranks)
+    if parsed.multirun or parsed.cfg or config.dry_run:
+        raise RefusedError("--multirun, --cfg and dry_run are for python -m launch: here the ranks run already")
+    if (config.torchrun.nproc_per_node, config.world_size) != (ranks, size):
+        asked = f"torchrun.nproc_per_node={config.torchrun.nproc_per_node}, torchrun.nnodes={config.torchrun.nnodes}"
+        raise RefusedError(f"{asked}: torchrun has started {ranks} ranks on this node and {size} in all")
     check(config, ranks)
     return config
 
@@ -86,15 +91,22 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
     print(f"{cases} cases on {size} ranks: {run_dir.path}", flush=True)
     with _terminal() as terminal, ProgressLine(cases, terminal) as line:
         redirect_output(run_dir.log(0))
-        status = work(run_dir, open_state(run_dir, 0), store, 0, size, line.show)
+        state = open_state(run_dir, 0, last_act=partial(_say_what_happened, run_dir, terminal))
+        status = work(run_dir, state, store, 0, size, line.show)
     if status == 0:
         from harness.report.render import show
 
         return _FAILURE if show([run_dir.path]) else 0
-    for state in run_dir.rank_statuses():
-        if state.rank == 0:
-            print(f"reducebench: {state.words}", file=sys.stderr, flush=True)
+    _say_what_happened(run_dir, sys.stderr)
     return status
+
+
+def _say_what_happened(run_dir: RunDir, terminal: TextIO) -> None:
+    """The one message of ours when a run ends early; also when torchrun ends rank 0 because another one is gone."""
+    from launch.verdict import judge
+
+    for line in judge(run_dir, "").lines:
+        print(f"reducebench: {line}", file=terminal, flush=True)
 
 
 @contextmanager
@@ -112,10 +124,10 @@ def _terminal() -> Iterator[TextIO]:
                 os.close(descriptor)
 
 
-def _help() -> int:
+def _answer(arguments: list[str]) -> int:
     from launch.__main__ import main as launch_main
 
-    return launch_main(["--help"])
+    return launch_main(arguments)
 
 
 if __name__ == "__main__":

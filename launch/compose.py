@@ -33,11 +33,11 @@ ConfigStore.instance().store(name="benchmark", node=BenchmarkConfig)
 
 
 def compose_config(
-    overrides: Sequence[str], *, config_dir: str | None = None, nproc_per_node: int | None = None, nnodes: int | None = None
+    overrides: Sequence[str], *, config_dir: str | None = None, nproc_per_node: int | None = None
 ) -> BenchmarkConfig:
     """The configuration that `overrides` ask for. Raises RefusedError with a message for the user.
 
-    config_dir: a folder with options of the user's own. nproc_per_node, nnodes: what stands where the overrides are silent.
+    config_dir: a folder with options of the user's own. nproc_per_node: what stands where the overrides are silent.
     """
     with _hydra(config_dir):
         for override in _parse(overrides):
@@ -46,8 +46,6 @@ def compose_config(
     composed.config_dir = str(Path(config_dir).absolute()) if config_dir else composed.config_dir
     if composed.torchrun.nproc_per_node is None:
         composed.torchrun.nproc_per_node = nproc_per_node
-    if nnodes is not None:
-        composed.torchrun.nnodes = nnodes
     return to_config(composed)
 
 
@@ -101,8 +99,13 @@ def _values(override: Override) -> Iterator[str]:
     if not override.is_sweep_override():
         yield override.input_line or ""
         return
-    for value in override.sweep_string_iterator():
-        yield f"{override.get_key_element()}={value}"
+    try:
+        for value in override.sweep_string_iterator():
+            yield f"{override.get_key_element()}={value}"
+    except HydraException as error:
+        raise RefusedError(
+            f"{override.input_line}: {_first_line(error)}; a sweep takes a list of values, or range()"
+        ) from error
 
 
 def _options(group: str) -> list[str]:

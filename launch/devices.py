@@ -32,9 +32,11 @@ def visible_gpus() -> int:
 
 def check_ranks(config: BenchmarkConfig, ranks: int) -> None:
     """Raises RefusedError when NCCL would have to put two of a node's ranks on one GPU, or CUDA is asked for and not there."""
-    if config.device == "cpu" or (config.device == "auto" and config.backend != "nccl"):
+    if config.device == "cpu":
         return
     gpus = visible_gpus()
+    if not gpus and config.device == "auto" and config.backend != "nccl":
+        return
     if not gpus:
         raise RefusedError(f"device={config.device}, backend={config.backend}: this host shows no CUDA device")
     shared = config.env.get("NCCL_MULTI_RANK_GPU_ENABLE", os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE")) == "1"

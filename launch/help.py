@@ -3,7 +3,8 @@
 import ast
 import inspect
 import itertools
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
+from typing import Any
 
 from harness.schema import config as config_module
 from harness.schema.case import AXES
@@ -41,11 +42,13 @@ def _keys() -> list[str]:
 
 def _documented(kind: type[BenchmarkConfig] | type[TorchrunConfig]) -> list[tuple[str, str, str]]:
     docs = _attribute_docs(kind.__name__)
-    return [
-        (field.name, "null" if field.default is None else str(field.default), docs[field.name])
-        for field in fields(kind)
-        if field.name in docs and field.default is not MISSING
-    ]
+    return [(field.name, _default(field), docs[field.name]) for field in fields(kind) if field.name in docs]
+
+
+def _default(field: "Field[Any]") -> str:
+    if field.default_factory is not MISSING:
+        return str(field.default_factory())
+    return "null" if field.default is None else str(field.default)
 
 
 def _attribute_docs(name: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.schema.case import expand_cases
 from harness.schema.config import BenchmarkConfig
+from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch import torchrun
 from launch.compose import compose_config
@@ -20,6 +21,10 @@ from launch.verdict import SUCCESS, Verdict, judge
 def configure(overrides: list[str], config_dir: str | None) -> BenchmarkConfig:
     """Everything that can be refused before a rank starts is refused here, by RefusedError."""
     config = compose_config(overrides, config_dir=config_dir)
+    if config.torchrun.nnodes > 1:
+        raise RefusedError(
+            f"torchrun.nnodes={config.torchrun.nnodes}: on several nodes start the ranks with torchrun -m harness"
+        )
     ranks = config.torchrun.nproc_per_node or default_ranks(config.device)
     if config.torchrun.nproc_per_node is None:
         config = compose_config(overrides, config_dir=config_dir, nproc_per_node=ranks)

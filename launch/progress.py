@@ -29,5 +29,6 @@ class ProgressLine:
 
     def show(self, done: int, total: int, case_id: str) -> None:
         """So many cases are finished, and this one is at work."""
-        self._progress.update(self._task, completed=done, total=total, description=case_id or "starting the ranks")
+        between = "starting the ranks" if done < total else "ending the ranks"
+        self._progress.update(self._task, completed=done, total=total, description=case_id or between)
         self._progress.refresh()

@@ -28,7 +28,7 @@ def judge(run_dir: RunDir, cut_short_by: str) -> Verdict:
     expected = [case.case_id for case in expand_cases(run_dir.config())]
     finished = run_dir.finished()
     missing = [case_id for case_id in expected if case_id not in finished]
-    if not missing:
+    if not missing and all(status.ended == "done" for status in statuses):
         return Verdict(SUCCESS)
     counted = f"{len(expected) - len(missing)} of {len(expected)} cases are finished and kept"
     if cut_short_by:

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,14 @@ def redirect_output(log: Path) -> None:
     os.close(descriptor)
 
 
-def open_state(run_dir: RunDir, rank: int) -> RankState:
-    """Report that the rank is there, and guard it from being left alone."""
+def open_state(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda: None) -> RankState:
+    """Report that the rank is there, and guard it from being left alone; `last_act` comes before an end from outside."""
     state = RankState(run_dir.rank_state(rank), RankStatus(rank=rank, pid=os.getpid(), host=socket.gethostname()))
     state.enter("start")
 
     def leave(why: str) -> None:
         state.update(ended=why)
+        last_act()
         os._exit(1)
 
     watch(leave, int(os.environ.get(LAUNCHER_PID, 0)))
@@ -62,7 +64,7 @@ def work(run_dir: RunDir, state: RankState, store: "Store", rank: int, size: int
     from harness.rank.session import run_session, silent
 
     try:
-        _make_importable(run_dir)
+        _prepare_process(run_dir)
         run_session(run_dir, store, rank, size, state, progress or silent)
     except RefusedError as error:
         state.update(ended="refused", words=str(error))
@@ -75,11 +77,12 @@ def work(run_dir: RunDir, state: RankState, store: "Store", rank: int, size: int
     return 0
 
 
-def _make_importable(run_dir: RunDir) -> None:
-    """The user's own classes stand in the folder given with --config-dir."""
-    config_dir = run_dir.config().config_dir
-    if config_dir:
-        sys.path.insert(0, config_dir)
+def _prepare_process(run_dir: RunDir) -> None:
+    """Environment variables of the configuration, and the folder of --config-dir, where the user's own classes stand."""
+    config = run_dir.config()
+    os.environ.update(config.env)
+    if config.config_dir:
+        sys.path.insert(0, config.config_dir)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,16 @@ class Comparisons:
         return rows + self._with_earlier(case, gradient)
 
     def between_references(self, case: Case, trial: Trial) -> float:
-        """Relative L2 of `reference` from `reference:full_batch`. On rank 0; 0 elsewhere."""
-        if self.control.rank != 0:
+        """Compute what the case is held against, where it is the first to need it.
+
+        Returns the relative L2 of `reference` from `reference:full_batch`, on rank 0; 0 elsewhere, and for a rank's own shard.
+        """
+        if not trial.parts.aggregation.spans_ranks:
+            self._own_shard(case, trial)
             return 0.0
         shard_wise, full_batch = self._names(case, trial)
+        if self.control.rank != 0:
+            return 0.0
         whole, _ = _compare(self.store.load(shard_wise), self.store.load(full_batch))
         return whole.relative_l2
 
@@ -64,9 +70,11 @@ class Comparisons:
         ]
 
     def _with_own_shard(self, case: Case, trial: Trial, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
+        return self._gathered(case, REFERENCE, _rows(gradient, self.store.load(self._own_shard(case, trial))))
+
+    def _own_shard(self, case: Case, trial: Trial) -> str:
         key = f"{_key(case, 'workload')}.{_key(case, 'sharding')}"
-        name = self.references.own_shard(key, trial.material, trial.shards[self.control.rank])
-        return self._gathered(case, REFERENCE, _rows(gradient, self.store.load(name)))
+        return self.references.own_shard(key, trial.material, trial.shards[self.control.rank])
 
     def _with_rank_0(self, case: Case, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
         """All ranks must hold the same bits. Parameters are listed for the ranks that do not."""

@@ -6,15 +6,22 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 
+class PeerFailedError(Exception):
+    """Some rank, this one or another, could not do its part."""
+
+
 class Control:
     """Blocking collectives of the gloo control group, on CPU tensors."""
 
     def __init__(self, group: ProcessGroup | None, rank: int, size: int) -> None:
         self._group, self.rank, self.size = group, rank, size
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        dist.barrier(group=self._group)
+    def meet(self, *, failed: bool = False) -> None:
+        """Wait for all ranks; raises PeerFailedError, on all of them, when one came here because it failed."""
+        flag = torch.tensor(failed, dtype=torch.uint8)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        if flag:
+            raise PeerFailedError
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Tensors of all ranks, equal in shape and dtype, in order of rank on rank 0; empty elsewhere."""

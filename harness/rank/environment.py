@@ -14,6 +14,7 @@ import torch
 import harness
 from harness.rank.material import Material
 from harness.rank.process_group import World
+from harness.schema.rank_state import LAUNCHER_PID
 from harness.schema.record import SCHEMA_VERSION
 
 _PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "KMP_", "CUDA_", "CUBLAS_", "TORCH_", "PYTORCH_", "SLURM_JOB_ID")
@@ -23,7 +24,7 @@ def describe(world: World, materials: Iterable[Material]) -> dict[str, Any]:
     """environment.json. All ranks call; rank 0's answer is whole."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "argv": sys.orig_argv,
+        "argv": _argv(),
         "versions": _versions(),
         "commit": _commit(),
         "world_size": world.size,
@@ -61,12 +62,26 @@ def _rank(text: str) -> dict[str, str]:
 
 def _commit() -> str | None:
     """Commit of the checkout that the harness runs from, with `-dirty` where files were changed; None outside of one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment inside another project's checkout is not ours
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
+
+
+def _argv() -> list[str]:
+    """The user's command: the launcher's, or where the user started the ranks, this process's."""
+    try:
+        command = Path(f"/proc/{os.environ[LAUNCHER_PID]}/cmdline").read_text(errors="replace")
+    except (KeyError, OSError):
+        return sys.orig_argv
+    return command.rstrip("\0").split("\0")
 
 
 def _cpu_model() -> str:

@@ -20,7 +20,7 @@ def findings(
     yield from _ranks_disagree(case, whole)
     if references_apart > COUPLED:
         yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, references_apart), references_apart)
-    if trial.parts.reduction.splits_batch and trial.material.couples_samples:
+    if trial.material.couples_samples and any(trial.parts.reduction.splits(len(shard)) for shard in trial.shards):
         yield Finding(case.case_id, "other_function", _other_function(case, from_reference), from_reference)
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:

@@ -18,9 +18,6 @@ class GradientStore:
         self._folder = folder
         self._layouts: dict[str, list[tuple[str, torch.Size, torch.dtype]]] = {}
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._layouts
-
     def save(self, name: str, gradient: Iterable[tuple[str, Tensor]]) -> None:
         """Write the (parameter name, tensor) pairs, one at a time."""
         self._folder.mkdir(parents=True, exist_ok=True)

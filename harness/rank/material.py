@@ -47,7 +47,7 @@ def prepare(workload: Workload, name: str, seed: int, global_batch_size: int) ->
         batch = draw(data, global_batch_size, derive_seed(seed, name, "batch"))
         criterion = workload.build_criterion()
         terms = criterion.terms(batch.target)
-        _check_criterion(model, criterion, batch[: min(_SAMPLES_TO_TRY, len(batch))])
+        _check_criterion(model, criterion, batch[terms.argsort(descending=True)[:_SAMPLES_TO_TRY]])
     except Exception as error:  # the user's model, loss and data may raise anything: it is a refusal, told with its place
         traceback.print_exc()
         raise RefusedError(f"workload.{name}: {type(error).__name__}: {error}") from error
@@ -81,7 +81,7 @@ def _check_criterion(model: nn.Module, criterion: Criterion, batch: Batch) -> No
     if len(none.shape) == 0 or len(none) != len(batch):
         raise ValueError(f'reduction="none" gives shape {tuple(none.shape)}, expected {len(batch)} samples along the first')
     counted = criterion.terms(batch.target).sum()
-    if not torch.allclose(total, mean * counted, rtol=1e-9, equal_nan=True):
+    if counted > 0 and not torch.allclose(total, mean * counted, rtol=1e-9, equal_nan=True):
         raise ValueError(
             f'reduction="sum" is {float(total):g} and "mean" times its {float(counted):g} terms is {float(mean * counted):g}; '
             "a loss that counts otherwise has a method terms(target)"

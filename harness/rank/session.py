@@ -74,7 +74,7 @@ class Session:
     def _trial(self, case: Case) -> Trial:
         parts = self.parts[case]
         material = self.materials[parts.workload]
-        return Trial(parts, material, parts.sharding.shards(material.terms, self.world.size), self.world)
+        return Trial(parts, material, parts.sharding.shards(material.terms, self.world.size), self.world, self.config.seed)
 
     def _outcome(self, case: Case, trial: Trial) -> Outcome:
         """What a case's own code raises fails the case; what fails beside it (a full disk) ends the rank, and so the run."""
@@ -112,8 +112,7 @@ class Session:
     def _evaluate(self, case: Case, trial: Trial, measured: Measured, blank: Outcome) -> Outcome:
         """Compare, gather and write. What the references cost is told apart: the first case to need one pays for it."""
         started = perf_counter()
-        spans = trial.parts.aggregation.spans_ranks
-        apart = self.comparisons.between_references(case, trial) if spans else 0.0
+        apart = self.comparisons.between_references(case, trial)
         referenced = perf_counter()
         rows = self.comparisons.of(case, trial, measured.gradient)
         compared = perf_counter()

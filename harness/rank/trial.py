@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from warnings import catch_warnings, simplefilter, warn
 
@@ -17,6 +17,7 @@ from harness.rank.material import Material
 from harness.rank.memory import peak_bytes, reset_peak
 from harness.rank.process_group import World
 from harness.schema.context import Context
+from harness.schema.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Trial:
     material: Material
     shards: Sequence[Sequence[int]]
     world: World
+    seed: int = 0
+    """What a model draws in a step (dropout) comes from it and from the rank, whatever ran before."""
 
     @property
     def shard_terms(self) -> list[float]:
@@ -57,8 +60,16 @@ class Trial:
             shard_sizes=tuple(map(len, self.shards)),
             denominators=tuple(self.shard_terms),
         )
-        options = (self.parts.reduction, self.parts.aggregation, self.parts.sync)
-        return next((reason for option in options if (reason := option.unsupported(context))), None)
+        options = (getattr(self.parts, field.name) for field in fields(self.parts))
+        return next((reason for option in options if (reason := option.unsupported(context))), self._counts_nothing())
+
+    def _counts_nothing(self) -> str | None:
+        """A mean over no terms is 0/0; under one denominator for all ranks, an empty shard is as good as any."""
+        for rank, count in enumerate(self.shard_terms):
+            total = sum(self.shard_terms) if self.parts.aggregation.spans_ranks else count
+            if not self.parts.normalization.denominator(count, total):
+                return f"no target of rank {rank}'s shard counts in the loss: the rank's own mean is 0/0"
+        return None
 
     def measure(self, warm_up: int, iterations: int, enter: Callable[[str], None]) -> Measured:
         """Run all iterations; `enter` is told each phase that begins.
@@ -86,7 +97,8 @@ class Trial:
 
     def _iterate(self, model: nn.Module, stopwatch: Stopwatch, phases: Phases) -> list[float]:
         model.zero_grad()
-        self.world.control.barrier()
+        torch.manual_seed(derive_seed(self.seed, self.material.name, "step", str(self.world.rank)))
+        self.world.control.meet()
         return stopwatch.time(phases)
 
     def _local_work(self) -> LocalWork:
@@ -105,7 +117,7 @@ class Trial:
 
     def _phases(self, work: LocalWork) -> Phases:
         group, device, sync = self.world.measured, self.world.device, self.parts.sync
-        aggregate = partial(self._aggregate, work) if self.parts.aggregation.spans_ranks else None
+        aggregate = partial(self._aggregate, work.parameters) if self.parts.aggregation.spans_ranks else None
         then = [
             ("sync", sync.before_aggregate(group, device)),
             ("aggregate", aggregate),
@@ -113,8 +125,8 @@ class Trial:
         ]
         return [*self.parts.reduction.phases(work), *((name, call) for name, call in then if call)]
 
-    def _aggregate(self, work: LocalWork) -> None:
-        gradients = [_gradient(parameter) for parameter in work.parameters]
+    def _aggregate(self, parameters: list[nn.Parameter]) -> None:
+        gradients = [_gradient(parameter) for parameter in parameters]
         self.parts.aggregation.finish(gradients, self.world.measured)
         divisor = self.parts.normalization.divisor(self.world.size)
         if divisor != 1:

@@ -8,7 +8,8 @@ from harness.report.text import milliseconds, number
 from harness.schema.record import REFERENCE
 
 _CLOSE = 1e-6
-_STEP = "host.step.median"
+_EXPLAINING = ("other_function", "nonfinite", "unequal_denominators")
+"""Kinds of findings that are a reason to be far from the reference."""
 
 
 def answer(run: Run, discrepancies: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
@@ -28,25 +29,25 @@ def _gradient(run: Run, rows: pd.DataFrame) -> str:
     rows, labels = rows[rows.against == REFERENCE], labelled(run.cases)
     close = rows[rows.relative_l2 <= _CLOSE]
     line = f"Gradients: {len(close)} of {len(rows)} measured cases are within {_CLOSE:g} (relative L2) of the float64 reference"
+    furthest = rows.loc[rows.relative_l2.fillna(float("inf")).idxmax()]
     if len(close) == len(rows):
-        furthest = rows.loc[rows.relative_l2.idxmax()]
         return f"{line}; the furthest is {_name(labels, furthest.case_id)} at {number(furthest.relative_l2)}."
-    away = rows[rows.relative_l2 > _CLOSE]
-    furthest = away.loc[away.relative_l2.idxmax()]
-    explained = set(run.findings.case_id.astype(str)) & set(away.case_id)
-    words = "; the findings below say why" if explained else ""
+    explaining = run.findings[run.findings.kind.isin(_EXPLAINING)].case_id.astype(str)
+    words = "; the findings below say why" if furthest.case_id in set(explaining) else ""
     return f"{line}; {_name(labels, furthest.case_id)} is {number(furthest.relative_l2)} away{words}."
 
 
 def _cost(run: Run, costs: pd.DataFrame) -> str:
-    ranges = costs.groupby("workload")[_STEP].agg(["idxmin", "idxmax"])
-    ratio = (costs.loc[ranges["idxmax"], _STEP].to_numpy() / costs.loc[ranges["idxmin"], _STEP].to_numpy()).tolist()
+    clock = "cuda_event" if "cuda_event.step.median" in costs else "host"  # on CUDA the host may see the launch alone
+    step = costs[f"{clock}.step.median"]
+    ranges = step.groupby(costs.workload).agg(["idxmin", "idxmax"])
+    ratio = (step[ranges["idxmax"]].to_numpy() / step[ranges["idxmin"]].to_numpy()).tolist()
     widest = ranges.iloc[ratio.index(max(ratio))]
     cheap, dear = widest["idxmin"], widest["idxmax"]
     labels = labelled(run.cases).drop(columns="workload")
     return (
-        f"Cost: on {costs.workload[cheap]} a step takes {milliseconds(costs[_STEP][cheap])} ms with {_name(labels, cheap)} and "
-        f"{milliseconds(costs[_STEP][dear])} ms with {_name(labels, dear)}, {max(ratio):.3g} times as much "
+        f"Cost: on {costs.workload[cheap]} a step takes {milliseconds(step[cheap])} ms with {_name(labels, cheap)} and "
+        f"{milliseconds(step[dear])} ms with {_name(labels, dear)}, {max(ratio):.3g} times as much "
         f"({run.environment.get('world_size', '?')} ranks, slowest rank, median of {run.config.iterations})."
     )
 

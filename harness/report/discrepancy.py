@@ -13,7 +13,8 @@ def discrepancy(run: Run) -> pd.DataFrame:
     whole = _against_references(run)
     if whole.empty:
         return whole
-    furthest = whole.loc[whole.groupby(["case_id", "against"], observed=True).relative_l2.idxmax(skipna=False).dropna()]
+    distance = whole.relative_l2.fillna(float("inf"))  # a NaN is further away than any number
+    furthest = whole.loc[distance.groupby([whole.case_id, whole.against], observed=True).idxmax()]
     return _joined(run, furthest[["case_id", "against", "rank", *METRICS]])
 
 
@@ -47,8 +48,7 @@ def _against_references(run: Run) -> pd.DataFrame:
     rows = run.discrepancies
     if rows.empty:
         return rows
-    rows = rows[rows.against.isin([REFERENCE, FULL_BATCH]) & (rows.parameter == "")]
-    return rows.assign(relative_l2=rows.relative_l2.fillna(float("inf")))  # a NaN is further away than any number
+    return rows[rows.against.isin([REFERENCE, FULL_BATCH]) & (rows.parameter == "")]
 
 
 def _worst_parameter(run: Run) -> dict[str, str]:

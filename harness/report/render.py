@@ -22,8 +22,12 @@ from harness.schema.run_dir import RunDir
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
 _ROOM_FOR_STATISTICS = 150
-_COST = "Host clock, of the slowest rank in each iteration: median (IQR) p95."
-_MEDIANS = "Host clock, of the slowest rank in each iteration: the median. IQR and p95 stand in report.md and cost.csv."
+_COST = "Of the slowest rank in each iteration: median (IQR) p95."
+_MEDIANS = "Of the slowest rank in each iteration: the median. IQR and p95 stand in report.md and cost.csv."
+_CLOCKS = {
+    "cpu": " Host clock.",
+    "cuda": " Host clock, which without a synchronization is the time of the launch; the device's own is beside it.",
+}
 _DISCREPANCY = (
     "Distance of the whole gradient from the float64 reference: the case's own shards, weighted by one global denominator. "
     "Full batch: one forward of the whole batch on one rank. 0 is exact."
@@ -113,7 +117,8 @@ def _findings(run: Run) -> list[str]:
 
 def _tables(run: Run, costs: pd.DataFrame, distances: pd.DataFrame, pairs: pd.DataFrame, *, brief: bool) -> Iterator[Table]:
     if len(distances):
-        yield from _by_workload("Cost", cost_table(costs, brief=brief), _MEDIANS if brief else _COST)
+        clocks = _CLOCKS.get(str(run.environment.get("device")), "")
+        yield from _by_workload("Cost", cost_table(costs, brief=brief), (_MEDIANS if brief else _COST) + clocks)
         yield from _by_workload("Discrepancy", discrepancy_table(run, distances), _DISCREPANCY)
     if len(pairs):
         yield from _by_workload("Pairwise", pairwise_table(pairs), _PAIRWISE)

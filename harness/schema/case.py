@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from harness.schema.refusal import RefusedError
+
 if TYPE_CHECKING:  # config checks itself against AXES
     from harness.schema.config import BenchmarkConfig
 
@@ -54,6 +56,24 @@ def expand_cases(config: "BenchmarkConfig") -> list[Case]:
     order = sorted(AXES, key=lambda axis: axis == "reduction")
     columns = [[(axis, option, variant) for option, variant in _variants(getattr(config, axis))] for axis in order]
     return [_case(cell) for cell in itertools.product(*columns)]
+
+
+def check_sweeps(config: "BenchmarkConfig") -> None:
+    """Raises RefusedError for a swept parameter whose list makes no case, or the same case twice."""
+    for axis in AXES:
+        for option, node in getattr(config, axis).items():
+            for key in (node or {}).get(SWEEPABLE, []):
+                _check_sweep(f"{axis}.{option}.{key}", node.get(key))
+
+
+def _check_sweep(key: str, values: Any) -> None:
+    if not isinstance(values, list):
+        return
+    if not values:
+        raise RefusedError(f"{key}=[]: an empty list makes no case")
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise RefusedError(f"{key}: {twice} is listed twice")
 
 
 def option_node(config: "BenchmarkConfig", case: Case, axis: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.schema.case import AXES
+from harness.schema.case import AXES, check_sweeps
 from harness.schema.refusal import RefusedError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -57,7 +57,7 @@ class BenchmarkConfig:
     backend: str = "auto"
     """auto, gloo or nccl: the process group that is measured. auto: nccl on CUDA, gloo on the CPU."""
     deadline_s: float = 300.0
-    """A collective that takes longer than this many seconds fails its case."""
+    """Seconds after which a measured collective is given up: its case fails (gloo), or torch ends the rank (nccl)."""
     dry_run: bool = False
     """Print what would be run, and start nothing."""
     env: dict[str, str] = field(default_factory=dict)
@@ -127,6 +127,7 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
     except OmegaConfBaseException as error:
         raise RefusedError(str(error).splitlines()[0]) from error
     assert isinstance(config, BenchmarkConfig)
+    check_sweeps(config)
     return config
 
 

@@ -1,4 +1,4 @@
-"""Context: the facts by which an option says whether it can serve a case."""
+"""Context: the facts by which an option says whether it can serve a case. Option: what every option of every axis can say."""
 
 from dataclasses import dataclass
 
@@ -18,3 +18,11 @@ class Context:
     """Samples a rank."""
     denominators: tuple[float, ...]
     """What each rank's loss counts: samples, or tokens that count."""
+
+
+class Option:
+    """An option of an axis; the base of each axis's own base."""
+
+    def unsupported(self, context: Context) -> str | None:
+        """Why this option cannot serve the case, from facts that are equal on all ranks; None when it can."""
+        return None

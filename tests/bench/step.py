@@ -26,7 +26,9 @@ STEPS = 10
 def main() -> None:
     command = (*TORCHRUN, "--nproc-per-node=2", "-m", "tests.bench.step")
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    sys.stdout.write(done.stdout if done.returncode == 0 else done.stderr)
+    if done.returncode:
+        sys.exit(done.stderr)
+    sys.stdout.write(done.stdout)
 
 
 def measure() -> None:
@@ -85,7 +87,7 @@ def _bare_step(world: World, workload: Workload, name: str):
 
     def step() -> float:
         model.zero_grad()
-        world.control.barrier()
+        world.control.meet()
         start = perf_counter()
         loss = loss_function(model(inputs), target) * share
         loss.backward()

@@ -12,7 +12,7 @@ import pytest
 from harness.report.frame import load_run
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
-from tests.running import processes_of, start_launch, wait_until
+from tests.running import ENVIRONMENT, ROOT, TORCHRUN, processes_of, start_launch, wait_until
 
 LONG = (
     "workload=[mlp_digits]",
@@ -118,6 +118,24 @@ def test_a_stopped_rank_does_not_outlive_the_launcher(running: Running) -> None:
     os.kill(running.process.pid, signal.SIGTERM)
     status, _ = running.end(15)
     assert status == 1
+
+
+def test_a_rank_killed_under_the_users_torchrun(tmp_path: Path) -> None:
+    command = (*TORCHRUN, "--nproc-per-node=2", "-m", "harness", *LONG, f"results_dir={tmp_path}")
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        assert wait_until(lambda: bool(list(tmp_path.glob("cut/*/cases/*.parquet"))), 60)
+        victim = RunDir(tmp_path / "cut" / "latest").rank_statuses()[1]
+        os.kill(victim.pid, signal.SIGKILL)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert output.count("reducebench: rank 1 (pid") == 1
+    assert "died without a word in case mlp_digits." in output
+    assert wait_until(lambda: not processes_of(tmp_path), 10)
 
 
 def test_output_that_is_no_terminal_holds_no_progress(running: Running) -> None:

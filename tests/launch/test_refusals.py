@@ -46,6 +46,11 @@ REFUSALS = {
     "reduction.mean._target_=Class": ["dotted name"],
     "results_dir=/proc/nosuch": ["results_dir=/proc/nosuch"],
     "--config-dir /nosuch": ["/nosuch"],
+    "reduction.micro_batch.size=[]": ["empty list"],
+    "reduction.micro_batch.size=[8,8]": ["reduction.micro_batch.size: 8 is listed twice"],
+    "--multirun iterations=interval(1,2)": ["iterations=interval(1,2)"],
+    "--multirun workload=glob(*)": ["glob(*)"],
+    "torchrun.nnodes=2 torchrun.nproc_per_node=2": ["torchrun -m harness"],
     "seed=-1": ["seed=-1"],
 }
 
@@ -75,6 +80,7 @@ def test_more_ranks_than_gpus_with_nccl(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("launch.devices.visible_gpus", lambda: 2)
     assert main(["backend=nccl", "torchrun.nproc_per_node=3", "dry_run=true"]) == 2
     assert "3: nccl takes one rank a GPU, and 2 are visible" in capsys.readouterr().err
+    assert main(["torchrun.nproc_per_node=3", "dry_run=true"]) == 2, "auto is nccl where there are GPUs"
     assert main(["backend=nccl", "torchrun.nproc_per_node=2", "dry_run=true"]) == 0
     assert main(["backend=gloo", "device=cuda", "torchrun.nproc_per_node=3", "dry_run=true"]) == 0
 
@@ -124,6 +130,9 @@ def test_one_message_under_torchrun(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     done = torchrun(2, "-m", "harness", "torchrun.nproc_per_node=3", f"results_dir={tmp_path}")
     assert "torchrun has started 2" in done.stderr
+    done = torchrun(2, "-m", "harness", "dry_run=true", f"results_dir={tmp_path}")
+    assert "dry_run" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_harness_without_torchrun(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,11 +32,11 @@ def regression_data() -> tuple[Tensor, Tensor]:
 
 
 def token_data() -> tuple[Tensor, Tensor]:
-    """Sequences in which unequal numbers of positions count."""
+    """Sequences in which unequal numbers of positions count, of some of them none."""
     generator = torch.Generator().manual_seed(4)
     inputs = torch.randn(SAMPLES, POSITIONS, FEATURES, generator=generator)
     target = torch.randint(CLASSES, (SAMPLES, POSITIONS), generator=generator)
-    lengths = torch.randint(1, POSITIONS + 1, (SAMPLES, 1), generator=generator)
+    lengths = torch.randint(0, POSITIONS + 1, (SAMPLES, 1), generator=generator)
     return inputs, target.where(torch.arange(POSITIONS) < lengths, -100)
 
 
@@ -78,7 +78,7 @@ def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank
     if aggregation == "local":
         weight, bias, count = parts[rank]
         return [weight / count, bias / count]
-    if normalization == "rank_mean":
+    if {"rank_mean": True, "global_mean": False}[normalization]:
         parts = [(weight / count, bias / count, 1.0) for weight, bias, count in parts]
     total = sum(count for _, _, count in parts)
     return [sum(part[index] for part in parts) / total for index in range(2)]
@@ -90,17 +90,17 @@ def main(out: Path) -> None:
     errors = {}
     axes = ("reduction", "normalization", "aggregation")
     options = {axis: make(axis) for axis in (*axes, "sharding", "sync", "precision")}
-    for (name, workload), size in itertools.product(WORKLOADS.items(), SIZES):
+    for (name, workload), size, sharding in itertools.product(WORKLOADS.items(), SIZES, options["sharding"]):
         material = prepare(workload, name, 0, size)
         check_equal_on_ranks(material, world.control)
-        shards = options["sharding"]["even"].shards(material.terms, world.size)
+        shards = options["sharding"][sharding].shards(material.terms, world.size)
         for reduction, normalization, aggregation in itertools.product(*(options[axis] for axis in axes)):
             parts = Parts(
                 workload=workload,
                 reduction=options["reduction"][reduction],
                 normalization=options["normalization"][normalization],
                 aggregation=options["aggregation"][aggregation],
-                sharding=options["sharding"]["even"],
+                sharding=options["sharding"][sharding],
                 sync=options["sync"]["barrier"],
                 precision=options["precision"]["fp64"],
             )
@@ -110,7 +110,7 @@ def main(out: Path) -> None:
             truth = expected(name, trial, normalization, aggregation, world.rank)
             error = max(float((g - t).abs().max() / t.abs().max()) for g, t in zip(gradient, truth, strict=True))
             worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))
-            errors[f"{name} {size} {reduction} {normalization} {aggregation}"] = worst
+            errors[f"{name} {size} {sharding} {reduction} {normalization} {aggregation}"] = worst
     if world.rank == 0:
         out.write_text(json.dumps(errors))
     world.close()

@@ -6,18 +6,14 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from harness.schema.context import Context
+from harness.schema.context import Option
 
 
-class Aggregation:
+class Aggregation(Option):
     """Sums gradients over ranks. The order of calls: `wrap` once; then in each iteration the passes, and `finish`."""
 
     spans_ranks: ClassVar[bool] = True
     """False: a rank keeps what it has alone; it is its own world, and there is nothing to finish."""
-
-    def unsupported(self, context: Context) -> str | None:
-        """Why this strategy cannot serve the case; None when it can."""
-        return None
 
     def wrap(self, model: nn.Module, group: ProcessGroup) -> nn.Module:
         """The module that the passes go through; one that communicates in backward is made here."""

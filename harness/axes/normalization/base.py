@@ -2,8 +2,10 @@
 
 from abc import ABC, abstractmethod
 
+from harness.schema.context import Option
 
-class Normalization(ABC):
+
+class Normalization(Option, ABC):
     """Two divisions make a mean of a sum over ranks: one of each rank's sum of losses, one of the sum of their gradients."""
 
     @abstractmethod

@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from harness.schema.context import Option
 
-class Precision:
+
+class Precision(Option):
     """One way of representing and computing."""
 
     parameter_dtype: ClassVar[torch.dtype]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from harness.schema.context import Context
+from harness.schema.context import Option
 
 Phases = list[tuple[str, Callable[[], None]]]
 """Names and what runs under them, in order. Between the two clock reads of a phase stands one call."""
@@ -76,17 +76,15 @@ class LocalWork:
         torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], self.denominator)
 
 
-class Reduction(ABC):
+class Reduction(Option, ABC):
     """One way of reducing the loss: its phases leave (sum of the losses' gradients) / denominator in every `.grad`."""
 
-    splits_batch: ClassVar[bool] = False
-    """The model sees parts of the batch by themselves: another function where samples influence each other."""
     tolerated_warnings: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of warnings that are facts about the mode, recorded as a finding instead of printed."""
 
-    def unsupported(self, context: Context) -> str | None:
-        """Why this mode cannot serve the case; None when it can."""
-        return None
+    def splits(self, samples: int) -> bool:
+        """Whether the model sees parts of a batch of so many samples by themselves: another function where they are coupled."""
+        return False
 
     @abstractmethod
     def phases(self, work: LocalWork) -> Phases:

@@ -6,7 +6,8 @@ from harness.axes.reduction.base import Interleaved, LocalWork
 class OneByOneForwardReduction(Interleaved):
     """Forward and backward of each sample as a batch of one, summed in `.grad`, then divided."""
 
-    splits_batch = True
+    def splits(self, samples: int) -> bool:
+        return samples > 1
 
     def local_gradient(self, work: LocalWork) -> None:
         rows = work.parts(1)

@@ -11,8 +11,10 @@ from harness.schema.context import Context
 class PerSampleVmapReduction(Interleaved):
     """vmap over grad: a gradient [samples, ...] a parameter, summed and divided. Holds one gradient a sample in memory."""
 
-    splits_batch = True
     tolerated_warnings = (r"There is a performance drop because we have not yet implemented the batching rule",)
+
+    def splits(self, samples: int) -> bool:
+        return samples > 1
 
     def unsupported(self, context: Context) -> str | None:
         if context.couples_samples:

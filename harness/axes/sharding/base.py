@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from harness.schema.context import Option
 
-class Sharding(ABC):
+
+class Sharding(Option, ABC):
     """Cuts the samples of a batch into one part a rank."""
 
     @abstractmethod

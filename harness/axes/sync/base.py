@@ -5,15 +5,11 @@ from collections.abc import Callable
 import torch
 from torch.distributed import ProcessGroup
 
-from harness.schema.context import Context
+from harness.schema.context import Option
 
 
-class Sync:
+class Sync(Option):
     """A policy of waiting. What waits is timed as the phase `sync`; a policy that does not wait has no such phase."""
-
-    def unsupported(self, context: Context) -> str | None:
-        """Why this policy means nothing in the case; None when it does."""
-        return None
 
     def before_aggregate(self, group: ProcessGroup, device: torch.device) -> Callable[[], None] | None:
         """What waits between the local gradient and its aggregation."""

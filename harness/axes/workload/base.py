@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from harness.schema.context import Option
+
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -72,7 +74,7 @@ class Criterion:
         return counts * weight[target.where(counts, torch.zeros_like(target))]
 
 
-class Workload:
+class Workload(Option):
     """A model, a loss and data, each given as what makes it, so that every rank makes the same.
 
     model: makes the module; its random numbers come from the run's seed.

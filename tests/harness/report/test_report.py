@@ -125,7 +125,7 @@ def test_nan_is_further_than_any_number(run_dir: RunDir) -> None:
     case = expand_cases(run_dir.config())[1]
     rows = [row for row in compared(case, math.nan) if row.against == REFERENCE]
     Writer(run_dir).write_discrepancies(case, rows)
-    assert "mean is inf away" in build(run_dir.path).answer[0]
+    assert "mean is NaN away" in build(run_dir.path).answer[0]
 
 
 def test_a_failed_case(run_dir: RunDir) -> None:
