@@ -15,8 +15,8 @@ from torch.distributed import Store
 
 from harness.rank.__main__ import open_state, redirect_output, work
 from harness.rank.process_group import RENDEZVOUS_TIMEOUT_S, open_store
-from harness.schema.case import expand_cases
 from harness.schema.config import BenchmarkConfig
+from harness.schema.matrix import expand_cases
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 

@@ -5,8 +5,8 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-from harness.schema.case import expand_cases
 from harness.schema.config import BenchmarkConfig
+from harness.schema.matrix import expand_cases
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch import torchrun

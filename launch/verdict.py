@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.schema.case import expand_cases
+from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
 

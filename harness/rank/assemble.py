@@ -16,8 +16,9 @@ from harness.axes.reduction.base import Reduction
 from harness.axes.sharding.base import Sharding
 from harness.axes.sync.base import Sync
 from harness.axes.workload.base import Workload
-from harness.schema.case import AXES, Case, option_node
+from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
+from harness.schema.matrix import option_node
 from harness.schema.refusal import RefusedError
 
 _BASES: dict[str, type] = {

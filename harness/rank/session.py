@@ -19,8 +19,9 @@ from harness.rank.process_group import World
 from harness.rank.reference import References
 from harness.rank.trial import Measured, Trial
 from harness.rank.writer import Writer
-from harness.schema.case import Case, expand_cases
+from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig
+from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import RankState
 from harness.schema.record import FAILED, OK, SKIPPED, Discrepancy, Outcome
 from harness.schema.run_dir import RunDir

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.schema.case import AXES, expand_cases
+from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
+from harness.schema.matrix import expand_cases
 from harness.schema.record import METRICS, Finding, Outcome
 from harness.schema.run_dir import RunDir
 

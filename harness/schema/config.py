@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.schema.case import AXES, check_sweeps
+from harness.schema.case import AXES
 from harness.schema.refusal import RefusedError
+from harness.schema.sweep import check_sweeps
 
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
@@ -127,7 +128,8 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
     except OmegaConfBaseException as error:
         raise RefusedError(str(error).splitlines()[0]) from error
     assert isinstance(config, BenchmarkConfig)
-    check_sweeps(config)
+    for axis in AXES:
+        check_sweeps(axis, getattr(config, axis))
     return config
 
 

@@ -46,6 +46,8 @@ REFUSALS = {
     "reduction.mean._target_=Class": ["dotted name"],
     "results_dir=/proc/nosuch": ["results_dir=/proc/nosuch"],
     "--config-dir /nosuch": ["/nosuch"],
+    "reduction.none=3": ["reduction.none=3"],
+    "+reduction.mine=null": ["reduction.mine"],
     "reduction.micro_batch.size=[]": ["empty list"],
     "reduction.micro_batch.size=[8,8]": ["reduction.micro_batch.size: 8 is listed twice"],
     "--multirun iterations=interval(1,2)": ["iterations=interval(1,2)"],

@@ -17,7 +17,8 @@ from harness.report.pairwise import pairwise
 from harness.report.render import build, write
 from harness.report.tables import Table, escape
 from harness.report.text import milliseconds, number
-from harness.schema.case import Case, expand_cases
+from harness.schema.case import Case
+from harness.schema.matrix import expand_cases
 from harness.schema.record import CASE, FAILED, FULL_BATCH, METRICS, RANK_0, REFERENCE, SKIPPED, Discrepancy, Finding, Outcome
 from harness.schema.run_dir import RunDir
 from launch.compose import compose_config

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.schema.case import Case, expand_cases, option_node
+from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
+from harness.schema.matrix import expand_cases, option_node
 from harness.schema.rank_state import RankState, RankStatus, read_rank_status
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir, writing

@@ -1,0 +1,47 @@
+"""The matrix: every case that a configuration asks for."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from harness.schema.case import AXES, Case
+from harness.schema.config import BenchmarkConfig
+from harness.schema.sweep import variants
+
+
+def expand_cases(config: BenchmarkConfig) -> list[Case]:
+    """Every combination of the selected options; the reductions of one setting stand together."""
+    order = sorted(AXES, key=lambda axis: axis == "reduction")
+    columns = [[(axis, option, variant) for option, variant in variants(getattr(config, axis))] for axis in order]
+    return [_case(cell) for cell in itertools.product(*columns)]
+
+
+def option_node(config: BenchmarkConfig, case: Case, axis: str) -> dict[str, Any]:
+    """The node of the case's option on `axis`, with the value that a swept parameter has in this case."""
+    option = case.options[axis]
+    for name, variant in variants(getattr(config, axis)):
+        if name == option and _case_parameters(axis, variant) == _parameters_of(case, axis):
+            return variant
+    raise KeyError(f"{case.case_id} is no case of this configuration")
+
+
+def _case(cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Case:
+    parameters = sorted(pair for axis, _, variant in cell for pair in _case_parameters(axis, variant))
+    return Case(**{axis: option for axis, option, _ in cell}, parameters=tuple(parameters))
+
+
+def _case_parameters(axis: str, variant: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((key, value) for key, value in _leaves(axis, variant) if key != f"{axis}._target_"))
+
+
+def _parameters_of(case: Case, axis: str) -> tuple[tuple[str, Any], ...]:
+    return tuple(pair for pair in case.parameters if pair[0].startswith(f"{axis}."))
+
+
+def _leaves(prefix: str, node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}", json.dumps(value) if isinstance(value, dict | list) else value
