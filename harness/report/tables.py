@@ -13,6 +13,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 _WIDE = 10_000
+_MEANT = re.compile(r"[\\`*\[\]<>|#&]|(?<![^\W_])_|_(?![^\W_])")
+"""What means something to Markdown or HTML; an underscore inside a word does not."""
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -55,9 +58,7 @@ def plain(text: str) -> str:
 
 def escape(text: str) -> str:
     """Without a meaning for Markdown or HTML: names and texts of a run come from outside."""
-    for character in "\\`*_[]<>|#":
-        text = text.replace(character, {"<": "&lt;", ">": "&gt;"}.get(character, "\\" + character))
-    return plain(text)
+    return _MEANT.sub(lambda found: _ENTITIES.get(found.group(), f"\\{found.group()}"), plain(text))
 
 
 def _justify(column: pd.Series) -> Literal["left", "right"]:

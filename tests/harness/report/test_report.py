@@ -171,7 +171,7 @@ def test_texts_of_a_run_mean_nothing_to_markdown_or_a_terminal() -> None:
     console = Console(width=80, record=True)
     Table("t", rows).print(console)
     assert "[bold]a[/bold]" in console.export_text()
-    assert escape("a*b_c") == "a\\*b\\_c"
+    assert escape("a*b_c _d_ __init__ &amp;") == "a\\*b_c \\_d\\_ \\_\\_init\\_\\_ &amp;amp;"
 
 
 def test_by_command_line(run_dir: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
