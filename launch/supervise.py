@@ -74,14 +74,14 @@ def end(process: "subprocess.Popen[bytes]", run_dir: RunDir) -> None:
     for number in (signal.SIGCONT, signal.SIGTERM):
         _signal(process, run_dir, number)
     deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline and (process.poll() is None or _ranks(process, run_dir)):
+    while time.monotonic() < deadline and (process.poll() is None or _ranks(run_dir)):
         time.sleep(POLL_S / 4)
     _signal(process, run_dir, signal.SIGKILL)
     process.wait()
 
 
 def _signal(process: "subprocess.Popen[bytes]", run_dir: RunDir, number: signal.Signals) -> None:
-    ranks = _ranks(process, run_dir)  # before torchrun is told: without it they are nobody's children
+    ranks = _ranks(run_dir)
     for pid in [*ranks, *([process.pid] if process.poll() is None else [])]:
         try:
             os.kill(pid, number)
@@ -89,14 +89,9 @@ def _signal(process: "subprocess.Popen[bytes]", run_dir: RunDir, number: signal.
             continue
 
 
-def _ranks(process: "subprocess.Popen[bytes]", run_dir: RunDir) -> set[int]:
-    """Ranks that live: those that reported, and torchrun's children that have not yet."""
-    reported = {status.pid for status in run_dir.rank_statuses()}
-    try:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    except OSError:
-        children = []
-    return {pid for pid in (*reported, *map(int, children)) if _is_rank(pid, run_dir)}
+def _ranks(run_dir: RunDir) -> set[int]:
+    """Ranks that live, whether they have reported yet or not, and whoever is their parent now."""
+    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _is_rank(int(entry.name), run_dir)}
 
 
 def _is_rank(pid: int, run_dir: RunDir) -> bool:

@@ -133,7 +133,8 @@ def test_the_wheel_lists_every_package() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer")
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in modules() if path.name == "__init__.py"}
-    assert listed == found | {"harness.conf"}
+    groups = {f"harness.conf.{path.name}" for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert listed == found | {"harness.conf"} | groups
 
 
 def test_the_changelog_tells_of_this_version() -> None:

@@ -113,6 +113,20 @@ def test_nothing_outlives_a_killed_torchrun(running: Running) -> None:
     assert status == 1
 
 
+def test_nothing_outlives_a_torchrun_killed_before_the_ranks_report(tmp_path: Path) -> None:
+    process = start_launch(*LONG, f"results_dir={tmp_path}")
+    try:
+        assert wait_until(lambda: any("-u -m harness.rank" in line for line in processes_of(tmp_path).values()), 60)
+        torchrun = next(pid for pid, line in processes_of(tmp_path).items() if "torch.distributed.run" in line)
+        os.kill(torchrun, signal.SIGKILL)
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert "0 of 16 cases are finished" in output
+        assert wait_until(lambda: not processes_of(tmp_path), 10)
+    finally:
+        process.kill()
+
+
 def test_a_stopped_rank_does_not_outlive_the_launcher(running: Running) -> None:
     os.kill(running.ranks[1].pid, signal.SIGSTOP)
     os.kill(running.process.pid, signal.SIGTERM)
