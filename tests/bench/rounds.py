@@ -1,4 +1,4 @@
-"""Two calls in turn, A B A B ..., and the ratio of their times: a comparison that holds while the machine's speed drifts."""
+"""Calls in turn, A B C B C A ..., and ratios of their times: a comparison that holds while the machine's speed drifts."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ def ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     return Ratio(statistics.median(ratios), medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)])
 
 
-def alternate(a: Callable[[], float], b: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
-    """Each call returns its seconds; every other round begins with b, so that none is always the second."""
-    pairs = []
+def alternate(calls: Sequence[Callable[[], float]], rounds: int) -> list[tuple[float, ...]]:
+    """The seconds that each call returns, round by round; each round begins with another call, so that none is always last."""
+    times = []
     for turn in range(rounds):
-        first, second = (a, b) if turn % 2 == 0 else (b, a)
-        times = first(), second()
-        pairs.append(times if turn % 2 == 0 else times[::-1])
-    return pairs
+        order = [(turn + place) % len(calls) for place in range(len(calls))]
+        seconds = {index: calls[index]() for index in order}
+        times.append(tuple(seconds[index] for index in range(len(calls))))
+    return times
