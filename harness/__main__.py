@@ -5,6 +5,7 @@ The composition root beside launch: rank 0 composes, makes the run directory, te
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -22,6 +23,8 @@ from harness.schema.run_dir import RunDir
 
 _RUN_DIR = "reducebench/run_dir"
 _FAILURE, _REFUSAL = 1, 2
+_LAST_WORDS_S = 1.0
+"""Until the other ranks, told to end at the same time, have noted theirs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +94,7 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
     print(f"{cases} cases on {size} ranks: {run_dir.path}", flush=True)
     with _terminal() as terminal, ProgressLine(cases, terminal) as line:
         redirect_output(run_dir.log(0))
-        state = open_state(run_dir, 0, last_act=partial(_say_what_happened, run_dir, terminal))
+        state = open_state(run_dir, 0, last_act=partial(_say_why_it_ends, run_dir, terminal))
         status = work(run_dir, state, store, 0, size, line.show)
     if status == 0:
         from harness.report.render import show
@@ -101,8 +104,14 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
     return status
 
 
+def _say_why_it_ends(run_dir: RunDir, terminal: TextIO) -> None:
+    """When torchrun ends rank 0: because another rank is gone, or because it was told to end itself."""
+    time.sleep(_LAST_WORDS_S)
+    _say_what_happened(run_dir, terminal)
+
+
 def _say_what_happened(run_dir: RunDir, terminal: TextIO) -> None:
-    """The one message of ours when a run ends early; also when torchrun ends rank 0 because another one is gone."""
+    """The one message of ours when a run ends early."""
     from launch.verdict import judge
 
     for line in judge(run_dir, "").lines:

@@ -1,6 +1,8 @@
 """What became of a run, read from its directory: exit status 0, 1 or 2, and what a person must be told."""
 
+import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import RankStatus
@@ -38,7 +40,7 @@ def judge(run_dir: RunDir, cut_short_by: str) -> Verdict:
 
 def _culprits(run_dir: RunDir, statuses: list[RankStatus]) -> list[str]:
     """Ranks gone without a word come first: what the others say of a lost peer follows from it."""
-    speechless = [status for status in statuses if not status.ended]
+    speechless = [status for status in statuses if not status.ended and not _lives(status)]
     if speechless:
         return [f"{_who(status)} died without a word {_where(status)}" for status in speechless]
     erring = [status for status in statuses if status.ended == "error"]
@@ -47,7 +49,11 @@ def _culprits(run_dir: RunDir, statuses: list[RankStatus]) -> list[str]:
     silent = sorted(set(range(run_dir.config().world_size)) - {status.rank for status in statuses})
     if silent:
         return [f"rank {rank} never reported; see {run_dir.log('torchrun')}" for rank in silent]
-    return [f"{_who(status)} was {status.ended} {_where(status)}" for status in statuses if status.ended != "done"]
+    return [f"{_who(status)} was {status.ended} {_where(status)}" for status in statuses if status.ended not in ("", "done")]
+
+
+def _lives(status: RankStatus) -> bool:
+    return status.host == socket.gethostname() and Path(f"/proc/{status.pid}").exists()
 
 
 def _who(status: RankStatus) -> str:

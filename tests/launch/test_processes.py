@@ -134,22 +134,35 @@ def test_a_stopped_rank_does_not_outlive_the_launcher(running: Running) -> None:
     assert status == 1
 
 
-def test_a_rank_killed_under_the_users_torchrun(tmp_path: Path) -> None:
+@pytest.fixture
+def by_torchrun(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """The user's own torchrun, in mid-run."""
     command = (*TORCHRUN, "--nproc-per-node=2", "-m", "harness", *LONG, f"results_dir={tmp_path}")
     process = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
         assert wait_until(lambda: bool(list(tmp_path.glob("cut/*/cases/*.parquet"))), 60)
-        victim = RunDir(tmp_path / "cut" / "latest").rank_statuses()[1]
-        os.kill(victim.pid, signal.SIGKILL)
-        output, _ = process.communicate(timeout=30)
+        yield process
     finally:
         process.kill()
-    assert process.returncode == 1
+        process.communicate()
+
+
+def test_a_rank_killed_under_the_users_torchrun(by_torchrun: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    os.kill(RunDir(tmp_path / "cut" / "latest").rank_statuses()[1].pid, signal.SIGKILL)
+    output, _ = by_torchrun.communicate(timeout=30)
+    assert by_torchrun.returncode == 1
     assert output.count("reducebench: rank 1 (pid") == 1
     assert "died without a word in case mlp_digits." in output
     assert wait_until(lambda: not processes_of(tmp_path), 10)
+
+
+def test_ctrl_c_to_the_users_torchrun(by_torchrun: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    os.killpg(by_torchrun.pid, signal.SIGINT)
+    output, _ = by_torchrun.communicate(timeout=10)
+    assert "of 16 cases are finished and kept" in output
+    assert wait_until(lambda: not processes_of(tmp_path), 5)
 
 
 def test_output_that_is_no_terminal_holds_no_progress(running: Running) -> None:
