@@ -2,10 +2,9 @@
 
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.schema.matrix import expand_cases
-from harness.schema.rank_state import RankStatus
+from harness.schema.rank_state import RankStatus, process_start
 from harness.schema.run_dir import RunDir
 
 SUCCESS, FAILURE, REFUSAL = 0, 1, 2
@@ -53,7 +52,8 @@ def _culprits(run_dir: RunDir, statuses: list[RankStatus]) -> list[str]:
 
 
 def _lives(status: RankStatus) -> bool:
-    return status.host == socket.gethostname() and Path(f"/proc/{status.pid}").exists()
+    """A process that was killed and that nobody has waited for yet lives no more."""
+    return status.host == socket.gethostname() and bool(process_start(status.pid))
 
 
 def _who(status: RankStatus) -> str:

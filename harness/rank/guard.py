@@ -6,22 +6,14 @@ import signal
 import threading
 from collections.abc import Callable
 
+from harness.schema.rank_state import process_start
+
 POLL_S = 0.5
 _ENDING = {signal.SIGTERM, signal.SIGINT}
 """What torchrun hands on to the ranks when it is told to end."""
 
 Leave = Callable[[str], None]
 """Called from the guard's thread with why the rank must end: it notes it, and does not return to the measurement."""
-
-
-def process_start(pid: int) -> str:
-    """The kernel's start time of a process, which tells it from a later one of the same pid; empty when it has ended."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:  # noqa: PTH123
-            state, *fields = stat.read().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]
 
 
 def watch(leave: Leave, launcher_pid: int) -> None:

@@ -63,3 +63,12 @@ def read_rank_status(path: Path) -> RankStatus | None:
         return RankStatus(**{**record, "phase": raw[:_PHASE].decode(errors="replace").strip(" \0")})
     except (OSError, ValueError, TypeError):
         return None
+
+
+def process_start(pid: int) -> str:
+    """The kernel's start time of a process, which tells it from a later one of the same pid; empty when it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else fields[18]
