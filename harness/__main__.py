@@ -17,7 +17,7 @@ from torch.distributed import Store
 from harness.rank.__main__ import open_state, redirect_output, work
 from harness.rank.process_group import RENDEZVOUS_TIMEOUT_S, open_store
 from harness.schema.config import BenchmarkConfig
-from harness.schema.matrix import expand_cases
+from harness.schema.matrix import expected_files
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 
@@ -88,11 +88,12 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
 
 def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, size: int) -> int:
     """Rank 0's session, its output in its log meanwhile; then the report, on the terminal."""
+    from launch.job import counted
     from launch.progress import ProgressLine
 
-    cases = len(expand_cases(config))
-    print(f"{cases} cases on {size} ranks: {run_dir.path}", flush=True)
-    with _terminal() as terminal, ProgressLine(cases, terminal) as line:
+    expected = expected_files(config)
+    print(f"{counted(expected)} on {size} ranks: {run_dir.path}", flush=True)
+    with _terminal() as terminal, ProgressLine(sum(map(len, expected.values())), terminal) as line:
         redirect_output(run_dir.log(0))
         state = open_state(run_dir, 0, last_act=partial(_say_why_it_ends, run_dir, terminal))
         status = work(run_dir, state, store, 0, size, line.show)

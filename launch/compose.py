@@ -20,14 +20,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.schema.case import AXES
+from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig, to_config
 from harness.schema.refusal import RefusedError
 
-GROUPS = (*AXES, "experiment")
+LISTS = (*AXES, PROBE)
+GROUPS = (*LISTS, "experiment")
 
 ConfigStore.instance().store(name="benchmark", node=BenchmarkConfig)
 
@@ -43,6 +44,7 @@ def compose_config(
         for override in _parse(overrides):
             _check_options(override)
         composed = _compose(overrides)
+    _drop_parameters_of_unselected(composed, overrides)
     composed.config_dir = str(Path(config_dir).absolute()) if config_dir else composed.config_dir
     if composed.torchrun.nproc_per_node is None:
         composed.torchrun.nproc_per_node = nproc_per_node
@@ -87,6 +89,17 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     return composed
 
 
+def _drop_parameters_of_unselected(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """An experiment may set parameters of an option that the command line then leaves out: they are left out with it."""
+    asked = [override.lstrip("+") for override in overrides]
+    with open_dict(composed):
+        for group in LISTS:
+            for option, node in list(composed[group].items()):
+                named = any(text.startswith(f"{group}.{option}") for text in asked)
+                if isinstance(node, DictConfig) and "_target_" not in node and not named:
+                    del composed[group][option]
+
+
 def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
         parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
@@ -123,10 +136,10 @@ def _check_options(override: Override) -> None:
     if group not in GROUPS or override.is_delete():
         return
     value = override.value()
-    if group in AXES and (value is None or isinstance(value, dict)):
+    if group in LISTS and (value is None or isinstance(value, dict)):
         raise RefusedError(f"{override.input_line}: expected a list of options, as in {group}=[NAME]; {_existing(group)}")
     selected = [str(option) for option in value] if isinstance(value, list) else [str(value)]
-    _check_selected(group, selected if group in AXES else [option for option in selected if option != "None"])
+    _check_selected(group, selected if group in LISTS else [option for option in selected if option != "None"])
 
 
 def _check_selected(group: str, selected: list[str]) -> None:
@@ -159,7 +172,7 @@ def _explain(error: Exception) -> str:
 def _explain_missing(key: str) -> str:
     axis, _, rest = key.partition(".")
     option, _, parameter = rest.partition(".")
-    if axis in AXES and option:
+    if axis in LISTS and option:
         if parameter:
             return f"{key}: {option} has no parameter {parameter}"
         return f"{key}: {option} is not selected; select it with {axis}=[{option},...] or drop its parameters"

@@ -7,8 +7,8 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from harness.schema import config as config_module
-from harness.schema.case import AXES
-from harness.schema.config import BenchmarkConfig, TorchrunConfig
+from harness.schema.case import AXES, PROBE
+from harness.schema.config import BenchmarkConfig, DriftConfig, TorchrunConfig
 
 USAGE = """\
 reducebench: which gradient did the ranks really compute, what did it cost, and why does it differ?
@@ -27,12 +27,13 @@ def help_text(options: dict[str, list[str]]) -> str:
     lines = [USAGE, "Axes, each a list of options: reduction=[none,sum]. All combinations run."]
     width = max(map(len, options))
     lines += [f"  {axis:<{width}}  {', '.join(options[axis])}" for axis in AXES]
-    lines += ["", f"  {'experiment':<{width}}  {', '.join(options['experiment'])}: a named recipe", "", "Keys:"]
+    lines += ["", f"  {PROBE:<{width}}  {', '.join(options[PROBE])}: questions put to the machine, beside the cases"]
+    lines += [f"  {'experiment':<{width}}  {', '.join(options['experiment'])}: a named recipe", "", "Keys:"]
     return "\n".join(lines + _keys()) + "\n"
 
 
 def _keys() -> list[str]:
-    documented = [("", BenchmarkConfig), ("torchrun.", TorchrunConfig)]
+    documented = [("", BenchmarkConfig), ("torchrun.", TorchrunConfig), ("drift.", DriftConfig)]
     return [
         f"  {prefix + name + '=' + default:<32} {doc}"
         for prefix, kind in documented
@@ -40,7 +41,7 @@ def _keys() -> list[str]:
     ]
 
 
-def _documented(kind: type[BenchmarkConfig] | type[TorchrunConfig]) -> list[tuple[str, str, str]]:
+def _documented(kind: type[BenchmarkConfig] | type[TorchrunConfig] | type[DriftConfig]) -> list[tuple[str, str, str]]:
     docs = _attribute_docs(kind.__name__)
     return [(field.name, _default(field), docs[field.name]) for field in fields(kind) if field.name in docs]
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.schema.config import BenchmarkConfig
-from harness.schema.matrix import expand_cases
+from harness.schema.matrix import expected_files
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch import torchrun
@@ -41,17 +41,24 @@ def check(config: BenchmarkConfig, ranks: int) -> None:
 
 def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made."""
-    cases = len(expand_cases(config))
+    expected = expected_files(config)
+    asked = counted(expected)
     if config.dry_run:
-        print(f"would run {cases} cases: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
+        print(f"would run {asked}: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
         return Verdict(SUCCESS), None
     run_dir = RunDir.create(config, datetime.datetime.now())
     command = torchrun.command(config, run_dir)
-    print(f"{cases} cases on {config.torchrun.nproc_per_node} ranks:\n$ {shlex.join(command)}", flush=True)
-    with ProgressLine(cases) as line:
+    print(f"{asked} on {config.torchrun.nproc_per_node} ranks:\n$ {shlex.join(command)}", flush=True)
+    with ProgressLine(sum(map(len, expected.values()))) as line:
         cut_short_by = run_ranks(command, torchrun.environment(config), run_dir, partial(_show, run_dir, line))
     run_dir.remove_scratch()
     return judge(run_dir, cut_short_by), run_dir
+
+
+def counted(expected: dict[str, list[str]]) -> str:
+    """What will run, as `24 cases and 2 probes`."""
+    cases, probes = (len(expected[table]) for table in ("cases", "probes"))
+    return f"{cases} cases" + (f" and {probes} probe{'s' * (probes > 1)}" if probes else "")
 
 
 def _show(run_dir: RunDir, line: ProgressLine) -> None:

@@ -7,7 +7,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from harness.schema.case import AXES
+from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig
 from harness.schema.refusal import RefusedError
 
@@ -16,7 +16,7 @@ _BLOCKS = (ast.If, ast.Try, ast.With, ast.For, ast.While)
 
 def check_targets(config: BenchmarkConfig, search_path: list[str]) -> None:
     """Raises RefusedError for the first `_target_` that no module defines; `search_path` comes before Python's own."""
-    for axis in AXES:
+    for axis in (*AXES, PROBE):
         for option, node in getattr(config, axis).items():
             if not isinstance(node, dict) or "_target_" not in node:
                 raise RefusedError(f"{axis}.{option}: has no _target_, the class that makes it")

@@ -3,7 +3,7 @@
 import socket
 from dataclasses import dataclass
 
-from harness.schema.matrix import expand_cases
+from harness.schema.matrix import expected_files
 from harness.schema.rank_state import RankStatus, process_start
 from harness.schema.run_dir import RunDir
 
@@ -26,12 +26,12 @@ def judge(run_dir: RunDir, cut_short_by: str) -> Verdict:
     refused = [status for status in statuses if status.ended == "refused"]
     if refused:
         return Verdict(REFUSAL, (refused[0].words,))
-    expected = [case.case_id for case in expand_cases(run_dir.config())]
-    finished = run_dir.finished()
-    missing = [case_id for case_id in expected if case_id not in finished]
+    expected = expected_files(run_dir.config())
+    missing = run_dir.missing()
     if not missing and all(status.ended == "done" for status in statuses):
         return Verdict(SUCCESS)
-    counted = f"{len(expected) - len(missing)} of {len(expected)} cases are finished and kept"
+    total = sum(map(len, expected.values()))
+    counted = f"{total - len(missing)} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept"
     if cut_short_by:
         return Verdict(FAILURE, (f"ended by {cut_short_by}: {counted}",), stopped=True)
     return Verdict(FAILURE, (*_culprits(run_dir, statuses), counted))

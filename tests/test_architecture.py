@@ -10,17 +10,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.schema.case import AXES, Case
+from harness.probes.base import Probe
+from harness.schema.case import AXES, PROBE, Case
 from harness.schema.config import BenchmarkConfig
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = [(path.parent.name, path.stem) for axis in AXES for path in sorted((ROOT / "conf" / axis).glob("*.yaml"))]
+PROBES = [path.stem for path in sorted((ROOT / "conf" / PROBE).glob("*.yaml"))]
+NO_AXES = {"experiment", PROBE, "__pycache__"}
 BASES = tuple(f"harness.axes.{axis}.base" for axis in AXES)
 
 # Package to what it may import of ours, and what it must never import. The composition roots import what they like.
 LAW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "harness.schema": ((), ("torch", "pandas", "hydra")),
     "harness.numerics": ((), ("pandas", "hydra", "omegaconf", "torch.distributed")),
+    "harness.probes": (("harness.schema", "harness.numerics"), ("pandas", "hydra", "omegaconf")),
     "harness.axes": (("harness.schema",), ("pandas", "hydra", "omegaconf")),
     "harness.rank": (("harness.schema", "harness.numerics", "harness.probes", *BASES), ("pandas",)),
     "harness.report": (("harness.schema",), ("torch", "hydra")),
@@ -84,6 +88,8 @@ def test_import_law(path: Path) -> None:
         ("harness/schema/case.py", "from harness.rank import trial"),
         ("harness/axes/reduction/sum.py", "from harness.axes.reduction.mean import MeanReduction"),
         ("harness/axes/reduction/sum.py", "from harness.axes.sync.base import Sync"),
+        ("harness/probes/staleness.py", "from harness.rank import trial"),
+        ("harness/probes/staleness.py", "from harness.axes.workload.base import Workload"),
         ("harness/rank/trial.py", "import pandas as pd"),
         ("harness/rank/trial.py", "from harness.axes.reduction.mean import MeanReduction"),
         ("harness/report/frame.py", "from torch import nn"),
@@ -111,6 +117,17 @@ def test_mirror_law(axis: str, option: str) -> None:
     assert cls.__doc__
 
 
+@pytest.mark.parametrize("probe", PROBES)
+def test_mirror_law_of_probes(probe: str) -> None:
+    node = yaml.safe_load((ROOT / "conf" / PROBE / f"{probe}.yaml").read_text())
+    name = "".join(word.capitalize() for word in f"{probe}_{PROBE}".split("_"))
+    assert list(node) == [probe]
+    assert node[probe]["_target_"] == f"harness.probes.{probe}.{name}"
+    cls = getattr(importlib.import_module(f"harness.probes.{probe}"), name)
+    assert issubclass(cls, Probe)
+    assert cls.__doc__
+
+
 def test_every_option_class_has_its_yaml() -> None:
     classes = {
         (path.parent.name, node.name)
@@ -125,7 +142,7 @@ def test_every_option_class_has_its_yaml() -> None:
 def test_axes_are_the_same_everywhere() -> None:
     folders = {path.name for path in (ROOT / "harness" / "axes").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(AXES)
-    assert folders == {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"experiment", "__pycache__"}
+    assert folders == {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - NO_AXES
     assert all(axis in BenchmarkConfig.__dataclass_fields__ and axis in Case.__dataclass_fields__ for axis in AXES)
 
 

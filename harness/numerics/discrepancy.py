@@ -8,6 +8,7 @@ and 1 - cosine or the residual after scaling stay right down to 1e-16.
 import functools
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,6 +133,14 @@ class Discrepancy:
             float(self.bitwise_equal),
             float(self.nonfinite),
         )
+
+
+def compare_all(
+    value: Iterable[tuple[str, Tensor]], against: Iterable[tuple[str, Tensor]]
+) -> tuple[Discrepancy, dict[str, Discrepancy]]:
+    """Of (name, tensor) pairs in equal order: the whole, which is the sum of its parts, and the parts, from one read."""
+    parts = {name: compare(one, other) for (name, one), (_, other) in zip(value, against, strict=True)}
+    return sum(parts.values(), Discrepancy()), parts
 
 
 def compare(value: Tensor, against: Tensor) -> Discrepancy:

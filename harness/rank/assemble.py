@@ -10,13 +10,15 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 from harness.axes.aggregation.base import Aggregation
+from harness.axes.fault.base import Fault
 from harness.axes.normalization.base import Normalization
 from harness.axes.precision.base import Precision
 from harness.axes.reduction.base import Reduction
 from harness.axes.sharding.base import Sharding
 from harness.axes.sync.base import Sync
 from harness.axes.workload.base import Workload
-from harness.schema.case import AXES, Case
+from harness.probes.base import Probe
+from harness.schema.case import AXES, PROBE, Case
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import option_node
 from harness.schema.refusal import RefusedError
@@ -29,6 +31,8 @@ _BASES: dict[str, type] = {
     "aggregation": Aggregation,
     "sync": Sync,
     "precision": Precision,
+    "fault": Fault,
+    PROBE: Probe,
 }
 
 
@@ -43,6 +47,7 @@ class Parts:
     aggregation: Aggregation
     sync: Sync
     precision: Precision
+    fault: Fault
 
 
 def assemble(config: BenchmarkConfig, cases: Iterable[Case]) -> dict[Case, Parts]:
@@ -52,6 +57,11 @@ def assemble(config: BenchmarkConfig, cases: Iterable[Case]) -> dict[Case, Parts
         case: Parts(**{axis: make_once(axis, case.options[axis], json.dumps(option_node(config, case, axis))) for axis in AXES})
         for case in cases
     }
+
+
+def assemble_probes(config: BenchmarkConfig) -> dict[str, Probe]:
+    """The selected probes, by name. Raises RefusedError naming the one that cannot be made."""
+    return {option: make(PROBE, option, json.dumps(node)) for option, node in config.probe.items()}
 
 
 def make(axis: str, option: str, node: str) -> Any:

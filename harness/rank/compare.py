@@ -1,5 +1,6 @@
 """A case's gradient held against the references, the other reductions of its setting, and the other ranks."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,17 +9,39 @@ import torch
 from torch import Tensor
 
 from harness.numerics.discrepancy import Discrepancy as Sums
-from harness.numerics.discrepancy import compare
+from harness.numerics.discrepancy import compare_all
 from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
 from harness.rank.reference import References
+from harness.rank.theory import expected, ideal
 from harness.rank.trial import Trial
 from harness.schema.case import Case
-from harness.schema.record import CASE, FULL_BATCH, METRICS, RANK_0, REFERENCE, Discrepancy
+from harness.schema.record import CASE, FULL_BATCH, METRICS, PREDICTED, RANK_0, REFERENCE, Discrepancy
 
 Gradient = Iterable[tuple[str, Tensor]]
 Row = tuple[str, tuple[float, ...]]
 """(parameter, metrics); the first row of a comparison is the whole gradient's, its parameter empty."""
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """Names, in the store, of the float64 gradients that a case is held against."""
+
+    reference: str
+    full_batch: str | None
+    """None where a rank's own shard is all there is."""
+    predicted: str | None
+    """None where theory expects the reference."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Distances between yardsticks."""
+
+    references: Sums | None = None
+    """`reference` from `reference:full_batch`."""
+    predicted: Sums | None = None
+    """The prediction from `reference`."""
 
 
 @dataclass
@@ -31,50 +54,72 @@ class Comparisons:
     earlier: dict[Case, list[Case]] = field(default_factory=lambda: defaultdict(list))
     """Cases whose gradients wait, by setting."""
 
-    def of(self, case: Case, trial: Trial, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
+    def yardsticks(self, case: Case, trial: Trial) -> Yardsticks:
+        """Compute what the case is held against, where it is the first to need it. Raises CaseFailedError."""
+        workload = key_of(case, "workload")
+        cut = f"{workload}.{key_of(case, 'sharding')}"
+        predicted = self._prediction(cut, trial)
+        if not trial.spans_ranks:
+            own = trial.shards()[self.control.rank]
+            return Yardsticks(self.references.own_shard(cut, trial.material, own), None, predicted)
+        shard_wise = self.references.shard_wise(cut, trial.material, trial.shards())
+        return Yardsticks(shard_wise, self.references.full_batch(workload, trial.material), predicted)
+
+    def between(self, yardsticks: Yardsticks) -> Apart:
+        """How far apart the yardsticks are. On rank 0; nowhere else does it mean anything."""
+        if self.control.rank != 0:
+            return Apart()
+        reference, full_batch, predicted = yardsticks.reference, yardsticks.full_batch, yardsticks.predicted
+        return Apart(
+            references=self._apart(reference, full_batch) if full_batch else None,
+            predicted=self._apart(predicted, reference) if predicted else None,
+        )
+
+    def of(self, case: Case, trial: Trial, gradient: list[tuple[str, Tensor]], yardsticks: Yardsticks) -> list[Discrepancy]:
         """Every comparison of a case that has just been measured."""
-        if trial.parts.aggregation.spans_ranks:
-            rows = self._with_references(case, trial, gradient) + self._with_rank_0(case, gradient)
-        else:
-            rows = self._with_own_shard(case, trial, gradient)
-        return rows + self._with_earlier(case, gradient)
-
-    def between_references(self, case: Case, trial: Trial) -> float:
-        """Compute what the case is held against, where it is the first to need it.
-
-        Returns the relative L2 of `reference` from `reference:full_batch`, on rank 0; 0 elsewhere, and for a rank's own shard.
-        """
-        if not trial.parts.aggregation.spans_ranks:
-            self._own_shard(case, trial)
-            return 0.0
-        shard_wise, full_batch = self._names(case, trial)
-        if self.control.rank != 0:
-            return 0.0
-        whole, _ = _compare(self.store.load(shard_wise), self.store.load(full_batch))
-        return whole.relative_l2
-
-    def _names(self, case: Case, trial: Trial) -> tuple[str, str]:
-        workload = _key(case, "workload")
-        sharded = f"{workload}.{_key(case, 'sharding')}"
-        shard_wise = self.references.shard_wise(sharded, trial.material, trial.shards)
-        return shard_wise, self.references.full_batch(workload, trial.material)
-
-    def _with_references(self, case: Case, trial: Trial, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
-        names = self._names(case, trial)
-        if self.control.rank != 0:
-            return []
-        return [
+        everywhere, on_rank_0 = self._sorted_out(trial, yardsticks)
+        rows = [
             row
-            for against, name in zip((REFERENCE, FULL_BATCH), names, strict=True)
-            for row in _records(case, 0, against, _rows(gradient, self.store.load(name)))
+            for against, name in everywhere.items()
+            for row in self._gathered(case, against, _rows(gradient, self.store.load(name)))
         ]
+        if self.control.rank == 0:
+            rows += [
+                row
+                for against, name in on_rank_0.items()
+                for row in _records(case, 0, against, _rows(gradient, self.store.load(name)))
+            ]
+        return rows + (self._with_rank_0(case, gradient) if trial.spans_ranks else []) + self._with_earlier(case, gradient)
 
-    def _with_own_shard(self, case: Case, trial: Trial, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
-        return self._gathered(case, REFERENCE, _rows(gradient, self.store.load(self._own_shard(case, trial))))
+    def _sorted_out(self, trial: Trial, yardsticks: Yardsticks) -> tuple[dict[str, str], dict[str, str]]:
+        """`against` to name: what every rank has one of its own of, and what rank 0 alone has."""
+        names = {REFERENCE: yardsticks.reference, FULL_BATCH: yardsticks.full_batch, PREDICTED: yardsticks.predicted}
+        own = set() if trial.spans_ranks else set(names)
+        if trial.parts.fault.leaves_own:
+            own.add(PREDICTED)
+        known = {against: name for against, name in names.items() if name}
+        return (
+            {against: name for against, name in known.items() if against in own},
+            {against: name for against, name in known.items() if against not in own},
+        )
 
-    def _own_shard(self, case: Case, trial: Trial) -> str:
-        key = f"{_key(case, 'workload')}.{_key(case, 'sharding')}"
-        return self.references.own_shard(key, trial.material, trial.shards[self.control.rank])
+    def _prediction(self, cut: str, trial: Trial) -> str | None:
+        """The gradient that theory expects where it is not the reference; cases that expect the same share it."""
+        shares = expected(trial)
+        if not trial.parts.fault.leaves_own and shares == ideal(trial):
+            return None
+        over_ranks = trial.spans_ranks and not trial.parts.fault.leaves_own
+        share = shares[self.control.rank]
+        shard = trial.shards(share.lag)[self.control.rank]
+        entering = [(index, weight) for index, weight in zip(shard, share.weights, strict=True) if weight is not None]
+        batch = trial.material.batches[share.lag][torch.tensor([index for index, _ in entering])]
+        key = f"{cut}.{hashlib.sha256(repr((shares, over_ranks)).encode()).hexdigest()}"
+        weights = [weight for _, weight in entering]
+        return self.references.weighted(key, trial.material, batch, weights, over_ranks=over_ranks)
+
+    def _apart(self, value: str, against: str) -> Sums:
+        whole, _ = compare_all(self.store.load(value), self.store.load(against))
+        return whole
 
     def _with_rank_0(self, case: Case, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
         """All ranks must hold the same bits. Parameters are listed for the ranks that do not."""
@@ -120,17 +165,11 @@ def _records(case: Case, rank: int, against: str, rows: list[Row]) -> list[Discr
 
 
 def _rows(value: Gradient, against: Gradient) -> list[Row]:
-    whole, parameters = _compare(value, against)
+    whole, parameters = compare_all(value, against)
     return [("", whole.metrics()), *((name, found.metrics()) for name, found in parameters.items())]
 
 
-def _compare(value: Gradient, against: Gradient) -> tuple[Sums, dict[str, Sums]]:
-    """The whole gradient is the sum of its parameters: both come from one read."""
-    parameters = {name: compare(one, other) for (name, one), (_, other) in zip(value, against, strict=True)}
-    return sum(parameters.values(), Sums()), parameters
-
-
-def _key(case: Case, axis: str) -> str:
+def key_of(case: Case, axis: str) -> str:
     """An axis's option and its parameters, as part of a reference's name."""
     own = [f"{key}={value}" for key, value in case.parameters if key.startswith(f"{axis}.")]
     return "-".join([case.options[axis], *own])

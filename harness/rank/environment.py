@@ -5,13 +5,14 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import harness
+from harness.axes.workload.base import fingerprint
 from harness.rank.material import Material
 from harness.rank.process_group import World
 from harness.schema.rank_state import LAUNCHER_PID
@@ -20,7 +21,7 @@ from harness.schema.record import SCHEMA_VERSION
 _PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "KMP_", "CUDA_", "CUBLAS_", "TORCH_", "PYTORCH_", "SLURM_JOB_ID")
 
 
-def describe(world: World, materials: Iterable[Material]) -> dict[str, Any]:
+def describe(world: World, materials: Mapping[str, Material]) -> dict[str, Any]:
     """environment.json. All ranks call; rank 0's answer is whole."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -36,8 +37,14 @@ def describe(world: World, materials: Iterable[Material]) -> dict[str, Any]:
         "platform": platform.platform(),
         "threads_per_rank": torch.get_num_threads(),
         "environment_variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
-        "data": {m.name: {"samples": m.data_samples, "sha256": m.data_sha256} for m in materials},
+        "data": {key: _data(material) for key, material in materials.items()},
     }
+
+
+def _data(material: Material) -> dict[str, Any]:
+    """The data set, and the batches in the order in which iterations look back on them."""
+    digests = [fingerprint(batch) for batch in material.batches]
+    return {"samples": material.data_samples, "sha256": material.data_sha256, "batches_sha256": digests}
 
 
 def _versions() -> dict[str, str | None]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from harness.rank.compare import Apart
+from harness.rank.theory import expected, right
 from harness.rank.trial import Measured, Trial
 from harness.schema.case import Case
 from harness.schema.record import METRICS, RANK_0, REFERENCE, Discrepancy, Finding
@@ -10,21 +12,29 @@ COUPLED = 1e-9
 """Two float64 gradients of one function are equal to about 1e-15; batch statistics move them by more than 1e-3."""
 
 
-def findings(
-    case: Case, trial: Trial, measured: Measured, rows: Sequence[Discrepancy], references_apart: float
-) -> Iterator[Finding]:
-    """Verdicts on a case; `references_apart` is the relative L2 between its two references."""
+def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discrepancy], apart: Apart) -> Iterator[Finding]:
+    """Verdicts on a case; `apart` is what lies between its yardsticks."""
     whole = {(row.against, row.rank): dict(zip(METRICS, row.metrics, strict=True)) for row in rows if row.parameter == ""}
     from_reference = whole[REFERENCE, 0]["relative_l2"]
     yield from _nonfinite(case, rows)
     yield from _ranks_disagree(case, whole)
-    if references_apart > COUPLED:
-        yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, references_apart), references_apart)
-    if trial.material.couples_samples and any(trial.parts.reduction.splits(len(shard)) for shard in trial.shards):
+    if case.fault != "none":
+        yield _fault(case, trial, from_reference)
+    coupling = apart.references.relative_l2 if apart.references else 0.0
+    if coupling > COUPLED:
+        yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, coupling), coupling)
+    if trial.material.couples_samples and any(trial.parts.reduction.splits(len(shard)) for shard in trial.shards()):
         yield Finding(case.case_id, "other_function", _other_function(case, from_reference), from_reference)
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:
         yield Finding(case.case_id, "performance_warning", message.split("Please file")[0].strip(), float("nan"))
+
+
+def _fault(case: Case, trial: Trial, distance: float) -> Finding:
+    if (trial.parts.fault.leaves_own and trial.world.size > 1) or expected(trial) != right(trial):
+        return Finding(case.case_id, "fault", f"the fault {case.fault} is planted, and acts on {case.reduction}", distance)
+    words = f"the fault {case.fault} is planted, and does nothing to {case.reduction}: every sample weighs what it should"
+    return Finding(case.case_id, "fault_without_effect", words, distance)
 
 
 def _nonfinite(case: Case, rows: Sequence[Discrepancy]) -> Iterator[Finding]:
@@ -59,7 +69,7 @@ def _other_function(case: Case, distance: float) -> str:
 
 
 def _unequal_denominators(case: Case, trial: Trial, distance: float) -> Iterator[Finding]:
-    counts = trial.shard_terms
+    counts = trial.shard_terms()
     if len(set(counts)) == 1 or not trial.parts.aggregation.spans_ranks:
         return
     spread = f"ranks count between {min(counts):g} and {max(counts):g} terms of {case.workload}'s loss"

@@ -1,4 +1,4 @@
-"""Material: the parameters and the batch that all cases of a workload share."""
+"""Material: the parameters and the batches that all cases of a workload share."""
 
 import copy
 import hashlib
@@ -23,12 +23,23 @@ class Material:
     workload: Workload
     name: str
     model: nn.Module
-    batch: Batch
-    terms: tuple[float, ...]
-    """What each sample of the global batch counts: 1, or its tokens that count."""
+    batches: tuple[Batch, ...]
+    """Global batches; every case's last iteration is on the first. The others are for what needs iterations to differ."""
+    batch_terms: tuple[tuple[float, ...], ...]
+    """What each sample of a batch counts: 1, or its tokens that count."""
     couples_samples: bool
     data_sha256: str
     data_samples: int
+
+    @property
+    def batch(self) -> Batch:
+        """The batch that gradients are compared on."""
+        return self.batches[0]
+
+    @property
+    def terms(self) -> tuple[float, ...]:
+        """What each sample of `batch` counts."""
+        return self.batch_terms[0]
 
     def fresh_model(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """A copy of the initial model."""
@@ -39,32 +50,39 @@ class Material:
         return self.workload.build_criterion().to(device, dtype)
 
 
-def prepare(workload: Workload, name: str, seed: int, global_batch_size: int) -> Material:
-    """Build what the seed says. Raises RefusedError when the workload's own code cannot serve it."""
+def prepare(workload: Workload, name: str, seed: int, global_batch_size: int, batches: int = 1) -> Material:
+    """Build what the seed says, with so many batches. Raises RefusedError when the workload's own code cannot serve it."""
     try:
         model = workload.build_model(derive_seed(seed, name, "parameters"))
         data = workload.load_data(derive_seed(seed, name, "data"))
-        batch = draw(data, global_batch_size, derive_seed(seed, name, "batch"))
+        drawn = _draw_batches(data, workload.samples or global_batch_size, derive_seed(seed, name, "batch"), batches)
         criterion = workload.build_criterion()
-        terms = criterion.terms(batch.target)
-        _check_criterion(model, criterion, batch[terms.argsort(descending=True)[:_SAMPLES_TO_TRY]])
+        terms = [criterion.terms(batch.target) for batch in drawn]
+        _check_criterion(model, criterion, drawn[0][terms[0].argsort(descending=True)[:_SAMPLES_TO_TRY]])
     except Exception as error:  # the user's model, loss and data may raise anything: it is a refusal, told with its place
         traceback.print_exc()
         raise RefusedError(f"workload.{name}: {type(error).__name__}: {error}") from error
-    if not terms.sum() > 0:
+    if not all(of_batch.sum() > 0 for of_batch in terms):
         raise RefusedError(f"workload.{name}: no target of the batch counts in its loss")
-    return Material(workload, name, model, batch, tuple(terms.tolist()), couples_samples(model), fingerprint(data), len(data))
+    counted = tuple(tuple(of_batch.tolist()) for of_batch in terms)
+    return Material(workload, name, model, drawn, counted, couples_samples(model), fingerprint(data), len(data))
+
+
+def _draw_batches(data: Batch, size: int, seed: int, count: int) -> tuple[Batch, ...]:
+    """The first is the same whatever `count` is."""
+    return tuple(draw(data, size, derive_seed(seed, str(lag)) if lag else seed) for lag in range(count))
 
 
 def check_equal_on_ranks(material: Material, control: Control) -> None:
     """Compare initial parameters, buffers and batch bit for bit over ranks. Raises RefusedError naming what differs."""
     named = {**dict(material.model.named_parameters()), **dict(material.model.named_buffers())}
-    digests = [_digest(tensor.detach()) for tensor in named.values()] + [bytes.fromhex(fingerprint(material.batch))]
+    batches = [bytes.fromhex(fingerprint(batch)) for batch in material.batches]
+    digests = [_digest(tensor.detach()) for tensor in named.values()] + batches
     rows = control.all_gather(torch.tensor([list(digest) for digest in digests], dtype=torch.uint8))
     for rank, row in enumerate(rows):
         unequal = (row != rows[0]).any(1).nonzero().flatten().tolist()
         if unequal:
-            what = [*named, "the batch"][unequal[0]]
+            what = [*named, *("the batch" for _ in material.batches)][unequal[0]]
             raise RefusedError(
                 f"workload.{material.name}: {what} of rank {rank} differs from rank 0's before anything ran; "
                 "the model and the data must depend on torch's seed alone"

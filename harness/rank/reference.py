@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from harness.axes.workload.base import Batch
+from harness.axes.workload.base import Batch, Criterion
 from harness.rank.agreement import together
 from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
@@ -57,13 +57,25 @@ class References:
             self._known.add(name)
         return name
 
-    def _summed(self, material: Material, batch: Batch) -> dict[str, Tensor]:
-        """Gradient of the sum of the batch's losses."""
+    def weighted(self, key: str, material: Material, own: Batch, weights: Sequence[float], *, over_ranks: bool) -> str:
+        """The sum of weight * (gradient of the sample's loss) over `own`, and over ranks: on rank 0; or each rank's own."""
+        name = f"weighted.{key}"
+        if name not in self._known:
+            summed = together(self._control, lambda: self._summed(material, own, weights))
+            if over_ranks:
+                self._save_sum_over_ranks(name, summed, 1.0)
+            else:
+                self._save(name, summed, 1.0)
+            self._known.add(name)
+        return name
+
+    def _summed(self, material: Material, batch: Batch, weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+        """Gradient of the sum of the batch's losses, or of their weighted sum."""
         model = material.fresh_model(self._device, torch.float64)
         criterion = material.fresh_criterion(self._device, torch.float64)
         batch = batch.to(self._device, torch.float64)
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        loss = criterion.sum(model(*batch.inputs), batch.target)
+        loss = _loss(criterion, model(*batch.inputs), batch.target, weights)
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         return {
             name: (torch.zeros_like(p) if g is None else g).cpu() for (name, p), g in zip(named.items(), gradients, strict=True)
@@ -85,3 +97,10 @@ class References:
 
     def _save(self, name: str, summed: dict[str, Tensor], denominator: float) -> None:
         self._store.save(name, ((parameter, tensor / denominator) for parameter, tensor in summed.items()))
+
+
+def _loss(criterion: Criterion, output: Tensor, target: Tensor, weights: Sequence[float] | None) -> Tensor:
+    if weights is None:
+        return criterion.sum(output, target)
+    each = criterion.none(output, target).reshape(len(target), -1).sum(1)
+    return each @ torch.tensor(weights, dtype=each.dtype, device=each.device)

@@ -2,18 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from math import nan
 from time import perf_counter
 
 import torch
 from torch.distributed import Store
 
 from harness.axes.workload.base import Workload
+from harness.probes.base import Machine
 from harness.rank import environment
 from harness.rank.agreement import CaseFailedError, together
-from harness.rank.assemble import Parts, assemble
-from harness.rank.compare import Comparisons
+from harness.rank.assemble import Parts, assemble, assemble_probes
+from harness.rank.compare import Apart, Comparisons, key_of
+from harness.rank.drift import BATCHES, Drifts
 from harness.rank.findings import findings
 from harness.rank.gradient_store import GradientStore
+from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.process_group import World
 from harness.rank.reference import References
@@ -24,6 +29,7 @@ from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import RankState
 from harness.schema.record import FAILED, OK, SKIPPED, Discrepancy, Outcome
+from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 
 Progress = Callable[[int, int, str], None]
@@ -40,6 +46,9 @@ class Session:
     parts: dict[Case, Parts]
     materials: dict[Workload, Material]
     comparisons: Comparisons
+    drifts: Drifts
+    inquiries: list[Inquiry]
+    machine: Machine
     writer: Writer
 
     @classmethod
@@ -47,23 +56,38 @@ class Session:
         """Assemble every case, build every workload, write environment.json. Raises RefusedError: nothing is measured yet."""
         parts = assemble(config, expand_cases(config))
         by_workload = {part.workload: case.workload for case, part in parts.items()}
-        materials = {w: prepare(w, name, config.seed, config.global_batch_size) for w, name in by_workload.items()}
+        inquiries = [Inquiry(name, probe) for name, probe in assemble_probes(config).items()]
+        batches = max([min(BATCHES, config.drift.steps), *(part.fault.batches for part in parts.values())])
+        materials = {w: prepare(w, name, config.seed, config.global_batch_size, batches) for w, name in by_workload.items()}
         for material in materials.values():
             check_equal_on_ranks(material, world.control)
-        described = environment.describe(world, materials.values())
+            _check_samples(material, world.size)
+        named = _named(parts, materials)
+        described = environment.describe(world, named)
         if world.rank == 0:
             run_dir.write_environment(described)
         store = GradientStore(run_dir.scratch(world.rank))
         comparisons = Comparisons(world.control, store, References(store, world.control, world.device))
-        return cls(config, world, state, parts, materials, comparisons, Writer(run_dir))
+        drifts = Drifts(config.drift, world.control, store)
+        machine = machine_of(world, config, named.items())
+        return cls(config, world, state, parts, materials, comparisons, drifts, inquiries, machine, Writer(run_dir))
 
     def run(self, progress: Progress) -> None:
-        """Every case, in order."""
-        for done, case in enumerate(self.parts):
-            progress(done, len(self.parts), case.case_id)
-            self.state.update(case=case.case_id, done=done)
-            self.run_case(case)
-        self.state.update(case="", done=len(self.parts))
+        """Every case, then every probe, in order."""
+        work: list[tuple[str, Callable[[], None]]] = [(case.case_id, partial(self.run_case, case)) for case in self.parts]
+        work += [(f"probe {inquiry.name}", partial(self.run_probe, inquiry)) for inquiry in self.inquiries]
+        for done, (name, call) in enumerate(work):
+            progress(done, len(work), name)
+            self.state.update(case=name, done=done)
+            call()
+        self.state.update(case="", done=len(work))
+
+    def run_probe(self, inquiry: Inquiry) -> None:
+        """One probe to its rows."""
+        self.state.enter("ask")
+        inquiry.run(self.world, replace(self.machine, group=self.world.measured))  # a failure may have replaced the group
+        if self.world.rank == 0:
+            self.writer.write_probe(inquiry.name, inquiry.asked, inquiry.seen)
 
     def run_case(self, case: Case) -> None:
         """One case to its row in `cases`: ok, skipped or failed."""
@@ -73,9 +97,8 @@ class Session:
             self.writer.write_outcome(case, replace(outcome, wall_s=perf_counter() - started))
 
     def _trial(self, case: Case) -> Trial:
-        parts = self.parts[case]
-        material = self.materials[parts.workload]
-        return Trial(parts, material, parts.sharding.shards(material.terms, self.world.size), self.world, self.config.seed)
+        parts, config = self.parts[case], self.config
+        return Trial(parts, self.materials[parts.workload], self.world, config.warm_up, config.iterations, config.seed)
 
     def _outcome(self, case: Case, trial: Trial) -> Outcome:
         """What a case's own code raises fails the case; what fails beside it (a full disk) ends the rank, and so the run."""
@@ -84,19 +107,20 @@ class Session:
         if reason:
             return replace(blank, status=SKIPPED, reason=reason)
         try:
-            measured = together(self.world.control, lambda: trial.measure(*self._counts, self.state.enter))
+            measured = together(self.world.control, lambda: trial.measure(self.state.enter))
             self.state.enter("compare")
-            return self._evaluate(case, trial, measured, blank)
+            evaluated = self._evaluate(case, trial, measured, blank)
+            self.state.enter("drift")
+            drifts = self.drifts.of(case, trial)
+            if self.world.rank == 0:
+                self.writer.write_drifts(case, drifts)
+            return evaluated
         except CaseFailedError as error:
             self.world.rebuild_measured()
             return replace(blank, status=FAILED, reason=str(error))
 
-    @property
-    def _counts(self) -> tuple[int, int]:
-        return self.config.warm_up, self.config.iterations
-
     def _blank(self, case: Case, trial: Trial) -> Outcome:
-        terms = trial.shard_terms
+        terms = trial.shard_terms()
         return Outcome(
             case_id=case.case_id,
             status=OK,
@@ -113,9 +137,10 @@ class Session:
     def _evaluate(self, case: Case, trial: Trial, measured: Measured, blank: Outcome) -> Outcome:
         """Compare, gather and write. What the references cost is told apart: the first case to need one pays for it."""
         started = perf_counter()
-        apart = self.comparisons.between_references(case, trial)
+        yardsticks = self.comparisons.yardsticks(case, trial)
+        apart = self.comparisons.between(yardsticks)
         referenced = perf_counter()
-        rows = self.comparisons.of(case, trial, measured.gradient)
+        rows = self.comparisons.of(case, trial, measured.gradient, yardsticks)
         compared = perf_counter()
         samples = self.world.control.gather(measured.seconds)
         peaks = self.world.control.gather(torch.tensor(measured.peak_memory_bytes))
@@ -126,16 +151,33 @@ class Session:
             blank,
             num_parameters=sum(gradient.numel() for _, gradient in measured.gradient),
             gradient_bytes=sum(gradient.nbytes for _, gradient in measured.gradient),
+            predicted_max_abs=apart.predicted.max_abs if apart.predicted else nan,
+            predicted_relative_l2=apart.predicted.relative_l2 if apart.predicted else nan,
             peak_memory_bytes=max(map(int, peaks), default=0),
             reference_s=referenced - started,
             compare_s=compared - referenced,
         )
 
-    def _write_verdicts(
-        self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], references_apart: float
-    ) -> None:
+    def _write_verdicts(self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], apart: Apart) -> None:
         self.writer.write_discrepancies(case, rows)
-        self.writer.write_findings(case, list(findings(case, trial, measured, rows, references_apart)))
+        self.writer.write_findings(case, list(findings(case, trial, measured, rows, apart)))
+
+
+def _check_samples(material: Material, world_size: int) -> None:
+    if len(material.batch) < world_size:
+        raise RefusedError(
+            f"workload.{material.name}.samples={len(material.batch)} is smaller than the world size {world_size}: "
+            "some ranks would have no sample"
+        )
+
+
+def _named(parts: dict[Case, Parts], materials: dict[Workload, Material]) -> dict[str, Material]:
+    """Materials by their workload; with its parameters, where a workload stands more than once."""
+    names = [material.name for material in materials.values()]
+    return {
+        case.workload if names.count(case.workload) == 1 else key_of(case, "workload"): materials[part.workload]
+        for case, part in parts.items()
+    }
 
 
 def run_session(run_dir: RunDir, store: Store, rank: int, size: int, state: RankState, progress: Progress) -> None:

@@ -1,14 +1,16 @@
 """One case on one rank: warm up, time the phases, leave the gradient of the last iteration to be compared."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import TypeVar
 from warnings import catch_warnings, simplefilter, warn
 
 import torch
 from torch import Tensor, nn
 
+from harness.axes.fault.base import Contribution, Pass
 from harness.axes.reduction.base import LocalWork, Phases
 from harness.rank.assemble import Parts
 from harness.rank.clock import Stopwatch
@@ -18,6 +20,10 @@ from harness.rank.memory import peak_bytes, reset_peak
 from harness.rank.process_group import World
 from harness.schema.context import Context
 from harness.schema.seeding import derive_seed
+
+T = TypeVar("T")
+Keep = Callable[[int, list[tuple[str, Tensor]]], None]
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
 @dataclass(frozen=True)
@@ -35,20 +41,63 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Rig:
+    """A case made ready to iterate: its own model, and what runs on each of its batches in turn."""
+
+    model: nn.Module
+    works: list[LocalWork]
+    phases: list[Phases]
+
+    def names(self) -> list[str]:
+        """Of the phases."""
+        return [name for name, _ in self.phases[0]]
+
+
+@dataclass(frozen=True)
 class Trial:
     """One case, its parts, and what it works on."""
 
     parts: Parts
     material: Material
-    shards: Sequence[Sequence[int]]
     world: World
+    warm_up: int
+    measured: int
+    """Iterations after the warm-up."""
     seed: int = 0
     """What a model draws in a step (dropout) comes from it and from the rank, whatever ran before."""
 
     @property
-    def shard_terms(self) -> list[float]:
+    def iterations(self) -> int:
+        """In all. The result of the last one is compared."""
+        return self.warm_up + self.measured
+
+    @property
+    def spans_ranks(self) -> bool:
+        """Whether anything is summed over ranks."""
+        return self.parts.aggregation.spans_ranks
+
+    def shards(self, lag: int = 0) -> list[list[int]]:
+        """Each rank's samples of the last iteration's batch, or of an earlier one."""
+        return self.parts.sharding.shards(self.material.batch_terms[lag], self.world.size)
+
+    def terms(self, lag: int = 0) -> list[list[float]]:
+        """What each sample counts: [rank][sample]."""
+        counts = self.material.batch_terms[lag]
+        return [[counts[index] for index in shard] for shard in self.shards(lag)]
+
+    def entering(self, lag: int = 0) -> list[list[int]]:
+        """The samples that reach each rank's model: all of its shard, but for a planted fault."""
+        enters = self.parts.fault.enters
+        return [[shard[place] for place in enters(rank, len(shard))] for rank, shard in enumerate(self.shards(lag))]
+
+    def shard_terms(self, lag: int = 0) -> list[float]:
         """What each rank's batch counts."""
-        return [sum(self.material.terms[index] for index in shard) for shard in self.shards]
+        return [sum(self.material.batch_terms[lag][index] for index in shard) for shard in self.entering(lag)]
+
+    def denominator(self, rank: int, lag: int = 0) -> float:
+        """What the normalization divides a rank's sum of losses by."""
+        counts = self.shard_terms(lag)
+        return self.parts.normalization.denominator(counts[rank], sum(counts) if self.spans_ranks else counts[rank])
 
     def skip_reason(self) -> str | None:
         """Why an option cannot serve this case; None when all can. Equal on all ranks."""
@@ -56,22 +105,22 @@ class Trial:
             device=self.world.device.type,
             backend=self.world.backend,
             world_size=self.world.size,
+            spans_ranks=self.spans_ranks,
             couples_samples=self.material.couples_samples,
-            shard_sizes=tuple(map(len, self.shards)),
-            denominators=tuple(self.shard_terms),
+            shard_sizes=tuple(map(len, self.shards())),
+            denominators=tuple(self.shard_terms()),
         )
         options = (getattr(self.parts, field.name) for field in fields(self.parts))
         return next((reason for option in options if (reason := option.unsupported(context))), self._counts_nothing())
 
     def _counts_nothing(self) -> str | None:
         """A mean over no terms is 0/0; under one denominator for all ranks, an empty shard is as good as any."""
-        for rank, count in enumerate(self.shard_terms):
-            total = sum(self.shard_terms) if self.parts.aggregation.spans_ranks else count
-            if not self.parts.normalization.denominator(count, total):
+        for rank in range(self.world.size):
+            if not self.denominator(rank):
                 return f"no target of rank {rank}'s shard counts in the loss: the rank's own mean is 0/0"
         return None
 
-    def measure(self, warm_up: int, iterations: int, enter: Callable[[str], None]) -> Measured:
+    def measure(self, enter: Callable[[str], None]) -> Measured:
         """Run all iterations; `enter` is told each phase that begins.
 
         Timed: the phases alone. Not timed: clearing `.grad`, the barrier of the control group before the first clock read of an
@@ -79,56 +128,90 @@ class Trial:
         """
         with self.parts.precision.computing(), catch_warnings(record=True) as caught:
             simplefilter("default")
-            work = self._local_work()
-            phases = self._phases(work)
-            stopwatch = Stopwatch(self.world.device, [name for name, _ in phases], enter)
-            iterate = partial(self._iterate, work.model, stopwatch, phases)
-            rows = [iterate() for _ in range(warm_up)]
-            reset_peak(self.world.device)
-            rows += [iterate() for _ in range(iterations)]
+            rig = self._rig(self.parts.fault.batches)
+            stopwatch = Stopwatch(self.world.device, rig.names(), enter)
+            rows = []
+            for left in reversed(range(self.iterations)):
+                if left == self.measured - 1:
+                    reset_peak(self.world.device)
+                rows.append(self._iterate(rig.model, partial(stopwatch.time, rig.phases[left % len(rig.phases)])))
             peak = peak_bytes(self.world.device)
         return Measured(
             columns=stopwatch.columns,
             seconds=torch.tensor(rows, dtype=torch.float64),
-            gradient=[(name, gradient.cpu()) for name, gradient in named_gradients(_trained(work.model))],
+            gradient=[(name, gradient.cpu()) for name, gradient in named_gradients(_trained(rig.model))],
             peak_memory_bytes=peak,
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
         )
 
-    def _iterate(self, model: nn.Module, stopwatch: Stopwatch, phases: Phases) -> list[float]:
-        model.zero_grad()
+    def train(self, optimizer: str, rate: float, checkpoints: list[int], keep: Keep) -> list[float]:
+        """Optimizer steps from the initial parameters, over the batches in turn; `keep` is given the step and the parameters.
+
+        Returns, for each checkpoint, this rank's part of the mean loss of the compared batch.
+        """
+        losses = []
+        with self.parts.precision.computing(), catch_warnings():
+            simplefilter("ignore")  # the measured iterations have told them
+            rig = self._rig(len(self.material.batches))
+            parameters = _trained(rig.model)
+            stepper = OPTIMIZERS[optimizer](parameters.values(), lr=rate)
+            for step in range(1, max(checkpoints) + 1):
+                self._iterate(rig.model, partial(_run, rig.phases[(step - 1) % len(rig.phases)]))
+                stepper.step()
+                if step in checkpoints:
+                    keep(step, [(name, parameter.detach()) for name, parameter in parameters.items()])
+                    losses.append(self._own_loss(rig.works[0]))
+        return losses
+
+    @torch.no_grad()
+    def _own_loss(self, work: LocalWork) -> float:
+        summed = work.criterion.sum(work.model(*work.batch.inputs), work.batch.target)
+        return float(summed) / (sum(self.shard_terms()) if self.spans_ranks else work.count)
+
+    def _iterate(self, model: nn.Module, run: Callable[[], T]) -> T:
+        self.parts.fault.clear(model)
         torch.manual_seed(derive_seed(self.seed, self.material.name, "step", str(self.world.rank)))
         self.world.control.meet()
-        return stopwatch.time(phases)
+        return run()
 
-    def _local_work(self) -> LocalWork:
-        world, dtype, own = self.world, self.parts.precision.parameter_dtype, self.shards[self.world.rank]
-        terms = [self.material.terms[index] for index in own]
-        total = sum(self.material.terms) if self.parts.aggregation.spans_ranks else sum(terms)
-        model = self.parts.aggregation.wrap(self.material.fresh_model(world.device, dtype), world.measured)
+    def _rig(self, batches: int) -> Rig:
+        model = self.material.fresh_model(self.world.device, self.parts.precision.parameter_dtype)
+        wrapped = self.parts.aggregation.wrap(self.parts.fault.model(model), self.world.measured)
+        parameters = list(_trained(model).values())
+        around_pass = self.parts.fault.passes(parameters)
+        aggregate = partial(self._aggregate, parameters, self.parts.fault.contribution(self.world.rank))
+        works = [self._local_work(wrapped, around_pass, lag) for lag in range(batches)]
+        return Rig(model, works, [self._phases(work, aggregate) for work in works])
+
+    def _local_work(self, model: nn.Module, around_pass: Pass, lag: int) -> LocalWork:
+        world, rank, dtype = self.world, self.world.rank, self.parts.precision.parameter_dtype
+        own = self.entering(lag)[rank]
+        batch = self.material.batches[lag][torch.tensor(own)].to(world.device, dtype)
+        divisor = self.parts.normalization.divisor(world.size)
         return LocalWork(
             model=model,
             criterion=self.material.fresh_criterion(world.device, dtype),
-            batch=self.material.batch[torch.tensor(own)].to(world.device, dtype),
-            terms=tuple(terms),
-            denominator=self.parts.normalization.denominator(sum(terms), total),
+            batch=replace(batch, inputs=self.parts.fault.inputs(rank, batch.inputs)),
+            terms=tuple(self.material.batch_terms[lag][index] for index in own),
+            denominator=self.parts.fault.denominator(self.denominator(rank, lag), divisor, world.size),
             accumulating=partial(self.parts.aggregation.accumulating, model),
+            around_pass=around_pass,
         )
 
-    def _phases(self, work: LocalWork) -> Phases:
+    def _phases(self, work: LocalWork, aggregate: Callable[[], None]) -> Phases:
         group, device, sync = self.world.measured, self.world.device, self.parts.sync
-        aggregate = partial(self._aggregate, work.parameters) if self.parts.aggregation.spans_ranks else None
         then = [
             ("sync", sync.before_aggregate(group, device)),
-            ("aggregate", aggregate),
+            ("aggregate", aggregate if self.spans_ranks else None),
             ("sync", sync.after_aggregate(group, device)),
         ]
         return [*self.parts.reduction.phases(work), *((name, call) for name, call in then if call)]
 
-    def _aggregate(self, parameters: list[nn.Parameter]) -> None:
-        gradients = [_gradient(parameter) for parameter in parameters]
-        self.parts.aggregation.finish(gradients, self.world.measured)
-        divisor = self.parts.normalization.divisor(self.world.size)
+    def _aggregate(self, parameters: list[nn.Parameter], contribute: Contribution) -> None:
+        gradients, group, fault = [_gradient(parameter) for parameter in parameters], self.world.measured, self.parts.fault
+        contribute(gradients)
+        fault.total(lambda summed: self.parts.aggregation.finish(summed, group), gradients, group, self.world.control.meet)
+        divisor = fault.divisor(self.parts.normalization.divisor(self.world.size), self.world.size)
         if divisor != 1:
             torch._foreach_div_(gradients, divisor)
 
@@ -139,6 +222,11 @@ class Trial:
         for message in set(messages) - set(facts):
             warn(message, stacklevel=2)
         return sorted(set(facts))
+
+
+def _run(phases: Phases) -> None:
+    for _, call in phases:
+        call()
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from harness.schema.case import AXES, Case
-from harness.schema.record import METRICS, Discrepancy, Finding, Outcome
+from harness.schema.record import METRICS, Asked, Discrepancy, Drift, Finding, Observation, Outcome
 from harness.schema.run_dir import RunDir, writing
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
@@ -29,6 +29,23 @@ _DISCREPANCIES = pa.schema(
     + [(metric, _TYPES.get(metric, pa.float64())) for metric in METRICS]
 )
 _FINDINGS = pa.schema([("case_id", _LABEL), ("kind", pa.string()), ("statement", pa.string()), ("evidence", pa.float64())])
+_DRIFTS = pa.schema(
+    [("case_id", _LABEL), ("against", pa.string()), ("optimizer", _LABEL), ("step", pa.int32())]
+    + [(number, pa.float64()) for number in ("loss", "against_loss", "max_abs", "relative_l2")]
+    + [("bitwise_equal", pa.bool_())]
+)
+_PROBES = pa.schema([(text, pa.string()) for text in ("probe", "subject", "status", "reason")] + [("wall_s", pa.float64())])
+_OBSERVATIONS = pa.schema(
+    [
+        ("probe", _LABEL),
+        ("subject", _LABEL),
+        ("rank", pa.int32()),
+        ("setting", pa.string()),
+        ("quantity", pa.string()),
+        ("value", pa.float64()),
+        ("text", pa.string()),
+    ]
+)
 
 
 class Writer:
@@ -45,7 +62,7 @@ class Writer:
             for iteration, row in enumerate(table.tolist())
             for (phase, clock), seconds in zip(columns, row, strict=True)
         ]
-        self._write("samples", case, rows, _SAMPLES)
+        self._write("samples", case.case_id, rows, _SAMPLES)
 
     def write_discrepancies(self, case: Case, rows: Sequence[Discrepancy]) -> None:
         """Comparisons of the case."""
@@ -57,26 +74,36 @@ class Writer:
             )
             for row in rows
         ]
-        self._write("discrepancies", case, table, _DISCREPANCIES)
+        self._write("discrepancies", case.case_id, table, _DISCREPANCIES)
 
     def write_findings(self, case: Case, rows: Sequence[Finding]) -> None:
         """Verdicts on the case."""
-        self._write("findings", case, [tuple(asdict(row).values()) for row in rows], _FINDINGS)
+        self._write("findings", case.case_id, [tuple(asdict(row).values()) for row in rows], _FINDINGS)
+
+    def write_drifts(self, case: Case, rows: Sequence[Drift]) -> None:
+        """How far the case drifts from the others of its setting."""
+        self._write("drifts", case.case_id, [tuple(asdict(row).values()) for row in rows], _DRIFTS)
+
+    def write_probe(self, probe: str, asked: Sequence[Asked], seen: Sequence[tuple[str, int, Observation]]) -> None:
+        """A probe's answers; `seen` holds (subject, rank, observation)."""
+        rows = [(probe, subject, rank, *asdict(observation).values()) for subject, rank, observation in seen]
+        self._write("observations", probe, rows, _OBSERVATIONS)
+        self._write("probes", probe, [tuple(asdict(row).values()) for row in asked], _PROBES)
 
     def write_outcome(self, case: Case, outcome: Outcome) -> None:
         """The row that makes the case a finished one: outcome, axes and parameters."""
         described = {axis: case.options[axis] for axis in AXES}
         record = asdict(outcome)
         row = {"case_id": record.pop("case_id"), **described, **dict(case.parameters), **record}
-        self._save("cases", case, pa.Table.from_pylist([row]))
+        self._save("cases", case.case_id, pa.Table.from_pylist([row]))
 
-    def _write(self, table: str, case: Case, rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> None:
+    def _write(self, table: str, name: str, rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> None:
         columns = zip(*rows, strict=True) if rows else [()] * len(schema)
         arrays = [_array(list(column), field.type) for column, field in zip(columns, schema, strict=True)]
-        self._save(table, case, pa.Table.from_arrays(arrays, schema=schema))
+        self._save(table, name, pa.Table.from_arrays(arrays, schema=schema))
 
-    def _save(self, table: str, case: Case, content: pa.Table) -> None:
-        with writing(self._run_dir.case_file(table, case.case_id)) as part:
+    def _save(self, table: str, name: str, content: pa.Table) -> None:
+        with writing(self._run_dir.case_file(table, name)) as part:
             pq.write_table(content, part)
 
 

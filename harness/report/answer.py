@@ -8,7 +8,7 @@ from harness.report.text import milliseconds, number
 from harness.schema.record import REFERENCE
 
 _CLOSE = 1e-6
-_EXPLAINING = ("other_function", "nonfinite", "unequal_denominators")
+_EXPLAINING = ("fault", "other_function", "nonfinite", "unequal_denominators")
 """Kinds of findings that are a reason to be far from the reference."""
 
 

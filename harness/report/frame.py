@@ -9,8 +9,8 @@ import pandas as pd
 
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
-from harness.schema.matrix import expand_cases
-from harness.schema.record import METRICS, Finding, Outcome
+from harness.schema.matrix import expected_files
+from harness.schema.record import METRICS, Asked, Drift, Finding, Observation, Outcome
 from harness.schema.run_dir import RunDir
 
 
@@ -24,9 +24,14 @@ class Run:
     """One row a finished case, in the order of the configuration; the axes are categories."""
     discrepancies: pd.DataFrame
     findings: pd.DataFrame
+    drifts: pd.DataFrame
+    probes: pd.DataFrame
+    """One row a question of a finished probe."""
+    observations: pd.DataFrame
+    """What probes saw: one number a row."""
     environment: dict[str, Any]
     missing: tuple[str, ...]
-    """case_ids that the configuration asks for and the run never finished."""
+    """case_ids, and names of probes, that the configuration asks for and the run never finished."""
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -42,27 +47,37 @@ def load_run(path: Path | str) -> Run:
     """Read a run directory. Raises RefusedError when `path` is none."""
     run_dir = RunDir.open(path)
     config = run_dir.config()
-    expected = [case.case_id for case in expand_cases(config)]
-    finished = run_dir.finished()
-    order = [case_id for case_id in expected if case_id in finished]
-    tables = {table: [_read(run_dir.case_file(table, case_id)) for case_id in order] for table in _SMALL}
+    missing = run_dir.missing()
+    expected = expected_files(config)
+    tables = {
+        table: [_read(run_dir.case_file(table, name)) for name in expected[kind] if name not in missing]
+        for kind, held in _SMALL.items()
+        for table in held
+    }
     return Run(
         path=run_dir.path,
         config=config,
         cases=_with_categories(_concatenate(tables["cases"], "cases"), config),
         discrepancies=_concatenate(tables["discrepancies"], "discrepancies"),
         findings=_concatenate(tables["findings"], "findings"),
+        drifts=_concatenate(tables["drifts"], "drifts"),
+        probes=_concatenate(tables["probes"], "probes"),
+        observations=_concatenate(tables["observations"], "observations"),
         environment=run_dir.environment(),
-        missing=tuple(case_id for case_id in expected if case_id not in finished),
+        missing=tuple(missing),
     )
 
 
-_SMALL = ("cases", "discrepancies", "findings")
+_SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": ("probes", "observations")}
+"""What is finished with a row in `cases`, and what with one in `probes`."""
 _COLUMNS = {
     "cases": [*AXES, *(field.name for field in fields(Outcome))],
     "samples": ["case_id", "rank", "iteration", "warm_up", "phase", "clock", "seconds"],
     "discrepancies": ["case_id", "rank", "against", "parameter", *METRICS],
     "findings": [field.name for field in fields(Finding)],
+    "drifts": [field.name for field in fields(Drift)],
+    "probes": [field.name for field in fields(Asked)],
+    "observations": ["probe", "subject", "rank", *(field.name for field in fields(Observation))],
 }
 """What a table has when no case was finished."""
 

@@ -17,6 +17,7 @@ class Case:
     aggregation: str
     sync: str
     precision: str
+    fault: str
     parameters: tuple[tuple[str, Any], ...] = ()
     """Sorted ("axis.parameter", value) pairs; values are JSON's. Nested parameters are dotted: ("workload.model.width", 32)."""
 
@@ -38,4 +39,6 @@ class Case:
         return replace(self, reduction="", parameters=kept)
 
 
+PROBE = "probe"
+"""The group of questions that are put to the machine beside the cases; selected as the options of an axis are."""
 AXES = tuple(field.name for field in fields(Case) if field.name != "parameters")

@@ -8,12 +8,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.schema.case import AXES
+from harness.schema.case import AXES, PROBE
 from harness.schema.refusal import RefusedError
 from harness.schema.sweep import check_sweeps
 
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
+OPTIMIZERS = ("sgd", "adam")
+STORIES = ("", "reduction_modes", "gradient_sums", "unequal_derivatives")
 _NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
@@ -31,6 +33,30 @@ class TorchrunConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"torchrun.{key}={value}: expected a whole number of at least 1")
+
+
+@dataclass
+class DriftConfig:
+    """Does it matter? Go on for some optimizer steps, and see how far parameters and losses drift apart."""
+
+    steps: int = 0
+    """Optimizer steps from the initial parameters, for every case and optimizer; 0: none."""
+    optimizers: dict[str, float] = field(default_factory=lambda: {"sgd": 0.1, "adam": 0.001})
+    """Learning rate of each: sgd, adam."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.steps < 2**31:
+            raise ValueError(f"drift.steps={self.steps}: expected a whole number of at least 0")
+        for name, rate in self.optimizers.items():
+            if name not in OPTIMIZERS:
+                raise ValueError(f"drift.optimizers.{name}: no such optimizer; expected {', '.join(OPTIMIZERS)}")
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"drift.optimizers.{name}={rate}: expected a learning rate of more than 0")
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Steps after which parameters are compared: the powers of two, and the last."""
+        return sorted({2**power for power in range(self.steps.bit_length()) if 2**power <= self.steps} | {self.steps} - {0})
 
 
 @dataclass
@@ -61,9 +87,12 @@ class BenchmarkConfig:
     """Seconds after which a measured collective is given up: its case fails (gloo), or torch ends the rank (nccl)."""
     dry_run: bool = False
     """Print what would be run, and start nothing."""
+    story: str = ""
+    """The text whose claims the report judges: reduction_modes, gradient_sums or unequal_derivatives (docs/stories.md)."""
     env: dict[str, str] = field(default_factory=dict)
     """Environment variables of the ranks: `+env.NCCL_ALGO=Ring`."""
     torchrun: TorchrunConfig = field(default_factory=TorchrunConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
 
     workload: dict[str, Any] = field(default_factory=dict)
     reduction: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +101,8 @@ class BenchmarkConfig:
     aggregation: dict[str, Any] = field(default_factory=dict)
     sync: dict[str, Any] = field(default_factory=dict)
     precision: dict[str, Any] = field(default_factory=dict)
+    fault: dict[str, Any] = field(default_factory=dict)
+    probe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_name()
@@ -99,7 +130,7 @@ class BenchmarkConfig:
             raise ValueError(f"deadline_s={self.deadline_s}: expected seconds, more than 0 and at most 1e6")
 
     def _check_choices(self) -> None:
-        for key, accepted in (("device", DEVICES), ("backend", BACKENDS)):
+        for key, accepted in (("device", DEVICES), ("backend", BACKENDS), ("story", STORIES)):
             if getattr(self, key) not in accepted:
                 raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(accepted)}")
         if self.device == "cpu" and self.backend == "nccl":
@@ -128,8 +159,8 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
     except OmegaConfBaseException as error:
         raise RefusedError(str(error).splitlines()[0]) from error
     assert isinstance(config, BenchmarkConfig)
-    for axis in AXES:
-        check_sweeps(axis, getattr(config, axis))
+    for group in (*AXES, PROBE):
+        check_sweeps(group, getattr(config, group))
     return config
 
 

@@ -12,6 +12,8 @@ class Context:
     backend: str
     """gloo or nccl: the process group that is measured."""
     world_size: int
+    spans_ranks: bool
+    """Whether the aggregation sums over ranks."""
     couples_samples: bool
     """Whether samples of a batch influence each other's output (BatchNorm in train mode)."""
     shard_sizes: tuple[int, ...]

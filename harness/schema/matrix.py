@@ -17,6 +17,11 @@ def expand_cases(config: BenchmarkConfig) -> list[Case]:
     return [_case(cell) for cell in itertools.product(*columns)]
 
 
+def expected_files(config: BenchmarkConfig) -> dict[str, list[str]]:
+    """Table to the names of what it holds when the run is complete: cases, and probes."""
+    return {"cases": [case.case_id for case in expand_cases(config)], "probes": list(config.probe)}
+
+
 def option_node(config: BenchmarkConfig, case: Case, axis: str) -> dict[str, Any]:
     """The node of the case's option on `axis`, with the value that a swept parameter has in this case."""
     option = case.options[axis]

@@ -1,8 +1,9 @@
 """The rows that ranks write: one Parquet file a finished case and table. Raw numbers only; statistics are the report's."""
 
 from dataclasses import dataclass
+from math import nan
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the run directory, in environment.json. A change of the contract changes it."""
 
 OK, SKIPPED, FAILED = "ok", "skipped", "failed"
@@ -22,7 +23,7 @@ METRICS = (
 )
 """Columns of `discrepancies` beside case_id, rank, against and parameter; see harness.numerics.discrepancy."""
 
-REFERENCE, FULL_BATCH, RANK_0 = "reference", "reference:full_batch", "rank:0"
+REFERENCE, FULL_BATCH, PREDICTED, RANK_0 = "reference", "reference:full_batch", "predicted", "rank:0"
 """Values of `against`; the other one is f"{CASE}<case_id>"."""
 CASE = "case:"
 
@@ -47,6 +48,9 @@ class Outcome:
     """What the loss of the whole batch counts: samples, or tokens that count."""
     min_rank_denominator: float = 0.0
     max_rank_denominator: float = 0.0
+    predicted_max_abs: float = nan
+    """How far theory puts rank 0's gradient from `reference`, where a fault or a normalization is known to move it."""
+    predicted_relative_l2: float = nan
     peak_memory_bytes: int = 0
     """Over the timed iterations, the largest of all ranks: resident set on the CPU, allocated device memory on CUDA."""
     reference_s: float = 0.0
@@ -69,6 +73,51 @@ class Discrepancy:
     """Name of the parameter; empty for the whole gradient."""
     metrics: tuple[float, ...]
     """As METRICS says."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A row of `drifts`: after so many optimizer steps from equal parameters, how far two cases have drifted apart."""
+
+    case_id: str
+    against: str
+    """f"{CASE}<case_id>"."""
+    optimizer: str
+    step: int
+    """Steps taken."""
+    loss: float
+    """Mean loss of the compared batch after the step."""
+    against_loss: float
+    max_abs: float
+    """Largest absolute difference of a parameter."""
+    relative_l2: float
+    """Of the parameters' difference, to the other case's parameters."""
+    bitwise_equal: bool
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A row of `observations`: one number, or text, that a probe saw on one rank."""
+
+    setting: str
+    """Under what it was seen."""
+    quantity: str
+    """What was seen, with its unit where it has one."""
+    value: float
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row of `probes`: what became of one question of a probe."""
+
+    probe: str
+    subject: str
+    """What the question is about."""
+    status: str
+    """ok, skipped or failed."""
+    reason: str = ""
+    wall_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
+from harness.schema.matrix import expected_files
 from harness.schema.rank_state import RankStatus, read_rank_status
 from harness.schema.refusal import RefusedError
 
-TABLES = ("cases", "samples", "discrepancies", "findings")
+TABLES = ("cases", "samples", "discrepancies", "findings", "drifts", "probes", "observations")
 
 
 class RunDir:
@@ -53,12 +54,20 @@ class RunDir:
         return self.path / table
 
     def case_file(self, table: str, case_id: str) -> Path:
-        """The Parquet file of a case in one of TABLES. The one in `cases` is written last: with it the case is finished."""
+        """The Parquet file of a case, or of a probe, in one of TABLES.
+
+        The ones in `cases` and `probes` are written last: with it the case, or the probe, is finished.
+        """
         return self.table(table) / f"{case_id}.parquet"
 
-    def finished(self) -> set[str]:
-        """case_ids whose rows are complete."""
-        return {path.stem for path in self.table("cases").glob("*.parquet") if not path.name.startswith(".")}
+    def finished(self, table: str = "cases") -> set[str]:
+        """case_ids, or names of probes, whose rows are complete."""
+        return {path.stem for path in self.table(table).glob("*.parquet") if not path.name.startswith(".")}
+
+    def missing(self) -> list[str]:
+        """Cases and probes that the configuration asks for and that are not finished."""
+        expected = expected_files(self.config())
+        return [name for table, names in expected.items() for name in names if name not in self.finished(table)]
 
     @property
     def report(self) -> Path:

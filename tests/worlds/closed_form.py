@@ -58,9 +58,10 @@ WORKLOADS = {
 }
 
 
-def sum_of_gradients(name: str, material: Material, indices: list[int]) -> tuple[Tensor, Tensor, float]:
+def sum_of_gradients(name: str, material: Material, indices: list[int], lag: int = 0) -> tuple[Tensor, Tensor, float]:
     """Of the weight, of the bias, and what the samples count; by hand."""
-    inputs, target = material.batch.inputs[0][indices].double(), material.batch.target[indices]
+    batch = material.batches[lag]
+    inputs, target = batch.inputs[0][indices].double(), batch.target[indices]
     weight, bias = (p.detach().double() for p in material.model.parameters())
     if name == "regression":
         error = 2 * (inputs @ weight.T + bias - target.double())
@@ -74,7 +75,7 @@ def sum_of_gradients(name: str, material: Material, indices: list[int]) -> tuple
 
 
 def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank: int) -> list[Tensor]:
-    parts = [sum_of_gradients(name, trial.material, list(shard)) for shard in trial.shards]
+    parts = [sum_of_gradients(name, trial.material, list(shard)) for shard in trial.shards()]
     if aggregation == "local":
         weight, bias, count = parts[rank]
         return [weight / count, bias / count]
@@ -89,11 +90,10 @@ def main(out: Path) -> None:
     world = World.open(CONFIG, *open_store())
     errors = {}
     axes = ("reduction", "normalization", "aggregation")
-    options = {axis: make(axis) for axis in (*axes, "sharding", "sync", "precision")}
+    options = {axis: make(axis) for axis in (*axes, "sharding", "sync", "precision", "fault")}
     for (name, workload), size, sharding in itertools.product(WORKLOADS.items(), SIZES, options["sharding"]):
         material = prepare(workload, name, 0, size)
         check_equal_on_ranks(material, world.control)
-        shards = options["sharding"][sharding].shards(material.terms, world.size)
         for reduction, normalization, aggregation in itertools.product(*(options[axis] for axis in axes)):
             parts = Parts(
                 workload=workload,
@@ -103,10 +103,11 @@ def main(out: Path) -> None:
                 sharding=options["sharding"][sharding],
                 sync=options["sync"]["barrier"],
                 precision=options["precision"]["fp64"],
+                fault=options["fault"]["none"],
             )
-            trial = Trial(parts, material, shards, world)
+            trial = Trial(parts, material, world, warm_up=1, measured=1)
             assert trial.skip_reason() is None
-            gradient = [g for _, g in trial.measure(warm_up=1, iterations=1, enter=lambda phase: None).gradient]
+            gradient = [g for _, g in trial.measure(enter=lambda phase: None).gradient]
             truth = expected(name, trial, normalization, aggregation, world.rank)
             error = max(float((g - t).abs().max() / t.abs().max()) for g, t in zip(gradient, truth, strict=True))
             worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))

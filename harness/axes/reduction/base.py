@@ -1,8 +1,8 @@
 """Reduction: how one rank turns its batch into its local gradient (the reduction of the loss)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -47,6 +47,8 @@ class LocalWork:
     """What the rank's sum of losses is divided by: its own terms, or those of the whole batch (normalization)."""
     accumulating: Callable[[], AbstractContextManager[Any]]
     """Context of the passes after which another one follows: an aggregation that communicates in backward keeps quiet."""
+    around_pass: Callable[[bool], AbstractContextManager[Any]] = lambda last: nullcontext()
+    """Context of every one of several passes, told whether it is the last: a planted fault interferes here."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -60,20 +62,22 @@ class LocalWork:
 
     def parts(self, size: int) -> list[slice]:
         """The batch in parts of `size` samples; the last one may be smaller."""
-        return [slice(start, min(start + size, len(self.batch))) for start in range(0, len(self.batch), size)]
+        return [slice(part.start, part.stop) for part in parts(len(self.batch), size)]
 
     @contextmanager
     def each_pass(self, *, last: bool) -> Iterator[None]:
         """Around one forward and backward of several."""
-        if last:
-            yield
-            return
-        with self.accumulating():
+        with nullcontext() if last else self.accumulating(), self.around_pass(last):
             yield
 
     def divide_gradients(self) -> None:
         """Divide what the backward passes have summed."""
         torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], self.denominator)
+
+
+def parts(samples: int, size: int) -> list[range]:
+    """So many samples in runs of `size`; the last one may be smaller."""
+    return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
 class Reduction(Option, ABC):
@@ -85,6 +89,14 @@ class Reduction(Option, ABC):
     def splits(self, samples: int) -> bool:
         """Whether the model sees parts of a batch of so many samples by themselves: another function where they are coupled."""
         return False
+
+    def passes(self, terms: Sequence[float]) -> list[range]:
+        """The samples of each backward, one after the other; `terms` is what each sample counts."""
+        return [range(len(terms))]
+
+    def leftover(self, denominator: float) -> float:
+        """What the phases leave of a gradient that is in `.grad` before them: all of it, where they only add to it."""
+        return 1.0
 
     @abstractmethod
     def phases(self, work: LocalWork) -> Phases:
@@ -119,3 +131,13 @@ class Interleaved(Reduction):
     @abstractmethod
     def local_gradient(self, work: LocalWork) -> None:
         """Leave the gradient in `.grad`."""
+
+
+class EachSample(Reduction):
+    """Modes with one backward a sample, whose sum in `.grad` is divided in place."""
+
+    def passes(self, terms: Sequence[float]) -> list[range]:
+        return parts(len(terms), 1)
+
+    def leftover(self, denominator: float) -> float:
+        return 1 / denominator

@@ -1,6 +1,8 @@
 """Gradient accumulation over micro-batches."""
 
-from harness.axes.reduction.base import Interleaved, LocalWork
+from collections.abc import Sequence
+
+from harness.axes.reduction.base import Interleaved, LocalWork, parts
 
 
 class MicroBatchReduction(Interleaved):
@@ -14,9 +16,13 @@ class MicroBatchReduction(Interleaved):
     def splits(self, samples: int) -> bool:
         return samples > self._size
 
+    def passes(self, terms: Sequence[float]) -> list[range]:
+        """Without those in which nothing counts: the mean over no terms is NaN."""
+        return [part for part in parts(len(terms), self._size) if any(terms[sample] for sample in part)]
+
     def local_gradient(self, work: LocalWork) -> None:
-        parts = [part for part in work.parts(self._size) if sum(work.terms[part])]  # the mean over no terms is NaN
-        for part in parts:
+        passes = [slice(part.start, part.stop) for part in self.passes(work.terms)]
+        for part in passes:
             samples, share = work.batch[part], sum(work.terms[part]) / work.denominator
-            with work.each_pass(last=part is parts[-1]):
+            with work.each_pass(last=part is passes[-1]):
                 (work.criterion.mean(work.model(*samples.inputs), samples.target) * share).backward()

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from harness.axes.reduction.base import LocalWork, SharedForward
+from harness.axes.reduction.base import EachSample, LocalWork, SharedForward
 
 
-class NoneReduction(SharedForward):
+class NoneReduction(EachSample, SharedForward):
     """Backward of each sample's unreduced loss in turn, summed in `.grad`, then divided."""
 
     def forward(self, work: LocalWork) -> Tensor:

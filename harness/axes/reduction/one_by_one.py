@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from harness.axes.reduction.base import LocalWork, SharedForward
+from harness.axes.reduction.base import EachSample, LocalWork, SharedForward
 
 
-class OneByOneReduction(SharedForward):
+class OneByOneReduction(EachSample, SharedForward):
     """Backward of the loss of each row of the shared output in turn, summed in `.grad`, then divided."""
 
     def forward(self, work: LocalWork) -> Tensor:

@@ -1,9 +1,9 @@
 """Each sample through the model alone."""
 
-from harness.axes.reduction.base import Interleaved, LocalWork
+from harness.axes.reduction.base import EachSample, Interleaved, LocalWork
 
 
-class OneByOneForwardReduction(Interleaved):
+class OneByOneForwardReduction(EachSample, Interleaved):
     """Forward and backward of each sample as a batch of one, summed in `.grad`, then divided."""
 
     def splits(self, samples: int) -> bool:

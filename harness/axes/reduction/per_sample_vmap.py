@@ -16,6 +16,9 @@ class PerSampleVmapReduction(Interleaved):
     def splits(self, samples: int) -> bool:
         return samples > 1
 
+    def leftover(self, denominator: float) -> float:
+        return 0.0
+
     def unsupported(self, context: Context) -> str | None:
         if context.couples_samples:
             return "vmap takes samples one by one, and BatchNorm in train mode needs the batch and updates its buffers in place"

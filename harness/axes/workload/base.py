@@ -80,6 +80,7 @@ class Workload(Option):
     model: makes the module; its random numbers come from the run's seed.
     loss: `loss(reduction=...)`, see Criterion.
     data: makes the data set, as (input, ..., target): tensors with the samples along their first dimension.
+    samples: in the global batch; None: global_batch_size.
     """
 
     def __init__(
@@ -88,8 +89,11 @@ class Workload(Option):
         model: Callable[[], nn.Module],
         loss: Callable[..., LossFunction],
         data: Callable[[], tuple[Tensor, ...]],
+        samples: int | None = None,
     ) -> None:
-        self._model, self._loss, self._data = model, loss, data
+        if samples is not None and samples < 1:
+            raise ValueError(f"samples={samples}: expected at least 1 sample in the global batch, or null")
+        self._model, self._loss, self._data, self.samples = model, loss, data, samples
 
     def build_model(self, seed: int) -> nn.Module:
         """The module in train mode, on the CPU, with the parameters that `seed` gives."""

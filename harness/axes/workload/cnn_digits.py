@@ -11,8 +11,8 @@ from harness.axes.workload.digits import load_digits
 class CnnDigitsWorkload(Workload):
     """Two convolutions of `channels` and twice as many channels, each with BatchNorm in train mode; cross entropy."""
 
-    def __init__(self, channels: int = 8) -> None:
-        super().__init__(model=partial(_build, channels), loss=nn.CrossEntropyLoss, data=load_digits)
+    def __init__(self, channels: int = 8, samples: int | None = None) -> None:
+        super().__init__(model=partial(_build, channels), loss=nn.CrossEntropyLoss, data=load_digits, samples=samples)
 
 
 def _build(channels: int) -> nn.Module:

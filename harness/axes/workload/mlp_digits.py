@@ -11,8 +11,8 @@ from harness.axes.workload.digits import load_digits
 class MlpDigitsWorkload(Workload):
     """Two hidden layers of `hidden` units on 8x8 digits; cross entropy over ten classes."""
 
-    def __init__(self, hidden: int = 64) -> None:
-        super().__init__(model=partial(_build, hidden), loss=nn.CrossEntropyLoss, data=load_digits)
+    def __init__(self, hidden: int = 64, samples: int | None = None) -> None:
+        super().__init__(model=partial(_build, hidden), loss=nn.CrossEntropyLoss, data=load_digits, samples=samples)
 
 
 def _build(hidden: int) -> nn.Module:

@@ -41,8 +41,8 @@ def test_case_ids_are_file_names_and_depend_on_what_is_asked_alone() -> None:
     one = expand_cases(config("workload=[mlp_digits]", "reduction=[sum]"))[0]
     other = expand_cases(config("workload=[mlp_digits]", "reduction=[mean,sum]", "iterations=3", "seed=7"))[1]
     assert one.case_id == other.case_id
-    assert one.case_id.startswith("mlp_digits.sum.global_mean.even.all_reduce.none.fp32-")
-    nested = Case(*"abcdefg", parameters=(("workload.model._target_", "../../etc/passwd"),))
+    assert one.case_id.startswith("mlp_digits.sum.global_mean.even.all_reduce.none.fp32.none-")
+    nested = Case(*"abcdefgh", parameters=(("workload.model._target_", "../../etc/passwd"),))
     assert "/" not in nested.case_id
 
 

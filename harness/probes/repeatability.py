@@ -1,0 +1,153 @@
+"""The same gradient again: how many bit patterns, how far apart, and by what cause."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.probes import rounds
+from harness.probes.base import Machine, Probe, Question, Subject
+from harness.probes.bits import Gradient, digest, patterns_of
+from harness.probes.descent import drift
+from harness.schema.record import Observation
+
+TIMED_ROUNDS = 20
+
+
+class RepeatabilityProbe(Probe):
+    """For each workload, in float32, the gradient of the mean loss over the whole batch.
+
+    runs: in one process, and of each of the ways that change nothing. orders: permutations of the batch. threads: counts of CPU
+    threads, which are the rank's again afterwards.
+    """
+
+    def __init__(self, runs: int = 1000, orders: int = 50, threads: Sequence[int] = (1, 2, 4)) -> None:
+        if runs < 2 or orders < 2:
+            raise ValueError(f"runs={runs}, orders={orders}: expected at least 2 of each")
+        if not threads or min(threads) < 1:
+            raise ValueError(f"threads={list(threads)}: expected counts of at least 1")
+        self._runs, self._orders, self._threads = runs, orders, tuple(threads)
+
+    def questions(self, machine: Machine) -> list[Question]:
+        alone = None if machine.size > 1 else "one rank: there is no other process"
+        ways: list[tuple[str, Callable[[Machine, Subject], Iterator[Observation]], str | None]] = [
+            ("runs", self._again, None),
+            ("processes", _processes, alone),
+            ("threads", self._across_threads, None),
+            ("batch orders", self._across_orders, None),
+            ("dropout", self._dropout, None),
+            ("determinism", self._deterministic, _no_determinism(machine)),
+        ]
+        return [
+            Question(f"{subject.name}: {what}", partial(ask, machine, subject), unsupported)
+            for subject in machine.subjects
+            for what, ask, unsupported in ways
+        ]
+
+    def _again(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
+        model = subject.model(torch.float32)
+        yield from patterns_of(subject.gradient(model) for _ in range(self._runs)).observations("in one process")
+        yield from drift(machine, subject, "two equal runs", [partial(_backward, subject)] * 2)
+
+    def _across_threads(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
+        model = subject.model(torch.float32)
+
+        def under(count: int) -> Gradient:
+            with _threads(count):
+                return subject.gradient(model)
+
+        yield from patterns_of(map(under, self._threads)).observations("thread counts")
+        ways = [partial(_backward, subject, within=partial(_threads, count)) for count in (1, max(self._threads))]
+        yield from drift(machine, subject, f"1 thread against {max(self._threads)}", ways)
+
+    def _across_orders(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
+        model, generator = subject.model(torch.float32), torch.Generator().manual_seed(machine.seed)
+        orders = [torch.randperm(subject.samples, generator=generator) for _ in range(self._orders)]
+        yield from patterns_of(subject.gradient(model, order) for order in orders).observations("batch orders")
+        ways = [partial(_backward, subject, order=order) for order in orders[:2]]
+        yield from drift(machine, subject, "two batch orders", ways)
+
+    def _dropout(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
+        """Random numbers in the model: the one cause that a seed takes away."""
+        model = subject.model(torch.float32)
+        model.register_forward_hook(lambda module, inputs, output: functional.dropout(output, 0.1))
+        with torch.random.fork_rng():
+            free = patterns_of(subject.gradient(model) for _ in range(self._orders))
+            seeded = patterns_of(_seeded(machine.seed, partial(subject.gradient, model)) for _ in range(self._orders))
+        yield from free.observations("dropout, not seeded")
+        yield from seeded.observations("dropout, seeded")
+
+    def _deterministic(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
+        model = subject.model(torch.float32)
+
+        def deterministic() -> Gradient:
+            with _deterministic():
+                return subject.gradient(model)
+
+        free = patterns_of(subject.gradient(model) for _ in range(self._orders))
+        held = patterns_of(deterministic() for _ in range(self._orders))
+        yield from free.observations("default algorithms")
+        yield from held.observations("deterministic algorithms")
+        calls: dict[str, Callable[[], object]] = {
+            "default algorithms": partial(subject.gradient, model),
+            "deterministic algorithms": deterministic,
+        }
+        yield from rounds.seconds(calls, TIMED_ROUNDS, machine.device)
+
+
+def _processes(machine: Machine, subject: Subject) -> Iterator[Observation]:
+    """Ranks are processes of their own."""
+    own = torch.tensor(list(digest(subject.gradient(subject.model(torch.float32)))), dtype=torch.uint8).to(machine.device)
+    everyone = [torch.empty_like(own) for _ in range(machine.size)]
+    dist.all_gather(everyone, own, group=machine.group)
+    yield Observation("across processes", "runs", machine.size)
+    yield Observation("across processes", "distinct", len({bytes(theirs.tolist()) for theirs in everyone}))
+
+
+def _no_determinism(machine: Machine) -> str | None:
+    if machine.device.type == "cuda" and "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+        return "cuBLAS is deterministic only with +env.CUBLAS_WORKSPACE_CONFIG=:4096:8"
+    return None
+
+
+def _backward(
+    subject: Subject,
+    model: nn.Module,
+    order: Tensor | None = None,
+    within: Callable[[], AbstractContextManager[None]] | None = None,
+) -> None:
+    if within is None:
+        subject.loss(model, order).backward()
+        return
+    with within():
+        subject.loss(model, order).backward()
+
+
+def _seeded(seed: int, call: Callable[[], Gradient]) -> Gradient:
+    torch.manual_seed(seed)
+    return call()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

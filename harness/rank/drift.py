@@ -1,0 +1,74 @@
+"""Does a difference matter? Cases go on for some optimizer steps from equal parameters, and are compared on the way."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from harness.numerics.discrepancy import compare_all
+from harness.rank.agreement import together
+from harness.rank.control import Control
+from harness.rank.gradient_store import GradientStore
+from harness.rank.trial import Trial
+from harness.schema.case import Case
+from harness.schema.config import DriftConfig
+from harness.schema.record import CASE, Drift
+
+BATCHES = 8
+"""Different batches that the steps use in turn."""
+
+
+@dataclass
+class Drifts:
+    """Parameters of the cases of one setting after some steps, on rank 0. All ranks call alike."""
+
+    config: DriftConfig
+    control: Control
+    store: GradientStore
+    losses: dict[Case, dict[Case, dict[str, list[float]]]] = field(default_factory=lambda: defaultdict(dict))
+    """Setting to case to optimizer to the loss at each checkpoint."""
+
+    def of(self, case: Case, trial: Trial) -> list[Drift]:
+        """Train the case with every optimizer, and hold it against the earlier cases of its setting. Raises CaseFailedError."""
+        if not self.config.steps:
+            return []
+        losses = {optimizer: self._train(case, trial, optimizer, rate) for optimizer, rate in self.config.optimizers.items()}
+        if self.control.rank != 0:
+            return []
+        self._forget_other_settings(case)
+        rows = [row for other in self.losses[case.setting] for row in self._against(case, losses, other)]
+        self.losses[case.setting][case] = losses
+        return rows
+
+    def _train(self, case: Case, trial: Trial, optimizer: str, rate: float) -> list[float]:
+        """The mean loss at each checkpoint, on rank 0."""
+        keep = partial(self._keep, case, optimizer)
+        own = together(self.control, lambda: trial.train(optimizer, rate, self.config.checkpoints, keep))
+        by_rank = self.control.gather(torch.tensor(own, dtype=torch.float64))
+        return torch.stack(by_rank).sum(0).tolist() if by_rank and trial.spans_ranks else own
+
+    def _keep(self, case: Case, optimizer: str, step: int, parameters: list[tuple[str, Tensor]]) -> None:
+        if self.control.rank == 0:
+            self.store.save(_name(case, optimizer, step), parameters)
+
+    def _against(self, case: Case, losses: dict[str, list[float]], other: Case) -> list[Drift]:
+        rows = []
+        for optimizer, own in losses.items():
+            theirs = self.losses[case.setting][other][optimizer]
+            for step, loss, against_loss in zip(self.config.checkpoints, own, theirs, strict=True):
+                stored = (self.store.load(_name(one, optimizer, step)) for one in (case, other))
+                apart, _ = compare_all(*stored)
+                found = (apart.max_abs, apart.relative_l2, apart.bitwise_equal)
+                rows.append(Drift(case.case_id, f"{CASE}{other.case_id}", optimizer, step, loss, against_loss, *found))
+        return rows
+
+    def _forget_other_settings(self, case: Case) -> None:
+        for setting in [setting for setting in self.losses if setting != case.setting]:
+            for done, by_optimizer in self.losses.pop(setting).items():
+                self.store.drop(_name(done, optimizer, step) for optimizer in by_optimizer for step in self.config.checkpoints)
+
+
+def _name(case: Case, optimizer: str, step: int) -> str:
+    return f"{optimizer}.{step}.{case.case_id}"

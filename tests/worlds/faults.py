@@ -1,0 +1,165 @@
+"""A torchrun world: every fault under every reduction and normalization, in float64, against its closed form by hand.
+
+    torchrun --nproc-per-node=W -m tests.worlds.faults OUT.json
+
+Rank 0 writes {case: [largest error of any rank, relative to the largest element of the true gradient; how far the closed form
+is from the gradient without the fault, likewise]}. The theory here is this file's own, and shares nothing with the faults'.
+"""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.rank.assemble import Parts
+from harness.rank.material import prepare
+from harness.rank.process_group import World, open_store
+from harness.rank.trial import Trial
+from tests.options import CONFIG, make
+from tests.worlds.closed_form import WORKLOADS, sum_of_gradients
+
+SIZE, ITERATION = 13, 3
+"""13 samples are cut unevenly by 2, 3 and 4; results are those of iteration 3."""
+IN_PLACE = ("none", "one_by_one", "one_by_one_forward")
+"""Modes that divide `.grad`, with whatever is left in it."""
+RACING = "read_before_wait"
+
+
+class Theory:
+    """Gradients as vectors: `each[lag][rank][sample]`, not divided, and what they count."""
+
+    def __init__(self, name: str, trial: Trial, reduction: str, normalization: str) -> None:
+        self.reduction, self.mean_of_means = reduction, normalization == "rank_mean"
+        shards, material = [trial.shards(0), trial.shards(1)], trial.material
+        found = [[[sum_of_gradients(name, material, [i], lag) for i in s] for s in cut] for lag, cut in enumerate(shards)]
+        self.each = [[[torch.cat([w.flatten(), b.flatten()]) for w, b, _ in own] for own in cut] for cut in found]
+        self.count = [[[float(count) for _, _, count in own] for own in cut] for cut in found]
+        self.size = len(shards[0])
+
+    def own(self, rank: int, lag: int = 0, *, less: float = 0.0) -> tuple[Tensor, float]:
+        """A rank's summed gradient, and what it is divided by before the sum over ranks; `less` is not counted."""
+        counts = self.count[lag]
+        n = sum(counts[rank]) if self.mean_of_means else sum(map(sum, counts))
+        return sum(self.each[lag][rank]), n - less
+
+    def right(self) -> Tensor:
+        return self.over_ranks([g / n for g, n in map(self.own, range(self.size))])
+
+    def over_ranks(self, local: list[Tensor]) -> Tensor:
+        return sum(local) / (self.size if self.mean_of_means else 1)
+
+    def passes(self, rank: int) -> list[list[int]]:
+        samples = list(range(len(self.each[0][rank])))
+        if self.reduction in IN_PLACE:
+            return [[i] for i in samples]
+        if self.reduction == "micro_batch":
+            parts = [samples[i : i + 4] for i in range(0, len(samples), 4)]
+            return [part for part in parts if sum(self.count[0][rank][i] for i in part)]
+        return [samples]
+
+    def alias(self, rank: int) -> Tensor:
+        """The first pass lost, the second twice."""
+        local = []
+        for r in range(self.size):
+            g, n = self.own(r)
+            first, *others = [sum(self.each[0][r][i] for i in part) for part in self.passes(r)]
+            local.append((g + others[0] - first if others else g) / n)
+        return self.over_ranks(local)
+
+    def missing_zero_grad(self, rank: int) -> Tensor:
+        """Iteration by iteration."""
+        result = torch.zeros_like(self.each[0][0][0])
+        for _ in range(ITERATION):
+            local = []
+            for g, n in map(self.own, range(self.size)):
+                kept = {"per_sample_vmap": 0.0}.get(self.reduction, 1 / n if self.reduction in IN_PLACE else 1.0)
+                local.append(g / n + kept * result)
+            result = self.over_ranks(local)
+        if self.reduction in ("sum", "mean", "none_vector", "micro_batch"):
+            factor = ITERATION if self.mean_of_means else sum(self.size**j for j in range(ITERATION))
+            assert torch.allclose(result, factor * self.right(), rtol=1e-13)
+        return result
+
+    def double_division(self, rank: int) -> Tensor:
+        return self.right() / self.size
+
+    def missing_division(self, rank: int) -> Tensor:
+        return self.right() * self.size
+
+    def _one_sample(self, counted: bool) -> Tensor:
+        less = 0.0 if counted else self.count[0][0][0]
+        local = []
+        for r in range(self.size):
+            g, n = self.own(r, less=less if r == 0 or not self.mean_of_means else 0.0)
+            local.append((g - self.each[0][0][0] if r == 0 else g) / n)
+        return self.over_ranks(local)
+
+    def dropped_sample(self, rank: int) -> Tensor:
+        return self._one_sample(counted=True)
+
+    def dropped_input(self, rank: int) -> Tensor:
+        return self._one_sample(counted=False)
+
+    def _rank_0(self, replaced: Tensor) -> Tensor:
+        return self.over_ranks([replaced, *(g / n for g, n in map(self.own, range(1, self.size)))])
+
+    def dropped_rank(self, rank: int) -> Tensor:
+        return self._rank_0(0 * self.each[0][0][0])
+
+    def rank_counted_twice(self, rank: int) -> Tensor:
+        g, n = self.own(0)
+        return self._rank_0(2 * g / n)
+
+    def stale_rank(self, rank: int) -> Tensor:
+        g, n = self.own(0, lag=1)
+        return self._rank_0(g / n)
+
+    def missing_all_reduce(self, rank: int) -> Tensor:
+        g, n = self.own(rank)
+        return g / n / (self.size if self.mean_of_means else 1)
+
+    read_before_wait = missing_all_reduce
+
+    def none(self, rank: int) -> Tensor:
+        return self.right()
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    world = World.open(CONFIG, *open_store())
+    axes = ("reduction", "normalization", "fault")
+    options = {axis: make(axis) for axis in (*axes, "sharding", "aggregation", "sync", "precision")}
+    errors = {}
+    for name in ("regression", "tokens"):
+        material = prepare(WORKLOADS[name], name, 0, SIZE, batches=2)
+        for reduction, normalization, fault in itertools.product(*(options[axis] for axis in axes)):
+            parts = Parts(
+                workload=WORKLOADS[name],
+                reduction=options["reduction"][reduction],
+                normalization=options["normalization"][normalization],
+                aggregation=options["aggregation"]["all_reduce"],
+                sharding=options["sharding"]["even"],
+                sync=options["sync"]["none"],
+                precision=options["precision"]["fp64"],
+                fault=options["fault"][fault],
+            )
+            trial = Trial(parts, material, world, warm_up=1, measured=ITERATION - 1)
+            assert trial.skip_reason() is None, trial.skip_reason()
+            gradient = torch.cat([g.flatten() for _, g in trial.measure(enter=lambda phase: None).gradient])
+            theory = Theory(name, trial, reduction, normalization)
+            truth, right = getattr(theory, fault)(world.rank), theory.right()
+            if fault == RACING and world.rank:
+                truth = gradient  # what a late rank reads is a race
+            error = torch.tensor([float((x - truth).abs().max() / right.abs().max()) for x in (gradient, right)])
+            worst = torch.stack(world.control.all_gather(error)).amax(0)
+            errors[f"{name} {reduction} {normalization} {fault}"] = worst.tolist()
+    if world.rank == 0:
+        out.write_text(json.dumps(errors))
+    world.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
