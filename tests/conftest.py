@@ -57,3 +57,27 @@ def every_mode(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     done = launch("iterations=2", "warm_up=1", "sync=[none,device]", f"results_dir={results}", timeout=600)
     assert done.returncode == 0, done.stderr
     return _finished(results, "default", done.stdout)
+
+
+def _experiment(name: str, results: Path) -> Finished:
+    done = launch(f"experiment={name}", f"results_dir={results}", timeout=600)
+    assert done.returncode == 0, done.stderr
+    return _finished(results, name, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def reduction_modes(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """`python -m launch experiment=reduction_modes`."""
+    return _experiment("reduction_modes", tmp_path_factory.mktemp("reduction_modes"))
+
+
+@pytest.fixture(scope="session")
+def gradient_sums(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """`python -m launch experiment=gradient_sums`."""
+    return _experiment("gradient_sums", tmp_path_factory.mktemp("gradient_sums"))
+
+
+@pytest.fixture(scope="session")
+def unequal_derivatives(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """`python -m launch experiment=unequal_derivatives`."""
+    return _experiment("unequal_derivatives", tmp_path_factory.mktemp("unequal_derivatives"))

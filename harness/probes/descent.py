@@ -1,6 +1,7 @@
 """Optimizer steps of two ways to compute one gradient, from equal parameters."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +15,18 @@ Step = Callable[[nn.Module], None]
 """Leaves the gradient in `.grad` of the parameters, which hold none."""
 
 
-def drift(machine: Machine, subject: Subject, setting: str, ways: Sequence[Step]) -> Iterator[Observation]:
-    """How far two ways are apart after the configured steps, for each optimizer; nothing where there are none."""
+def drift(machine: Machine, subject: Subject, ways: Mapping[str, Step]) -> Iterator[Observation]:
+    """How far any two ways are apart after the configured steps, for each optimizer; nothing where there are none."""
     steps = machine.drift.steps
     for optimizer, rate in machine.drift.optimizers.items() if steps else ():
-        first, second = (_descend(subject, step, optimizer, rate, steps) for step in ways)
-        apart, _ = compare_all(_parameters(second), _parameters(first))
-        losses = [float(subject.loss(model, None).detach()) for model in (first, second)]
-        where = f"{setting}, {steps} steps of {optimizer}"
-        yield Observation(where, "parameters, relative_l2", apart.relative_l2)
-        yield Observation(where, "loss", losses[1])
-        yield Observation(where, "against_loss", losses[0])
+        trained = {name: _descend(subject, step, optimizer, rate, steps) for name, step in ways.items()}
+        losses = {name: float(subject.loss(model, None).detach()) for name, model in trained.items()}
+        for one, other in itertools.combinations(ways, 2):
+            apart, _ = compare_all(_parameters(trained[other]), _parameters(trained[one]))
+            where = f"{one} - {other}, {steps} steps of {optimizer}"
+            yield Observation(where, "parameters, relative_l2", apart.relative_l2)
+            yield Observation(where, "loss", losses[other])
+            yield Observation(where, "against_loss", losses[one])
 
 
 def _descend(subject: Subject, step: Step, optimizer: str, rate: float, steps: int) -> nn.Module:

@@ -29,8 +29,8 @@ def _ask(machine: Machine, subject: Subject) -> Iterator[Observation]:
         [(name, g * n) for name, g in gradient] for gradient, n in ((mean, subject.samples), (of_twice, 2 * subject.samples))
     )
     yield Observation(setting, "sum, scale", compare_all(summed_twice, summed)[0].scale)
-    ways = [partial(_backward, subject, factor) for factor in (1.0, float(subject.samples))]
-    yield from drift(machine, subject, "mean against sum", ways)
+    factors = {"mean": 1.0, "sum": float(subject.samples)}
+    yield from drift(machine, subject, {name: partial(_backward, subject, factor) for name, factor in factors.items()})
 
 
 def _backward(subject: Subject, factor: float, model: nn.Module) -> None:

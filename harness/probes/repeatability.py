@@ -52,7 +52,7 @@ class RepeatabilityProbe(Probe):
     def _again(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
         model = subject.model(torch.float32)
         yield from patterns_of(subject.gradient(model) for _ in range(self._runs)).observations("in one process")
-        yield from drift(machine, subject, "two equal runs", [partial(_backward, subject)] * 2)
+        yield from drift(machine, subject, dict.fromkeys(("a run", "again"), partial(_backward, subject)))
 
     def _across_threads(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
         model = subject.model(torch.float32)
@@ -62,15 +62,14 @@ class RepeatabilityProbe(Probe):
                 return subject.gradient(model)
 
         yield from patterns_of(map(under, self._threads)).observations("thread counts")
-        ways = [partial(_backward, subject, within=partial(_threads, count)) for count in (1, max(self._threads))]
-        yield from drift(machine, subject, f"1 thread against {max(self._threads)}", ways)
+        ways = {f"{count} threads": partial(_backward, subject, within=partial(_threads, count)) for count in self._threads}
+        yield from drift(machine, subject, ways)
 
     def _across_orders(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
         model, generator = subject.model(torch.float32), torch.Generator().manual_seed(machine.seed)
         orders = [torch.randperm(subject.samples, generator=generator) for _ in range(self._orders)]
         yield from patterns_of(subject.gradient(model, order) for order in orders).observations("batch orders")
-        ways = [partial(_backward, subject, order=order) for order in orders[:2]]
-        yield from drift(machine, subject, "two batch orders", ways)
+        yield from drift(machine, subject, {f"order {i}": partial(_backward, subject, order=orders[i]) for i in range(2)})
 
     def _dropout(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
         """Random numbers in the model: the one cause that a seed takes away."""

@@ -81,9 +81,7 @@ def _model(machine: Machine, subject: Subject) -> Iterator[Observation]:
             _leave(subject, compute, model)
             found[way] = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
         yield from _compared(str(dtype).removeprefix("torch."), found)
-    for one, other in itertools.combinations(WAYS, 2):
-        ways = [partial(_leave, subject, WAYS[way]) for way in (one, other)]
-        yield from drift(machine, subject, f"{one} - {other}", ways)
+    yield from drift(machine, subject, {way: partial(_leave, subject, compute) for way, compute in WAYS.items()})
 
 
 def _leave(subject: Subject, compute: Callable[[Losses, Leaves], None], model: nn.Module) -> None:

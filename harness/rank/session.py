@@ -14,7 +14,7 @@ from harness.probes.base import Machine
 from harness.rank import environment
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.assemble import Parts, assemble, assemble_probes
-from harness.rank.compare import Apart, Comparisons, key_of
+from harness.rank.compare import Apart, Comparisons
 from harness.rank.drift import BATCHES, Drifts
 from harness.rank.findings import findings
 from harness.rank.gradient_store import GradientStore
@@ -172,12 +172,16 @@ def _check_samples(material: Material, world_size: int) -> None:
 
 
 def _named(parts: dict[Case, Parts], materials: dict[Workload, Material]) -> dict[str, Material]:
-    """Materials by their workload; with its parameters, where a workload stands more than once."""
-    names = [material.name for material in materials.values()]
-    return {
-        case.workload if names.count(case.workload) == 1 else key_of(case, "workload"): materials[part.workload]
-        for case, part in parts.items()
-    }
+    """Materials by their workload, and by those of its parameters that vary: `mlp_digits samples=64`."""
+    asked = {part.workload: case for case, part in parts.items()}
+    return {_name(case, list(asked.values())): materials[workload] for workload, case in asked.items()}
+
+
+def _name(case: Case, others: list[Case]) -> str:
+    same = [other for other in others if other.workload == case.workload]
+    own = [(key, value) for key, value in case.parameters if key.startswith("workload.")]
+    varying = [(key, value) for key, value in own if len({dict(other.parameters).get(key) for other in same}) > 1]
+    return " ".join([case.workload, *(f"{key.removeprefix('workload.')}={value}" for key, value in varying)])
 
 
 def run_session(run_dir: RunDir, store: Store, rank: int, size: int, state: RankState, progress: Progress) -> None:

@@ -27,6 +27,16 @@ def _varies_in_an_option(cases: pd.DataFrame, column: str) -> bool:
     )
 
 
+def reduction_names(labels: pd.DataFrame) -> dict[str, str]:
+    """case_id to the reduction, with those of its parameters that vary; `labels` as `labelled` gives them."""
+    names = labels.reduction.copy()
+    for column in labels.columns:
+        if column.startswith("reduction."):
+            given = labels[column] != ""
+            names[given] = names[given] + f" {column.removeprefix('reduction.')}=" + labels[column][given]
+    return dict(zip(labels.index, names, strict=True))
+
+
 def labelled(cases: pd.DataFrame) -> pd.DataFrame:
     """The label columns of every case, as text, indexed by case_id."""
     columns = label_columns(cases)

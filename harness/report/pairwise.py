@@ -3,7 +3,7 @@
 import pandas as pd
 
 from harness.report.frame import Run
-from harness.report.labels import labelled
+from harness.report.labels import labelled, reduction_names
 from harness.report.text import number, yes
 from harness.schema.record import CASE, METRICS
 
@@ -18,8 +18,9 @@ def pairwise(run: Run) -> pd.DataFrame:
     rows = rows[rows.against.str.startswith(CASE) & (rows.parameter == "")]
     labels = labelled(run.cases)
     own, other = rows.case_id.astype(str), rows.against.str.removeprefix(CASE)
-    names = _distinct(labels)
-    pairs = labels.loc[own].drop(columns=["reduction", *_reduction_parameters(labels)]).reset_index(drop=True)
+    names = reduction_names(labels)
+    kept = [column for column in labels.columns if not column.startswith("reduction")]
+    pairs = labels.loc[own, kept].reset_index(drop=True)
     pairs["pair"] = [f"{names[theirs]} - {names[mine]}" for mine, theirs in zip(own, other, strict=True)]
     return pd.concat([pairs, rows[_KEPT].reset_index(drop=True)], axis=1)
 
@@ -34,16 +35,3 @@ def pairwise_table(pairs: pd.DataFrame) -> pd.DataFrame:
             "bitwise equal": pairs.bitwise_equal.map(yes),
         }
     )
-
-
-def _reduction_parameters(labels: pd.DataFrame) -> list[str]:
-    return [column for column in labels.columns if column.startswith("reduction.")]
-
-
-def _distinct(labels: pd.DataFrame) -> dict[str, str]:
-    """case_id to the reduction, with those of its parameters that vary."""
-    names = labels.reduction.copy()
-    for column in _reduction_parameters(labels):
-        given = labels[column] != ""
-        names[given] = names[given] + f" {column.removeprefix('reduction.')}=" + labels[column][given]
-    return dict(zip(labels.index, names, strict=True))

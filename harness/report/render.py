@@ -13,8 +13,12 @@ from rich.text import Text
 from harness.report.answer import answer
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
+from harness.report.drift import drift, drift_table
 from harness.report.frame import Run, load_run
 from harness.report.pairwise import pairwise, pairwise_table
+from harness.report.prediction import prediction, prediction_table
+from harness.report.probes import probe_tables
+from harness.report.stories import tell
 from harness.report.tables import Table, escape, plain
 from harness.schema.record import FAILED, OK
 from harness.schema.run_dir import RunDir
@@ -33,6 +37,16 @@ _DISCREPANCY = (
     "Full batch: one forward of the whole batch on one rank. 0 is exact."
 )
 _PAIRWISE = "Largest absolute difference between two modes' gradients, and their relative L2. 0 is exact."
+_PREDICTION = (
+    "Relative L2 from the reference, where theory puts the gradient elsewhere: as predicted from the samples' own float64 "
+    "gradients, and as measured; and of the measured gradient from the predicted one."
+)
+_DRIFT = (
+    "After {} optimizer steps from equal parameters: the two modes whose parameters are furthest apart, and their losses. "
+    "All pairs and checkpoints stand in drift.csv."
+)
+_ON_REQUEST = ("prediction", "drift", "observations")
+"""CSV files that are written when there is something in them."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +64,28 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether a case failed or is missing."""
-        return bool(self.run.missing) or bool((self.run.cases.status == FAILED).any())
+        """Whether a case or a question of a probe failed, or is missing."""
+        return bool(self.run.missing) or any((rows.status == FAILED).any() for rows in (self.run.cases, self.run.probes))
 
 
 def build(path: Path | str) -> Report:
     """Reduce a run to its report. Raises RefusedError when `path` is no run directory."""
     run = load_run(path)
-    costs, distances, pairs, each = cost(run), discrepancy(run), pairwise(run), parameters(run)
+    frames = {
+        "cost": cost(run),
+        "discrepancy": discrepancy(run),
+        "prediction": prediction(run),
+        "pairwise": pairwise(run),
+        "drift": drift(run),
+        "parameters": parameters(run),
+    }
     return Report(
         run=run,
-        answer=answer(run, distances, costs),
+        answer=answer(run, frames["discrepancy"], frames["cost"]),
         findings=_findings(run),
-        tables=list(_tables(run, costs, distances, pairs, brief=False)),
-        brief_tables=list(_tables(run, costs, distances, pairs, brief=True)),
-        frames={"cost": costs.reset_index(names="case_id"), "discrepancy": distances, "pairwise": pairs, "parameters": each},
+        tables=list(_tables(run, frames, brief=False)),
+        brief_tables=list(_tables(run, frames, brief=True)),
+        frames={**frames, "cost": frames["cost"].reset_index(names="case_id"), "observations": run.observations},
     )
 
 
@@ -85,7 +106,8 @@ def write(report: Report) -> Path:
     run_dir = RunDir(report.run.path)
     run_dir.report.mkdir(exist_ok=True)
     for name, frame in report.frames.items():
-        run_dir.write(run_dir.report / f"{name}.csv", frame.to_csv(index=False).encode())
+        if len(frame) or name not in _ON_REQUEST:
+            run_dir.write(run_dir.report / f"{name}.csv", frame.to_csv(index=False).encode())
     page = run_dir.report / "report.md"
     run_dir.write(page, _markdown(report).encode())
     return page
@@ -115,13 +137,19 @@ def _findings(run: Run) -> list[str]:
     return [f"{statement} ({cases} case{'s' if cases > 1 else ''})" for statement, cases in counted.items()]
 
 
-def _tables(run: Run, costs: pd.DataFrame, distances: pd.DataFrame, pairs: pd.DataFrame, *, brief: bool) -> Iterator[Table]:
-    if len(distances):
+def _tables(run: Run, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
+    yield from tell(run)
+    if len(frames["discrepancy"]):
         clocks = _CLOCKS.get(str(run.environment.get("device")), "")
-        yield from _by_workload("Cost", cost_table(costs, brief=brief), (_MEDIANS if brief else _COST) + clocks)
-        yield from _by_workload("Discrepancy", discrepancy_table(run, distances), _DISCREPANCY)
-    if len(pairs):
-        yield from _by_workload("Pairwise", pairwise_table(pairs), _PAIRWISE)
+        yield from _by_workload("Cost", cost_table(frames["cost"], brief=brief), (_MEDIANS if brief else _COST) + clocks)
+        yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), _DISCREPANCY)
+    if len(frames["prediction"]):
+        yield from _by_workload("Prediction", prediction_table(frames["prediction"]), _PREDICTION)
+    if len(frames["pairwise"]):
+        yield from _by_workload("Pairwise", pairwise_table(frames["pairwise"]), _PAIRWISE)
+    if len(frames["drift"]):
+        yield from _by_workload("Drift", drift_table(frames["drift"]), _DRIFT.format(run.config.drift.steps))
+    yield from probe_tables(run)
     unfinished = _not_measured(run)
     if len(unfinished):
         yield Table("Cases without numbers", unfinished)

@@ -23,7 +23,8 @@ from tests.worlds.closed_form import WORKLOADS, sum_of_gradients
 
 SIZE, ITERATION = 13, 3
 """13 samples are cut unevenly by 2, 3 and 4; results are those of iteration 3."""
-IN_PLACE = ("none", "one_by_one", "one_by_one_forward")
+BY_SAMPLE = ("none", "one_by_one", "one_by_one_forward")
+IN_PLACE = (*BY_SAMPLE, "sum_then_divide")
 """Modes that divide `.grad`, with whatever is left in it."""
 RACING = "read_before_wait"
 
@@ -53,7 +54,7 @@ class Theory:
 
     def passes(self, rank: int) -> list[list[int]]:
         samples = list(range(len(self.each[0][rank])))
-        if self.reduction in IN_PLACE:
+        if self.reduction in BY_SAMPLE:
             return [[i] for i in samples]
         if self.reduction == "micro_batch":
             parts = [samples[i : i + 4] for i in range(0, len(samples), 4)]

@@ -8,7 +8,7 @@ import pytest
 from tests.options import AVAILABLE
 from tests.running import torchrun
 
-ONE_PASS = ("sum", "mean", "none_vector", "per_sample_vmap")
+ONE_PASS = ("sum", "sum_then_divide", "mean", "none_vector", "per_sample_vmap")
 NEEDS_OTHERS = ("double_division", "missing_division", "missing_all_reduce", "read_before_wait")
 """Nothing is missed, or divided, where there is one rank."""
 

@@ -1,0 +1,19 @@
+"""reduction="sum", its gradient divided by n."""
+
+from torch import Tensor
+
+from harness.axes.reduction.base import LocalWork, SharedForward
+
+
+class SumThenDivideReduction(SharedForward):
+    """Backward of the summed loss; then every gradient is divided, which rounds once more unless n is a power of two."""
+
+    def leftover(self, denominator: float) -> float:
+        return 1 / denominator
+
+    def forward(self, work: LocalWork) -> Tensor:
+        return work.criterion.sum(work.model(*work.batch.inputs), work.batch.target)
+
+    def backward(self, work: LocalWork, result: Tensor) -> None:
+        result.backward()
+        work.divide_gradients()

@@ -1,0 +1,203 @@
+"""The three stories: verdicts of real runs, and each verdict with the opposite planted in the measurement."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from harness.report.frame import Run
+from harness.report.stories import gradient_sums, reduction_modes, tell, unequal_derivatives
+from harness.report.stories.claims import FAILS, HOLDS, UNTESTABLE, Claim, judge
+from harness.schema.record import CASE
+from tests.conftest import Finished
+
+Plant = Callable[[Run], Run]
+
+
+def observe(probe: str, value: float, quantity: str, subject: str = "", setting: str = "") -> Plant:
+    """Observations of a probe with another value."""
+
+    def plant(run: Run) -> Run:
+        rows = run.observations.copy()
+        hit = (rows.probe.astype(str) == probe) & (rows.quantity == quantity)
+        hit &= rows.subject.astype(str).str.contains(subject, regex=False) & rows.setting.str.contains(setting, regex=False)
+        assert hit.any()
+        rows.loc[hit, "value"] = value
+        return replace(run, observations=rows)
+
+    return plant
+
+
+def compare(**changed: float) -> Plant:
+    """Every comparison of two modes with other metrics."""
+
+    def plant(run: Run) -> Run:
+        rows = run.discrepancies.copy()
+        for metric, value in changed.items():
+            rows.loc[rows.against.str.startswith(CASE), metric] = value
+        return replace(run, discrepancies=rows)
+
+    return plant
+
+
+def against(**changed: float) -> Plant:
+    """Every distance from a reference with other metrics."""
+
+    def plant(run: Run) -> Run:
+        rows = run.discrepancies.copy()
+        for metric, value in changed.items():
+            rows.loc[~rows.against.str.startswith(CASE), metric] = value
+        return replace(run, discrepancies=rows)
+
+    return plant
+
+
+def drift(run: Run) -> Run:
+    """Losses that drift apart."""
+    return replace(run, drifts=run.drifts.assign(loss=run.drifts.loss * 2))
+
+
+def both(*plants: Plant) -> Plant:
+    def plant(run: Run) -> Run:
+        for one in plants:
+            run = one(run)
+        return run
+
+    return plant
+
+
+APART = compare(max_abs=0.0316, relative_l2=0.2)
+STALE = both(observe("staleness", 7, "stale"), observe("staleness", 0, "fresh"))
+FRESH = both(observe("staleness", 0, "stale"), observe("staleness", 0, "torn"))
+OPPOSITE: dict[str, dict[str, Plant]] = {
+    "reduction_modes": {
+        "reduction = none and one-by-one": APART,
+        "reduction = sum and avg": APART,
+        "(ours) also where not the loss": compare(max_abs=0.0),
+        "the two pairs differ": APART,
+        "they differ because cross-entropy": APART,
+        "it may be due to retain_graph": APART,
+        "the gradient of sum always equals": APART,
+        "Adam accounts": observe("loss_scale", 300.0, "parameters, relative_l2"),
+        "mean keeps gradients constant": observe("loss_scale", 0.5, "mean, relative_l2"),
+        "(ours) the first sample's": compare(max_abs=0.5),
+        "(asked)": drift,
+    },
+    "gradient_sums": {
+        "reading .grad immediately": STALE,
+        "complex graphs": STALE,
+        "for CPU computations": STALE,
+        "asynchronous operations": FRESH,
+        "waiting for them": STALE,
+        "all_reduce() aggregates": STALE,
+        "two losses summed": observe("several_losses", 0.5, "relative_l2"),
+        "this is fundamentally different": observe("several_losses", 0.5, "relative_l2"),
+        "all_reduce with SUM sums": observe("sum_over_ranks", 0.5, "relative_l2 from the sum over ranks"),
+        "and the sum, as it is": observe("sum_over_ranks", 1.0, "scale against the mean over ranks"),
+        "(ours) dividing it": against(relative_l2=1e-8),
+        "(asked)": observe("several_losses", 100.0, "loss"),
+    },
+    "unequal_derivatives": {
+        "example 1 runs": observe("text_examples", 0, "raises"),
+        "example 1: equal calls": observe("text_examples", 2, "distinct"),
+        "example 2": observe("text_examples", 2, "distinct"),
+        "example 3": observe("text_examples", 1.0000001, "second call over first"),
+        "the order of the forward sum": observe("float_sums", 200, "distinct"),
+        "floating-point addition": observe("float_sums", 0, "share that differs"),
+        "adding numbers": observe("float_sums", 1, "result"),
+        "gradients of identical batches": observe("repeatability", 3, "distinct", setting="in one process"),
+        "the order of summation": observe("repeatability", 1, "distinct"),
+        "the differences are minuscule": observe("repeatability", 0.1, "relative_l2"),
+        "seeding increases": observe("repeatability", 50, "distinct"),
+        "seeding does not solve": observe("repeatability", 1, "distinct"),
+        "binary_cross_entropy_with_logits": observe(
+            "saturation", 2.0, "largest relative error of the gradient", setting="with_logits"
+        ),
+        "anomaly detection finds": observe("anomaly", 0, "raises"),
+        "and large gradients": observe("anomaly", 1, "raises"),
+        "averaging runs": observe("averaging", 0, "relative_l2 from float64", setting="mean of other"),
+        "(asked)": observe("repeatability", 100.0, "loss"),
+    },
+}
+"""Story to the beginning of a claim to a measurement that says the opposite."""
+STORIES = {"reduction_modes": reduction_modes, "gradient_sums": gradient_sums, "unequal_derivatives": unequal_derivatives}
+SEEN = {
+    "reduction_modes": [HOLDS, HOLDS, FAILS, FAILS, FAILS, FAILS, HOLDS, UNTESTABLE, HOLDS, HOLDS, UNTESTABLE, HOLDS, FAILS],
+    "gradient_sums": [
+        *(FAILS, FAILS, UNTESTABLE, HOLDS, UNTESTABLE, HOLDS, HOLDS, HOLDS),
+        *(HOLDS, FAILS, HOLDS, FAILS, FAILS, FAILS),
+    ],
+    "unequal_derivatives": [
+        *(FAILS, FAILS, FAILS, FAILS, FAILS, HOLDS, HOLDS, FAILS, HOLDS, HOLDS),
+        *(HOLDS, HOLDS, HOLDS, UNTESTABLE, UNTESTABLE, HOLDS, FAILS, FAILS, FAILS),
+    ],
+}
+"""On two CPU ranks, claim by claim."""
+FLIPS = [(story, words) for story, plants in OPPOSITE.items() for words in plants]
+
+
+@pytest.fixture(scope="session", params=STORIES)
+def told(request: pytest.FixtureRequest) -> tuple[str, Finished]:
+    """Each story with its run."""
+    return request.param, request.getfixturevalue(request.param)
+
+
+def claim_of(story: str, words: str) -> Claim:
+    (claim,) = (claim for claim in STORIES[story].CLAIMS if claim.words.startswith(words))
+    return claim
+
+
+def test_verdicts_of_a_run_on_two_cpu_ranks(told: tuple[str, Finished]) -> None:
+    story, finished = told
+    verdicts = {claim.words: judge(claim, finished.run).verdict for claim in STORIES[story].CLAIMS}
+    assert verdicts == dict(zip(verdicts, SEEN[story], strict=True))
+    assert all(judge(claim, finished.run).evidence for claim in STORIES[story].CLAIMS)
+    assert f"Claims: {STORIES[story].TITLE}" in finished.output
+
+
+@pytest.mark.parametrize(("story", "words"), FLIPS)
+def test_a_verdict_flips_with_the_measurement(story: str, words: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(story).run
+    claim = claim_of(story, words)
+    assert {judge(claim, run).verdict, judge(claim, OPPOSITE[story][words](run)).verdict} == {HOLDS, FAILS}
+
+
+def test_every_verdict_has_its_opposite_planted(told: tuple[str, Finished]) -> None:
+    story, finished = told
+    tested = [claim for claim in STORIES[story].CLAIMS if judge(claim, finished.run).verdict != UNTESTABLE]
+    assert len(tested) == len(OPPOSITE[story])
+
+
+def test_algorithms_that_vary_are_seen(unequal_derivatives: Finished) -> None:
+    """As on a GPU: ten patterns by default, one with deterministic algorithms, and the other way round."""
+    claim = claim_of("unequal_derivatives", "non-deterministic algorithms")
+    vary = observe("repeatability", 10, "distinct", setting="default algorithms")
+    run = vary(unequal_derivatives.run)
+    assert judge(claim, run).verdict == HOLDS
+    still = observe("repeatability", 10, "distinct", setting="deterministic algorithms")
+    assert judge(claim, still(run)).verdict == FAILS
+
+
+def test_what_was_not_measured_is_not_judged(smoke: Finished) -> None:
+    config = replace(smoke.run.config, story="reduction_modes")
+    run = replace(smoke.run, config=config, discrepancies=smoke.run.discrepancies[:0], cases=smoke.run.cases[:0])
+    for story, module in STORIES.items():
+        told = replace(run, config=replace(config, story=story))
+        verdicts = {judge(claim, told).verdict for claim in module.CLAIMS}
+        assert verdicts == {UNTESTABLE}
+        assert len(tell(told)) == 1
+    assert tell(smoke.run) == []
+
+
+def test_exact_zeros_and_the_prediction_of_the_alias(reduction_modes: Finished) -> None:
+    tables = {table.title: table.rows for table in tell(reduction_modes.run)}
+    for fault in ("none", "alias"):
+        lines = tables[f"Maximum discrepancy between reduction = ..., fault={fault}"].set_index("reduction =")
+        settings = [column for column in lines.columns if column != "the text"]
+        assert len(settings) == 6, "two precisions, three batch sizes"
+        assert (lines.loc[["none and one-by-one", "sum and avg"], settings] == "0").all(axis=None)
+        largest = pd.to_numeric(lines.loc["none and sum", settings])
+        assert (largest > 0.01).all() if fault == "alias" else (largest < 1e-6).all()
+    alias = tables["The alias, measured and predicted"]
+    assert (alias.measured.str[:13] == alias.predicted.str[:13]).all()

@@ -1,0 +1,106 @@
+"""The named experiments, as a user asks for them."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.report.frame import load_run
+from harness.report.staleness import reads
+from harness.schema.record import PREDICTED
+from tests.conftest import Finished
+from tests.options import AVAILABLE
+from tests.running import launch
+
+CUDA = 4
+"""Accesses that need a CUDA stream; two more need NCCL."""
+
+
+def test_controls_are_never_stale_and_an_async_read_is(gradient_sums: Finished) -> None:
+    rows = gradient_sums.run.observations
+    counted = reads(rows[rows.probe.astype(str) == "staleness"])
+    safe = counted[counted.safe]
+    assert (safe.stale + safe.torn == 0).all()
+    assert (safe[safe.setting == "natural"].trials >= 1000).all()
+    assert (counted.trials >= 200).all()
+    early = counted[counted.subject.str.contains("read before wait") & counted.setting.str.startswith("delayed")]
+    assert (early.stale >= 0.9 * early.trials).all()
+    hazards = counted[~counted.safe]
+    assert set(hazards[hazards.stale == hazards.trials].subject) >= {
+        ".grad in a tensor hook",
+        "kept .grad, zero_grad in place",
+        "kept .grad, DDP gradient_as_bucket_view, set_to_none=True",
+    }
+
+
+def test_what_needs_cuda_is_skipped_and_says_why(gradient_sums: Finished) -> None:
+    probes = gradient_sums.run.probes
+    skipped = probes[probes.status == "skipped"]
+    assert skipped.reason.str.contains("no CUDA stream").sum() == CUDA
+    assert skipped.reason.str.contains("the wait in question is NCCL's").sum() == 2
+    assert set(probes.status) == {"ok", "skipped"}
+    assert "there is no CUDA stream to race with" in gradient_sums.output
+
+
+def test_what_an_alias_does_not_act_on_is_recorded(reduction_modes: Finished) -> None:
+    findings = reduction_modes.run.findings
+    nothing = findings[findings.kind == "fault_without_effect"].case_id.astype(str).str.split(".").str[1]
+    acts = findings[findings.kind == "fault"].case_id.astype(str).str.split(".").str[1]
+    assert set(nothing) == {"sum", "sum_then_divide", "mean"}
+    assert set(acts) == {"none", "one_by_one", "one_by_one_forward"}
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_alias_on_other_worlds(ranks: int, tmp_path: Path) -> None:
+    done = launch(
+        *("experiment=reduction_modes", "fault=[alias]", "probe=[]", "drift.steps=0", "reduction=[none,sum,mean,one_by_one]"),
+        *(f"torchrun.nproc_per_node={ranks}", f"results_dir={tmp_path}"),
+    )
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "reduction_modes" / "latest")
+    rows = run.discrepancies[run.discrepancies.against.str.startswith("case:") & (run.discrepancies.parameter == "")]
+    reductions = run.cases.set_index("case_id").reduction.astype(str)
+    names = rows.case_id.astype(str).map(reductions) + " " + rows.against.str.removeprefix("case:").map(reductions)
+    inside = names.isin(("one_by_one none", "mean sum"))
+    assert inside.sum() == 12, "two pairs, two precisions, three batch sizes"
+    assert (rows.max_abs[inside] == 0).all()
+    assert (rows.max_abs[~inside] > 0.01).all()
+    predicted = run.cases[(run.cases.precision == "fp64") & (run.cases.reduction == "none")].set_index("case_id")
+    apart = rows[rows.against.str.removeprefix("case:").isin(predicted.index) & ~inside]
+    expected = apart.against.str.removeprefix("case:").map(predicted.predicted_max_abs)
+    assert len(apart) == 6
+    assert ((apart.max_abs - expected) / expected).abs().max() < 1e-12
+
+
+def test_every_fault_comes_out_as_predicted_on_real_models(tmp_path: Path) -> None:
+    """In float64 on three ranks: tokens that count unequally, and batch statistics, which a dropped input changes."""
+    faults = ",".join(AVAILABLE["fault"])
+    done = launch(
+        *("workload=[transformer_topics,cnn_digits]", "reduction=[mean,none]", "normalization=[rank_mean]", "precision=[fp64]"),
+        *(f"fault=[{faults}]", "fault.dropped_rank.rank=2", "fault.dropped_sample.rank=1", "fault.dropped_sample.sample=3"),
+        *("global_batch_size=16", "iterations=2", "warm_up=0", "torchrun.nproc_per_node=3", f"results_dir={tmp_path}"),
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "default" / "latest")
+    assert (run.cases.status == "ok").all()
+    rows = run.discrepancies[(run.discrepancies.against == PREDICTED) & (run.discrepancies.parameter == "")]
+    rows = rows[rows["rank"] == 0]
+    faulty = run.cases[run.cases.fault != "none"]
+    acting = run.findings[run.findings.kind == "fault"].case_id.astype(str)
+    assert set(acting) <= set(rows.case_id.astype(str)) & set(faulty.case_id)
+    assert len(set(acting)) >= len(faulty) - 2, "only the alias does nothing, to mean"
+    assert rows.relative_l2.max() < 1e-12
+    moved = faulty[faulty.case_id.isin(acting)].predicted_relative_l2
+    assert (moved > 1e-3).all()
+
+
+def test_a_case_that_no_fault_can_strike_is_skipped(tmp_path: Path) -> None:
+    done = launch(
+        *("workload=[mlp_digits]", "reduction=[sum]", "aggregation=[local]", "fault=[dropped_rank,dropped_input,alias]"),
+        *("fault.dropped_input.sample=99", "iterations=1", "warm_up=0", f"results_dir={tmp_path}"),
+    )
+    assert done.returncode == 0, done.stderr
+    reasons = load_run(tmp_path / "default" / "latest").cases.set_index("fault").reason
+    assert "this aggregation sums nothing" in reasons["dropped_rank"]
+    assert "rank 0 has 32 samples, and no sample 99" in reasons["dropped_input"]
+    assert reasons["alias"] == ""
