@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.report.frame import load_run
-from harness.schema.record import REFERENCE
+from harness.probes.accesses import PinnedCopy, SideStream
+from harness.report.frame import Run, load_run
+from harness.report.staleness import reads
+from harness.report.stories import tell
+from harness.schema.record import PREDICTED, REFERENCE
+from tests.options import AVAILABLE
 from tests.running import launch
 
 pytestmark = pytest.mark.gpu
@@ -32,3 +36,47 @@ def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     assert (rows[(rows.precision == "fp64") & (rows.workload != "cnn_digits")].relative_l2 < 1e-12).all()
     assert (rows[(rows.precision == "fp32") & (rows.workload != "cnn_digits")].relative_l2 < 1e-6).all()
     assert (run.samples.query("phase == 'sync'").seconds > 0).all()
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
+def test_stale_reads_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
+    """Controls hold, and a read that does not wait is stale once what it should wait for is delayed."""
+    if backend == "nccl" and ranks > torch.cuda.device_count():
+        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    run = experiment("gradient_sums", backend, ranks, tmp_path)
+    counted = reads(run.observations[run.observations.probe.astype(str) == "staleness"])
+    safe = counted[counted.safe]
+    assert (safe.stale + safe.torn == 0).all()
+    delayed = counted[~counted.safe & counted.setting.str.startswith("delayed")].set_index("subject")
+    for access in (SideStream.name, PinnedCopy.name):
+        assert delayed.stale[access] >= 0.9 * delayed.trials[access]
+
+
+@pytest.mark.parametrize("name", ["reduction_modes", "unequal_derivatives"])
+def test_stories_on_cuda(name: str, tmp_path: Path) -> None:
+    run = experiment(name, "gloo", 2, tmp_path, "+env.CUBLAS_WORKSPACE_CONFIG=:4096:8")
+    claims, *_ = tell(run)
+    assert {"holds", "does not hold"} <= set(claims.rows.verdict)
+
+
+def test_faults_on_cuda(tmp_path: Path) -> None:
+    done = launch(
+        *("device=cuda", "backend=gloo", "torchrun.nproc_per_node=2", "workload=[mlp_digits]", "reduction=[mean,none]"),
+        *("normalization=[global_mean,rank_mean]", "precision=[fp64]", f"fault=[{','.join(AVAILABLE['fault'])}]"),
+        *("iterations=2", "warm_up=1", f"results_dir={tmp_path}"),
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    run = load_run(tmp_path / "default" / "latest")
+    rows = run.discrepancies[(run.discrepancies.against == PREDICTED) & (run.discrepancies.parameter == "")]
+    assert (rows[rows["rank"] == 0].relative_l2 < 1e-12).all()
+
+
+def experiment(name: str, backend: str, ranks: int, results: Path, *overrides: str) -> Run:
+    done = launch(
+        *(f"experiment={name}", "device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", *overrides),
+        f"results_dir={results}",
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return load_run(results / name / "latest")

@@ -9,7 +9,17 @@ from tests.conftest import Finished
 from tests.running import launch
 
 WORKLOADS = ["mlp_digits", "cnn_digits", "transformer_topics"]
-MODES = ["none", "none_vector", "sum", "mean", "one_by_one", "one_by_one_forward", "per_sample_vmap", "micro_batch"]
+MODES = [
+    "none",
+    "none_vector",
+    "sum",
+    "sum_then_divide",
+    "mean",
+    "one_by_one",
+    "one_by_one_forward",
+    "per_sample_vmap",
+    "micro_batch",
+]
 
 
 def distances(finished: Finished, against: str) -> pd.DataFrame:
@@ -67,7 +77,7 @@ def test_batchnorm_makes_other_functions(every_mode: Finished, pairs: pd.DataFra
 def test_ranks_hold_the_same_bits(every_mode: Finished) -> None:
     rows = every_mode.run.discrepancies
     rows = rows[rows.against == RANK_0]
-    assert len(rows) == 23
+    assert len(rows) == 26
     assert rows.bitwise_equal.all()
 
 

@@ -62,7 +62,7 @@ class RepeatabilityProbe(Probe):
                 return subject.gradient(model)
 
         yield from patterns_of(map(under, self._threads)).observations("thread counts")
-        ways = {f"{count} threads": partial(_backward, subject, within=partial(_threads, count)) for count in self._threads}
+        ways = {f"threads={count}": partial(_backward, subject, within=partial(_threads, count)) for count in self._threads}
         yield from drift(machine, subject, ways)
 
     def _across_orders(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
@@ -75,7 +75,7 @@ class RepeatabilityProbe(Probe):
         """Random numbers in the model: the one cause that a seed takes away."""
         model = subject.model(torch.float32)
         model.register_forward_hook(lambda module, inputs, output: functional.dropout(output, 0.1))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([machine.device] if machine.device.type == "cuda" else []):
             free = patterns_of(subject.gradient(model) for _ in range(self._orders))
             seeded = patterns_of(_seeded(machine.seed, partial(subject.gradient, model)) for _ in range(self._orders))
         yield from free.observations("dropout, not seeded")

@@ -1,5 +1,7 @@
 """What probes saw, on rank 0, where no story tells it."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from harness.report.frame import Run
@@ -10,7 +12,7 @@ from harness.report.text import number
 
 def probe_tables(run: Run) -> list[Table]:
     """A table a probe, and one of the questions without an answer."""
-    found = [] if run.observations.empty else [_table(probe, rows) for probe, rows in _by_probe(run)]
+    found = [] if run.observations.empty else [table for probe, rows in _by_probe(run) for table in _tables(probe, rows)]
     unanswered = run.probes[run.probes.status != "ok"] if len(run.probes) else run.probes
     if len(unanswered):
         found.append(Table("Questions without an answer", unanswered[["probe", "subject", "status", "reason"]]))
@@ -22,13 +24,23 @@ def _by_probe(run: Run) -> list[tuple[str, pd.DataFrame]]:
     return [(str(probe), group) for probe, group in rows.groupby(rows.probe.astype(str), sort=False)]
 
 
-def _table(probe: str, rows: pd.DataFrame) -> Table:
+def _tables(probe: str, rows: pd.DataFrame) -> Iterator[Table]:
+    """A row a subject and setting; settings of which the same quantities were seen share a table."""
     if probe == "staleness":
-        return staleness_table(rows)
-    own = rows[rows["rank"] == 0]
+        yield staleness_table(rows)
+        return
+    wide = _wide(rows[rows["rank"] == 0])
+    kinds = wide.notna().apply(tuple, axis=1)
+    for kind in kinds.drop_duplicates():
+        table = wide[kinds == kind].dropna(axis=1, how="all")
+        yield Table(f"Probe: {probe}", table.reset_index())
+
+
+def _wide(own: pd.DataFrame) -> pd.DataFrame:
+    """Subject and setting to quantities, as texts; what was seen several times as its median."""
     keys = [own.subject.astype(str), own.setting, own.quantity]
     summed = own.groupby(keys, sort=False).agg(value=("value", "median"), count=("value", "size"), text=("text", "first"))
-    table = summed.reset_index()
-    quantity = table.quantity + table["count"].map(lambda count: f", median of {count}" if count > 1 else "")
-    shown = table.assign(quantity=quantity, value=table.value.map(number))[["subject", "setting", "quantity", "value", "text"]]
-    return Table(f"Probe: {probe}", shown if (shown.text != "").any() else shown.drop(columns="text"))
+    named = summed.reset_index()
+    named["quantity"] += named["count"].map(lambda count: f", median of {count}" if count > 1 else "")
+    named["shown"] = named.text.where(named.text != "", named.value.map(number))
+    return named.pivot_table(index=["subject", "setting"], columns="quantity", values="shown", aggfunc="first", sort=False)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 _WIDE = 10_000
+_PADDING = 3
+"""Characters between two columns."""
 _MEANT = re.compile(r"[\\`*\[\]<>|#&]|(?<![^\W_])_|_(?![^\W_])")
 """What means something to Markdown or HTML; an underscore inside a word does not."""
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -32,7 +34,7 @@ class Table:
         console.print(Text(f"\n{self.title}", style="bold"))
         if self.note:
             console.print(Text(self.note, style="dim"))
-        console.print(self._rich(box.SIMPLE_HEAD, plain))
+        console.print(self._rich(box.SIMPLE_HEAD, plain, self._widths(console.width)))
 
     def markdown(self) -> str:
         """For a Markdown page."""
@@ -42,10 +44,23 @@ class Table:
         note = f"{escape(self.note)}\n\n" if self.note else ""
         return f"## {escape(self.title)}\n\n{note}" + "\n".join(line for line in lines if line) + "\n"
 
-    def _rich(self, style: box.Box, clean: Callable[[str], str]) -> RichTable:
+    def _widths(self, width: int) -> list[int | None]:
+        """Room for every whole word, and what is left in equal shares; None where words must be folded."""
+        cells = [[plain(str(cell)) for cell in (name, *self.rows[name])] for name in self.rows.columns]
+        widths = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in cells]
+        left = width - sum(widths) - _PADDING * len(widths) - 1
+        if left < 0:
+            return [None] * len(widths)
+        needs = sorted((max(map(len, column)), place) for place, column in enumerate(cells))
+        for served, (need, place) in enumerate(needs):
+            more = min(left // (len(needs) - served), need - widths[place])
+            widths[place], left = widths[place] + more, left - more
+        return list(widths)
+
+    def _rich(self, style: box.Box, clean: Callable[[str], str], widths: Sequence[int | None] | None = None) -> RichTable:
         table = RichTable(box=style, pad_edge=style is box.MARKDOWN)
-        for name in self.rows.columns:
-            table.add_column(Text(clean(str(name))), overflow="fold", justify=_justify(self.rows[name]))
+        for name, width in zip(self.rows.columns, widths or [None] * len(self.rows.columns), strict=True):
+            table.add_column(Text(clean(str(name))), overflow="fold", justify=_justify(self.rows[name]), width=width)
         for row in self.rows.itertuples(index=False):
             table.add_row(*(Text(clean(str(cell))) for cell in row))
         return table

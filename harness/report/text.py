@@ -4,13 +4,15 @@ import math
 
 
 def number(value: float) -> str:
-    """Two digits after the first; exact zero reads `0`."""
+    """Two digits after the first; whole numbers whole, and an exact zero `0`."""
     if value == 0:
         return "0"
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
+    if value == int(value) and abs(value) < 1e6:
+        return f"{value:.0f}"
     return f"{value:.2e}" if abs(value) < 1e-2 or abs(value) >= 1e4 else f"{value:.3g}"
 
 

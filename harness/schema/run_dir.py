@@ -12,6 +12,7 @@ from typing import Any
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
 from harness.schema.matrix import expected_files
 from harness.schema.rank_state import RankStatus, read_rank_status
+from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 
 TABLES = ("cases", "samples", "discrepancies", "findings", "drifts", "probes", "observations")
@@ -39,10 +40,13 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDir":
-        """An existing run directory. Raises RefusedError when `path` is none."""
+        """An existing run directory. Raises RefusedError when `path` is none, or one of another schema_version."""
         run_dir = cls(path)
         if not (run_dir.path / "config.yaml").is_file():
             raise RefusedError(f"{path} is not a run directory: it has no config.yaml")
+        version = run_dir.environment().get("schema_version", SCHEMA_VERSION)
+        if version != SCHEMA_VERSION:
+            raise RefusedError(f"{path} is of schema_version {version}, and this version reads {SCHEMA_VERSION}: see CHANGELOG")
         return run_dir
 
     def config(self) -> BenchmarkConfig:

@@ -219,13 +219,9 @@ def _examples(run: Run) -> list[Table]:
 
 def _said(rows: pd.DataFrame) -> str:
     return ", ".join(
-        f"{quantity}: {text or _plain(value)}"
+        f"{quantity}: {text or number(value)}"
         for quantity, value, text in zip(rows.quantity, rows.value, rows.text, strict=True)
     )
-
-
-def _plain(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) else number(value)
 
 
 def _repeated(run: Run) -> list[Table]:

@@ -76,6 +76,13 @@ def test_no_run_directory(tmp_path: Path) -> None:
         RunDir.open(tmp_path)
 
 
+def test_a_run_of_another_schema_version_is_refused(tmp_path: Path) -> None:
+    run_dir = RunDir.create(config(f"results_dir={tmp_path}"), NOW)
+    run_dir.write_environment({"schema_version": 1})
+    with pytest.raises(RefusedError, match="is of schema_version 1, and this version reads 2"):
+        RunDir.open(run_dir.path)
+
+
 def test_a_rank_state_is_read_by_others(tmp_path: Path) -> None:
     path = tmp_path / "0.state"
     state = RankState(path, RankStatus(rank=0, pid=7, host="here"))
