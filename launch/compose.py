@@ -44,7 +44,7 @@ def compose_config(
         for override in _parse(overrides):
             _check_options(override)
         composed = _compose(overrides)
-    _drop_parameters_of_unselected(composed, overrides)
+        _drop_parameters_of_unselected(composed, overrides)
     composed.config_dir = str(Path(config_dir).absolute()) if config_dir else composed.config_dir
     if composed.torchrun.nproc_per_node is None:
         composed.torchrun.nproc_per_node = nproc_per_node
@@ -92,12 +92,15 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def _drop_parameters_of_unselected(composed: DictConfig, overrides: Sequence[str]) -> None:
     """An experiment may set parameters of an option that the command line then leaves out: they are left out with it."""
     asked = [override.lstrip("+") for override in overrides]
-    with open_dict(composed):
-        for group in LISTS:
-            for option, node in list(composed[group].items()):
-                named = any(text.startswith(f"{group}.{option}") for text in asked)
-                if isinstance(node, DictConfig) and "_target_" not in node and not named:
-                    del composed[group][option]
+    for group in LISTS:
+        for option, node in list(composed[group].items()):
+            if not isinstance(node, DictConfig) or "_target_" in node or option not in _options(group):
+                continue
+            key = f"{group}.{option}"
+            if any(text.startswith((f"{key}.", f"{key}=")) for text in asked):
+                raise RefusedError(_explain_missing(key))
+            with open_dict(composed):
+                del composed[group][option]
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

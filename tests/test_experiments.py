@@ -6,6 +6,8 @@ import pytest
 
 from harness.report.frame import load_run
 from harness.report.staleness import reads
+from harness.report.stories import tell
+from harness.report.stories.claims import FAILS, UNTESTABLE
 from harness.schema.record import PREDICTED
 from tests.conftest import Finished
 from tests.options import AVAILABLE
@@ -92,6 +94,130 @@ def test_every_fault_comes_out_as_predicted_on_real_models(tmp_path: Path) -> No
     assert rows.relative_l2.max() < 1e-12
     moved = faulty[faulty.case_id.isin(acting)].predicted_relative_l2
     assert (moved > 1e-3).all()
+
+
+def test_theory_is_silent_where_it_has_nothing_to_say(tmp_path: Path) -> None:
+    """Samples that influence each other and are taken one by one; a read that is a race."""
+    done = launch(
+        *("workload=[cnn_digits]", "reduction=[one_by_one_forward,sum]", "fault=[alias,read_before_wait]", "iterations=1"),
+        *("fault.read_before_wait.late=false", "warm_up=0", "global_batch_size=8", f"results_dir={tmp_path}"),
+    )
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "default" / "latest")
+    assert run.cases.predicted_relative_l2.isna().all()
+    assert not (run.discrepancies.against == PREDICTED).any()
+    acting = run.findings[run.findings.kind == "fault"].case_id.astype(str)
+    assert len(acting) == 3, "all but the alias under sum"
+
+
+def test_ranks_with_unequal_theories_stay_together(tmp_path: Path) -> None:
+    """Rank 1 has one sample, so that what it divides its leftover by is 1; rank 0 divides by 2."""
+    done = launch(
+        *(
+            "workload=[mlp_digits]",
+            "reduction=[sum,none]",
+            "aggregation=[local]",
+            "fault=[missing_zero_grad]",
+            "precision=[fp64]",
+        ),
+        *("global_batch_size=3", "iterations=2", "warm_up=0", "deadline_s=5", f"results_dir={tmp_path}"),
+    )
+    assert done.returncode == 0, done.stderr
+    rows = load_run(tmp_path / "default" / "latest").discrepancies
+    rows = rows[(rows.against == PREDICTED) & (rows.parameter == "")]
+    assert sorted(rows["rank"]) == [0, 0, 1, 1]
+    assert (rows.relative_l2 < 1e-12).all()
+
+
+FAILING = """
+import torch.distributed as dist
+from harness.probes.base import Machine, Probe, Question
+from harness.schema.record import Observation
+import torch
+
+class Failing(Probe):
+    "Rank 1 fails before a collective; the next question uses the group again."
+
+    def questions(self, machine):
+        def bad():
+            if machine.rank == 1:
+                raise RuntimeError("planted")
+            machine.meet()
+            yield Observation("", "never", 0.0)
+
+        def good():
+            x = torch.ones(1)
+            dist.all_reduce(x, group=machine.group)
+            yield Observation("", "ranks", float(x))
+
+        return [Question("bad", bad), Question("good", good)]
+"""
+
+
+def test_a_question_that_raises_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "probe").mkdir(parents=True)
+    (tmp_path / "conf" / "probe" / "failing.yaml").write_text("failing:\n  _target_: failing.Failing\n")
+    (tmp_path / "conf" / "failing.py").write_text(FAILING)
+    done = launch(
+        *("--config-dir", str(tmp_path / "conf"), "probe=[failing]", "workload=[mlp_digits]", "reduction=[sum]"),
+        *("iterations=1", f"results_dir={tmp_path}"),
+    )
+    assert done.returncode == 1
+    run = load_run(tmp_path / "default" / "latest")
+    assert run.probes.set_index("subject").status.to_dict() == {"bad": "failed", "good": "ok"}
+    assert "rank 1: RuntimeError: planted" in run.probes.reason[0]
+    assert (run.observations.value == 2).all()
+
+
+def test_one_rank_tells_what_it_can(tmp_path: Path) -> None:
+    """Of sums over ranks it can say nothing; the report is whole."""
+    done = launch(
+        *("experiment=gradient_sums", "torchrun.nproc_per_node=1", "workload=[mlp_digits]", "drift.steps=0"),
+        *(
+            "probe=[staleness,sum_over_ranks]",
+            "probe.staleness.trials=5",
+            "probe.staleness.controls=5",
+            f"results_dir={tmp_path}",
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    claims, *_ = tell(load_run(tmp_path / "gradient_sums" / "latest"))
+    verdicts = claims.rows.set_index("the text says").verdict
+    assert verdicts["all_reduce with SUM sums the gradients of all ranks"] == UNTESTABLE
+    assert verdicts["reading .grad immediately after backward() may give incomplete or stale values"] == FAILS
+
+
+def test_random_numbers_of_a_model_are_drawn_alike(tmp_path: Path) -> None:
+    """A model with dropout gives one gradient again and again, and the four ways to two losses agree."""
+    (tmp_path / "conf" / "workload").mkdir(parents=True)
+    (tmp_path / "conf" / "workload" / "dropping.yaml").write_text(DROPPING)
+    (tmp_path / "conf" / "dropping.py").write_text(BUILD)
+    done = launch(
+        *("--config-dir", str(tmp_path / "conf"), "workload=[dropping]", "reduction=[mean]", "iterations=1", "drift.steps=2"),
+        *("probe=[several_losses,repeatability]", "probe.repeatability.runs=20", "probe.repeatability.orders=5"),
+        f"results_dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = load_run(tmp_path / "default" / "latest").observations
+    again = rows[rows.setting.isin(("in one process", "across processes")) & (rows.quantity == "distinct")]
+    assert (again.value == 1).all()
+    assert (rows[(rows.quantity == "relative_l2") & rows.setting.str.contains("by hand")].value < 1e-6).all()
+
+
+DROPPING = """
+dropping:
+  _target_: harness.axes.workload.base.Workload
+  model: {_target_: dropping.build, _partial_: true}
+  loss: {_target_: torch.nn.CrossEntropyLoss, _partial_: true}
+  data: {_target_: harness.axes.workload.digits.load_digits, _partial_: true}
+"""
+BUILD = """
+from torch import nn
+
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+"""
 
 
 def test_a_case_that_no_fault_can_strike_is_skipped(tmp_path: Path) -> None:

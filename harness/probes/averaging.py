@@ -1,43 +1,74 @@
-"""Averaging: over equal runs, over batch orders, and over initializations."""
+"""Averaging: over equal runs and batch orders, and over initializations."""
 
 from collections.abc import Iterator
 from functools import partial
 
 import torch
+from torch import Tensor, nn
 
 from harness.numerics.discrepancy import compare_all
 from harness.probes.base import Machine, Probe, Question, Subject
 from harness.probes.bits import Gradient
 from harness.schema.record import Observation
 
+RATE = 0.1
+
 
 class AveragingProbe(Probe):
-    """For each workload: how far a float32 gradient, and the mean of `runs` of them, are from float64."""
+    """For each workload: how far the mean of `runs` float32 gradients is from float64; and what averaging does to a loss.
 
-    def __init__(self, runs: int = 16) -> None:
-        if runs < 2:
-            raise ValueError(f"runs={runs}: expected at least 2")
-        self._runs = runs
+    Each of `runs` initializations takes `steps` steps of SGD twice, with the batch in two orders: that is what rounding does to
+    the loss of one run, and to the mean of them all.
+    """
+
+    def __init__(self, runs: int = 16, steps: int = 8) -> None:
+        if runs < 2 or steps < 1:
+            raise ValueError(f"runs={runs}, steps={steps}: expected at least 2 and 1")
+        self._runs, self._steps = runs, steps
 
     def questions(self, machine: Machine) -> list[Question]:
-        return [Question(subject.name, partial(self._ask, machine, subject)) for subject in machine.subjects]
+        ways = (("gradients", self._gradients), ("losses", self._losses))
+        return [
+            Question(f"{subject.name}: {what}", partial(ask, machine, subject))
+            for subject in machine.subjects
+            for what, ask in ways
+        ]
 
-    def _ask(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
-        generator = torch.Generator().manual_seed(machine.seed)
+    def _gradients(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
         exact, model = subject.gradient(subject.model(torch.float64)), subject.model(torch.float32)
-        orders = [torch.randperm(subject.samples, generator=generator) for _ in range(self._runs)]
-        equal = [subject.gradient(model) for _ in range(self._runs)]
-        ordered = [subject.gradient(model, order) for order in orders]
-        others = [subject.gradient(subject.initialized(seed, torch.float32)) for seed in range(1, self._runs + 1)]
-        yield Observation("one run", "relative_l2 from float64", compare_all(equal[0], exact)[0].relative_l2)
-        yield Observation("mean of equal runs", "relative_l2 from float64", compare_all(_mean(equal), exact)[0].relative_l2)
-        yield Observation("mean of batch orders", "relative_l2 from float64", compare_all(_mean(ordered), exact)[0].relative_l2)
-        apart = max(compare_all(other, equal[0])[0].relative_l2 for other in others)
-        yield Observation("other initializations", "largest relative_l2 from the first", apart)
-        mean = compare_all(_mean(others), exact)[0].relative_l2
-        yield Observation("mean of other initializations", "relative_l2 from float64", mean)
+        orders = _orders(machine, subject, self._runs)
+        equal = _mean(subject.gradient(model) for _ in orders)
+        ordered = _mean(subject.gradient(model, order) for order in orders)
+        for setting, found in (("one run", subject.gradient(model)), ("equal runs", equal), ("batch orders", ordered)):
+            yield Observation(setting, "relative_l2 from float64", compare_all(found, exact)[0].relative_l2)
+
+    def _losses(self, machine: Machine, subject: Subject) -> Iterator[Observation]:
+        """In float64, of the float32 parameters."""
+        for seed in range(self._runs):
+            for name, order in zip(("one order", "another order"), _orders(machine, subject, 2), strict=True):
+                model = subject.initialized(seed, torch.float32)
+                self._descend(subject, model, order)
+                with torch.no_grad():
+                    yield Observation(f"initialization {seed}", f"loss, {name}", float(subject.loss(model.double())))
+
+    def _descend(self, subject: Subject, model: nn.Module, order: Tensor) -> None:
+        stepper = torch.optim.SGD(model.parameters(), lr=RATE)
+        for _ in range(self._steps):
+            stepper.zero_grad()
+            subject.loss(model, order).backward()
+            stepper.step()
 
 
-def _mean(gradients: list[Gradient]) -> Gradient:
+def _orders(machine: Machine, subject: Subject, count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(machine.seed)
+    return [torch.randperm(subject.samples, generator=generator) for _ in range(count)]
+
+
+def _mean(gradients: Iterator[Gradient]) -> Gradient:
     """In float32, one after the other."""
-    return [(same[0][0], torch.stack([tensor for _, tensor in same]).mean(0)) for same in zip(*gradients, strict=True)]
+    total = next(gradients)
+    count = 1
+    for gradient in gradients:
+        total = [(name, one + other) for (name, one), (_, other) in zip(total, gradient, strict=True)]
+        count += 1
+    return [(name, tensor / count) for name, tensor in total]

@@ -24,16 +24,24 @@ class Subject:
     """A copy of the initial model."""
     initialized: Callable[[int, torch.dtype], nn.Module]
     """The model with the parameters that another seed gives."""
-    loss: Callable[[nn.Module, Tensor | None], Tensor]
-    """(model, order) to the mean loss; `order` permutes the batch, or picks from it."""
+    forward: Callable[[nn.Module, Tensor | None, str], Tensor]
+    """(model, order, reduction) to the loss; `order` permutes the batch, or picks from it."""
     samples: int
     """In the batch."""
+    seed: int | None
+    """What the model draws (dropout) comes from it, in every forward alike; None: from what was drawn before."""
 
-    def gradient(self, model: nn.Module, order: Tensor | None = None) -> list[tuple[str, Tensor]]:
-        """(parameter, gradient) of the mean loss."""
+    def loss(self, model: nn.Module, order: Tensor | None = None, reduction: str = "mean") -> Tensor:
+        """Of the batch, or of what `order` picks from it."""
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        return self.forward(model, order, reduction)
+
+    def gradient(self, model: nn.Module, order: Tensor | None = None, reduction: str = "mean") -> list[tuple[str, Tensor]]:
+        """(parameter, gradient) of the loss."""
         named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         gradients = torch.autograd.grad(
-            self.loss(model, order), list(named.values()), allow_unused=True, materialize_grads=True
+            self.loss(model, order, reduction), list(named.values()), allow_unused=True, materialize_grads=True
         )
         return list(zip(named, gradients, strict=True))
 
@@ -46,13 +54,18 @@ class Machine:
     size: int
     device: torch.device
     backend: str
-    group: ProcessGroup
-    """The measured process group."""
+    measured: Callable[[], ProcessGroup]
+    """The measured process group of now: a failure replaces it."""
     meet: Callable[[], None]
     """Wait for all ranks, beside `group`."""
     seed: int
     subjects: tuple[Subject, ...]
     drift: DriftConfig
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The measured process group."""
+        return self.measured()
 
 
 @dataclass(frozen=True)

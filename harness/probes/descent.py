@@ -20,7 +20,7 @@ def drift(machine: Machine, subject: Subject, ways: Mapping[str, Step]) -> Itera
     steps = machine.drift.steps
     for optimizer, rate in machine.drift.optimizers.items() if steps else ():
         trained = {name: _descend(subject, step, optimizer, rate, steps) for name, step in ways.items()}
-        losses = {name: float(subject.loss(model, None).detach()) for name, model in trained.items()}
+        losses = {name: float(subject.loss(model).detach()) for name, model in trained.items()}
         for one, other in itertools.combinations(ways, 2):
             apart, _ = compare_all(_parameters(trained[other]), _parameters(trained[one]))
             where = f"{one} - {other}, {steps} steps of {optimizer}"

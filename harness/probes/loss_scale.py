@@ -22,16 +22,13 @@ class LossScaleProbe(Probe):
 def _ask(machine: Machine, subject: Subject) -> Iterator[Observation]:
     once, twice = torch.arange(subject.samples), torch.arange(2 * subject.samples) % subject.samples
     model = subject.model(torch.float64)
-    mean, of_twice = subject.gradient(model, once), subject.gradient(model, twice)
-    setting = "every sample twice"
-    yield Observation(setting, "mean, relative_l2", compare_all(of_twice, mean)[0].relative_l2)
-    summed, summed_twice = (
-        [(name, g * n) for name, g in gradient] for gradient, n in ((mean, subject.samples), (of_twice, 2 * subject.samples))
-    )
-    yield Observation(setting, "sum, scale", compare_all(summed_twice, summed)[0].scale)
-    factors = {"mean": 1.0, "sum": float(subject.samples)}
-    yield from drift(machine, subject, {name: partial(_backward, subject, factor) for name, factor in factors.items()})
+    for reduction in ("mean", "sum"):
+        gradients = (subject.gradient(model, order, reduction) for order in (twice, once))
+        apart, _ = compare_all(*gradients)
+        yield Observation(f"every sample twice, {reduction}", "relative_l2", apart.relative_l2)
+        yield Observation(f"every sample twice, {reduction}", "scale", apart.scale)
+    yield from drift(machine, subject, {reduction: partial(_backward, subject, reduction) for reduction in ("mean", "sum")})
 
 
-def _backward(subject: Subject, factor: float, model: nn.Module) -> None:
-    (subject.loss(model, None) * factor).backward()
+def _backward(subject: Subject, reduction: str, model: nn.Module) -> None:
+    subject.loss(model, reduction=reduction).backward()

@@ -85,10 +85,10 @@ def _model(machine: Machine, subject: Subject) -> Iterator[Observation]:
 
 
 def _leave(subject: Subject, compute: Callable[[Losses, Leaves], None], model: nn.Module) -> None:
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def losses() -> tuple[Tensor, Tensor]:
-        return subject.loss(model, None), DECAY / 2 * torch.stack([(p**2).sum() for p in parameters]).sum()
+        return subject.loss(model), DECAY / 2 * torch.stack([(p**2).sum() for p in parameters]).sum()
 
     compute(losses, parameters)
 

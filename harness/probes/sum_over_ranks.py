@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.numerics.discrepancy import compare
-from harness.probes.base import Machine, Probe, Question
+from harness.probes.base import ONE_RANK, Machine, Probe, Question
 from harness.schema.record import Observation
 from harness.schema.seeding import derive_seed
 
@@ -17,7 +17,7 @@ class SumOverRanksProbe(Probe):
     """The text's example, x**2 of ten elements of each rank's own, in float64; held against every rank's x."""
 
     def questions(self, machine: Machine) -> list[Question]:
-        return [Question("the text's x**2 of each rank", partial(_ask, machine))]
+        return [Question("the text's x**2 of each rank", partial(_ask, machine), ONE_RANK if machine.size == 1 else None)]
 
 
 def _ask(machine: Machine) -> Iterator[Observation]:

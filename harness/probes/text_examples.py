@@ -21,15 +21,17 @@ class TextExamplesProbe(Probe):
 
     def questions(self, machine: Machine) -> list[Question]:
         return [
-            Question("example 1: a scalar polynomial", partial(self._polynomial, 2, 2.0)),
-            Question("example 2: an element-wise polynomial", partial(self._polynomial, [2, 3, 4], [2.0, 3.0, 4.0])),
+            Question("example 1: a scalar polynomial", self._scalar),
+            Question("example 2: an element-wise polynomial", partial(self._polynomial, [2.0, 3.0, 4.0])),
             Question("example 3: a linear layer", partial(self._linear, machine)),
         ]
 
-    def _polynomial(self, integers: object, floats: object) -> Iterator[Observation]:
-        """The text calls example 1 with an integer, and example 2 with floats."""
-        if not isinstance(integers, list):
-            yield _attempt("as written", lambda: derivative(integers))
+    def _scalar(self) -> Iterator[Observation]:
+        """The text calls it with an integer."""
+        yield _attempt("as written", lambda: derivative(2))
+        yield from self._polynomial(2.0)
+
+    def _polynomial(self, floats: object) -> Iterator[Observation]:
         seen = patterns_of([("x", derivative(floats))] for _ in range(self._runs))
         yield from seen.observations("with floats")
         assert seen.first is not None

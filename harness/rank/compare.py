@@ -59,10 +59,10 @@ class Comparisons:
         workload = key_of(case, "workload")
         cut = f"{workload}.{key_of(case, 'sharding')}"
         predicted = self._prediction(cut, trial)
-        if not trial.spans_ranks:
-            own = trial.shards()[self.control.rank]
+        if not trial.cut.spans_ranks:
+            own = trial.cut.shards()[self.control.rank]
             return Yardsticks(self.references.own_shard(cut, trial.material, own), None, predicted)
-        shard_wise = self.references.shard_wise(cut, trial.material, trial.shards())
+        shard_wise = self.references.shard_wise(cut, trial.material, trial.cut.shards())
         return Yardsticks(shard_wise, self.references.full_batch(workload, trial.material), predicted)
 
     def between(self, yardsticks: Yardsticks) -> Apart:
@@ -89,12 +89,12 @@ class Comparisons:
                 for against, name in on_rank_0.items()
                 for row in _records(case, 0, against, _rows(gradient, self.store.load(name)))
             ]
-        return rows + (self._with_rank_0(case, gradient) if trial.spans_ranks else []) + self._with_earlier(case, gradient)
+        return rows + (self._with_rank_0(case, gradient) if trial.cut.spans_ranks else []) + self._with_earlier(case, gradient)
 
     def _sorted_out(self, trial: Trial, yardsticks: Yardsticks) -> tuple[dict[str, str], dict[str, str]]:
         """`against` to name: what every rank has one of its own of, and what rank 0 alone has."""
         names = {REFERENCE: yardsticks.reference, FULL_BATCH: yardsticks.full_batch, PREDICTED: yardsticks.predicted}
-        own = set() if trial.spans_ranks else set(names)
+        own = set() if trial.cut.spans_ranks else set(names)
         if trial.parts.fault.leaves_own:
             own.add(PREDICTED)
         known = {against: name for against, name in names.items() if name}
@@ -105,12 +105,12 @@ class Comparisons:
 
     def _prediction(self, cut: str, trial: Trial) -> str | None:
         """The gradient that theory expects where it is not the reference; cases that expect the same share it."""
-        shares = expected(trial)
-        if not trial.parts.fault.leaves_own and shares == ideal(trial):
+        shares = expected(trial.cut, trial.iterations)
+        if shares is None or (not trial.parts.fault.leaves_own and shares == ideal(trial.cut)):
             return None
-        over_ranks = trial.spans_ranks and not trial.parts.fault.leaves_own
+        over_ranks = trial.cut.spans_ranks and not trial.parts.fault.leaves_own
         share = shares[self.control.rank]
-        shard = trial.shards(share.lag)[self.control.rank]
+        shard = trial.cut.shards(share.lag)[self.control.rank]
         entering = [(index, weight) for index, weight in zip(shard, share.weights, strict=True) if weight is not None]
         batch = trial.material.batches[share.lag][torch.tensor([index for index, _ in entering])]
         key = f"{cut}.{hashlib.sha256(repr((shares, over_ranks)).encode()).hexdigest()}"

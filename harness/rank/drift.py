@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.numerics.discrepancy import compare_all
-from harness.rank.agreement import together
+from harness.rank.agreement import CaseFailedError, together
 from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
 from harness.rank.trial import Trial
@@ -34,7 +34,11 @@ class Drifts:
         """Train the case with every optimizer, and hold it against the earlier cases of its setting. Raises CaseFailedError."""
         if not self.config.steps:
             return []
-        losses = {optimizer: self._train(case, trial, optimizer, rate) for optimizer, rate in self.config.optimizers.items()}
+        try:
+            losses = {name: self._train(case, trial, name, rate) for name, rate in self.config.optimizers.items()}
+        except CaseFailedError:
+            self._drop(case)
+            raise
         if self.control.rank != 0:
             return []
         self._forget_other_settings(case)
@@ -47,7 +51,7 @@ class Drifts:
         keep = partial(self._keep, case, optimizer)
         own = together(self.control, lambda: trial.train(optimizer, rate, self.config.checkpoints, keep))
         by_rank = self.control.gather(torch.tensor(own, dtype=torch.float64))
-        return torch.stack(by_rank).sum(0).tolist() if by_rank and trial.spans_ranks else own
+        return torch.stack(by_rank).sum(0).tolist() if by_rank and trial.cut.spans_ranks else own
 
     def _keep(self, case: Case, optimizer: str, step: int, parameters: list[tuple[str, Tensor]]) -> None:
         if self.control.rank == 0:
@@ -66,8 +70,12 @@ class Drifts:
 
     def _forget_other_settings(self, case: Case) -> None:
         for setting in [setting for setting in self.losses if setting != case.setting]:
-            for done, by_optimizer in self.losses.pop(setting).items():
-                self.store.drop(_name(done, optimizer, step) for optimizer in by_optimizer for step in self.config.checkpoints)
+            for done in self.losses.pop(setting):
+                self._drop(done)
+
+    def _drop(self, case: Case) -> None:
+        checkpoints = self.config.checkpoints
+        self.store.drop(_name(case, optimizer, step) for optimizer in self.config.optimizers for step in checkpoints)
 
 
 def _name(case: Case, optimizer: str, step: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from harness.rank.compare import Apart
-from harness.rank.theory import expected, right
+from harness.rank.theory import acts
 from harness.rank.trial import Measured, Trial
 from harness.schema.case import Case
 from harness.schema.record import METRICS, RANK_0, REFERENCE, Discrepancy, Finding
@@ -23,7 +23,7 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
     coupling = apart.references.relative_l2 if apart.references else 0.0
     if coupling > COUPLED:
         yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, coupling), coupling)
-    if trial.material.couples_samples and any(trial.parts.reduction.splits(len(shard)) for shard in trial.shards()):
+    if trial.material.couples_samples and any(trial.parts.reduction.splits(len(shard)) for shard in trial.cut.shards()):
         yield Finding(case.case_id, "other_function", _other_function(case, from_reference), from_reference)
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:
@@ -31,7 +31,7 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
 
 
 def _fault(case: Case, trial: Trial, distance: float) -> Finding:
-    if (trial.parts.fault.leaves_own and trial.world.size > 1) or expected(trial) != right(trial):
+    if acts(trial.cut, trial.iterations):
         return Finding(case.case_id, "fault", f"the fault {case.fault} is planted, and acts on {case.reduction}", distance)
     words = f"the fault {case.fault} is planted, and does nothing to {case.reduction}: every sample weighs what it should"
     return Finding(case.case_id, "fault_without_effect", words, distance)
@@ -64,12 +64,17 @@ def _coupling(workload: str, apart: float) -> str:
 def _other_function(case: Case, distance: float) -> str:
     return (
         f"{case.reduction} shows {case.workload} parts of the batch by themselves, and BatchNorm normalizes each by its own "
-        f"statistics: another function, {distance:.1e} from the reference (relative L2), and no error of rounding"
+        f"statistics: another function{_away(case, distance)}, and no error of rounding"
     )
 
 
+def _away(case: Case, distance: float) -> str:
+    """The distance, where no planted fault has its share in it."""
+    return f", {distance:.1e} from the reference (relative L2)" if case.fault == "none" else ""
+
+
 def _unequal_denominators(case: Case, trial: Trial, distance: float) -> Iterator[Finding]:
-    counts = trial.shard_terms()
+    counts = trial.cut.counts()
     if len(set(counts)) == 1 or not trial.parts.aggregation.spans_ranks:
         return
     spread = f"ranks count between {min(counts):g} and {max(counts):g} terms of {case.workload}'s loss"
@@ -78,7 +83,7 @@ def _unequal_denominators(case: Case, trial: Trial, distance: float) -> Iterator
         words = f"{spread}; {case.normalization} weighs every term the same, as the mean of the ranks' own means would not"
     else:
         words = (
-            f"{spread}; {case.normalization} weighs the terms of a short rank more, as one mean over all terms would not: "
-            f"{distance:.1e} from the reference"
+            f"{spread}; {case.normalization} weighs the terms of a short rank more, as one mean over all terms "
+            f"would not{_away(case, distance)}"
         )
     yield Finding(case.case_id, "unequal_denominators", words, max(counts) / min(counts) if min(counts) else float("inf"))

@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
+from harness.axes.precision.base import without_tf32
+from harness.axes.workload.base import Batch, Criterion
 from harness.probes.base import Machine, Probe, Question, Subject
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.material import Material
 from harness.rank.process_group import World
 from harness.schema.config import BenchmarkConfig
 from harness.schema.record import FAILED, OK, SKIPPED, Asked, Observation
+from harness.schema.seeding import derive_seed
 
 Seen = tuple[str, int, Observation]
 """(subject, rank, observation)"""
@@ -39,7 +42,8 @@ class Inquiry:
         if question.unsupported:
             return SKIPPED, question.unsupported
         try:
-            own = together(world.control, lambda: list(question.ask()))
+            with without_tf32():
+                own = together(world.control, lambda: list(question.ask()))
         except CaseFailedError as error:
             world.rebuild_measured()
             return FAILED, str(error)
@@ -60,21 +64,27 @@ def machine_of(world: World, config: BenchmarkConfig, materials: Iterable[tuple[
         size=world.size,
         device=world.device,
         backend=world.backend,
-        group=world.measured,
+        measured=lambda: world.measured,
         meet=world.control.meet,
         seed=config.seed,
-        subjects=tuple(_subject(name, material, world.device) for name, material in materials),
+        subjects=tuple(_subject(name, material, world.device, config.seed) for name, material in materials),
         drift=config.drift,
     )
 
 
-def _subject(name: str, material: Material, device: torch.device) -> Subject:
-    def loss(model: nn.Module, order: Tensor | None) -> Tensor:
-        dtype = next(model.parameters()).dtype
-        batch = (material.batch if order is None else material.batch[order]).to(device, dtype)
-        return material.fresh_criterion(device, dtype).mean(model(*batch.inputs), batch.target)
+def _subject(name: str, material: Material, device: torch.device, seed: int) -> Subject:
+    @cache
+    def held(dtype: torch.dtype) -> tuple[Batch, Criterion]:
+        return material.batch.to(device, dtype), material.fresh_criterion(device, dtype)
+
+    def forward(model: nn.Module, order: Tensor | None, reduction: str) -> Tensor:
+        batch, criterion = held(next(model.parameters()).dtype)
+        batch = batch if order is None else batch[order.to(device)]
+        loss: Tensor = getattr(criterion, reduction)(model(*batch.inputs), batch.target)
+        return loss
 
     def initialized(seed: int, dtype: torch.dtype) -> nn.Module:
         return material.workload.build_model(seed).to(device, dtype)
 
-    return Subject(name, partial(material.fresh_model, device), initialized, loss, len(material.batch))
+    drawn = derive_seed(seed, material.name, "probe")
+    return Subject(name, partial(material.fresh_model, device), initialized, forward, len(material.batch), drawn)

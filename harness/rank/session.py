@@ -85,7 +85,7 @@ class Session:
     def run_probe(self, inquiry: Inquiry) -> None:
         """One probe to its rows."""
         self.state.enter("ask")
-        inquiry.run(self.world, replace(self.machine, group=self.world.measured))  # a failure may have replaced the group
+        inquiry.run(self.world, self.machine)
         if self.world.rank == 0:
             self.writer.write_probe(inquiry.name, inquiry.asked, inquiry.seen)
 
@@ -108,11 +108,11 @@ class Session:
             return replace(blank, status=SKIPPED, reason=reason)
         try:
             measured = together(self.world.control, lambda: trial.measure(self.state.enter))
-            self.state.enter("compare")
-            evaluated = self._evaluate(case, trial, measured, blank)
             self.state.enter("drift")
             drifts = self.drifts.of(case, trial)
-            if self.world.rank == 0:
+            self.state.enter("compare")
+            evaluated = self._evaluate(case, trial, measured, blank)
+            if self.world.rank == 0 and self.config.drift.steps:
                 self.writer.write_drifts(case, drifts)
             return evaluated
         except CaseFailedError as error:
@@ -120,7 +120,7 @@ class Session:
             return replace(blank, status=FAILED, reason=str(error))
 
     def _blank(self, case: Case, trial: Trial) -> Outcome:
-        terms = trial.shard_terms()
+        terms = trial.cut.counts()
         return Outcome(
             case_id=case.case_id,
             status=OK,

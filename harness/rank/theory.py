@@ -1,52 +1,60 @@
 """What a case's gradient should be, and what it must come out as when its normalization or its fault has its way."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from harness.axes.fault.base import Share, Situation
-from harness.rank.trial import Trial
+from harness.rank.cut import Cut
 
 
-def ideal(trial: Trial) -> list[Share]:
+def ideal(cut: Cut) -> list[Share]:
     """Every term of the batch weighs the same: [rank]. Where nothing is summed over ranks, every term of a rank's shard."""
-    terms = trial.terms()
-    totals = [sum(map(sum, terms))] * len(terms) if trial.spans_ranks else [sum(own) for own in terms]
+    terms = cut.terms()
+    totals = [sum(map(sum, terms))] * len(terms) if cut.spans_ranks else [sum(own) for own in terms]
     return [Share(tuple(1 / total for _ in own)) for own, total in zip(terms, totals, strict=True)]
 
 
-def right(trial: Trial) -> list[Share]:
-    """What samples weigh without a fault: [rank]. Under `rank_mean` not what they should."""
-    return weigh(trial, trial.terms())
+def right(cut: Cut) -> list[Share]:
+    """What samples weigh without a fault: [rank]. Under `rank_mean` not always what they should."""
+    return weigh(cut, cut.terms())
 
 
-def expected(trial: Trial) -> list[Share]:
-    """What samples weigh in the last iteration's result: [rank]."""
-    return trial.parts.fault.expected(situation(trial))
+def expected(cut: Cut, iteration: int) -> list[Share] | None:
+    """What samples weigh in the result of an iteration: [rank]; None where no theory can say. Equal on all ranks."""
+    if cut.material.couples_samples and any(cut.parts.reduction.splits(len(shard)) for shard in cut.shards()):
+        return None  # parts of the batch by themselves are another function
+    return cut.parts.fault.expected(situation(cut, iteration))
 
 
-def situation(trial: Trial) -> Situation:
+def acts(cut: Cut, iteration: int) -> bool:
+    """Whether the case's fault changes what any sample weighs."""
+    fault = cut.parts.fault
+    return (fault.leaves_own and cut.world_size > 1) or fault.expected(situation(cut, iteration)) != right(cut)
+
+
+def situation(cut: Cut, iteration: int) -> Situation:
     """The facts of a case that a fault's theory rests on."""
-    lags = range(trial.parts.fault.batches)
+    lags = range(cut.parts.fault.batches)
     return Situation(
-        terms=tuple(tuple(tuple(own) for own in trial.terms(lag)) for lag in lags),
-        weigh=partial(weigh, trial),
-        passes=tuple(tuple(trial.parts.reduction.passes(own)) for own in trial.terms()),
-        carry=_carry(trial),
-        iteration=trial.iterations,
+        terms=tuple(tuple(tuple(own) for own in cut.terms(lag)) for lag in lags),
+        weigh=partial(weigh, cut),
+        passes=tuple(tuple(cut.parts.reduction.passes(own)) for own in cut.terms()),
+        carries=_carries(cut),
+        iteration=iteration,
     )
 
 
-def weigh(trial: Trial, terms: "list[list[float]]") -> list[Share]:
-    """The shares of ranks whose samples count `terms`, by the case's normalization."""
-    total = sum(map(sum, terms))
-    normalization = trial.parts.normalization
-    divisor = normalization.divisor(len(terms)) if trial.spans_ranks else 1
-    denominators = [normalization.denominator(sum(own), total if trial.spans_ranks else sum(own)) for own in terms]
+def weigh(cut: Cut, terms: Sequence[Sequence[float]]) -> list[Share]:
+    """The shares of ranks whose samples count `terms`, by the two divisors of the case's normalization."""
+    total, normalization = sum(map(sum, terms)), cut.parts.normalization
+    divisor = normalization.divisor(len(terms)) if cut.spans_ranks else 1
+    denominators = [normalization.denominator(sum(own), total if cut.spans_ranks else sum(own)) for own in terms]
     return [Share(tuple(1 / (n * divisor) for _ in own)) for own, n in zip(terms, denominators, strict=True)]
 
 
-def _carry(trial: Trial) -> float:
-    """How much of what every rank finds in `.grad` is in the next result: each adds its leftover, and the sum is divided."""
-    leftover = [trial.parts.reduction.leftover(trial.denominator(rank)) for rank in range(trial.world.size)]
-    if not trial.spans_ranks:
-        return leftover[trial.world.rank]
-    return sum(leftover) / trial.parts.normalization.divisor(trial.world.size)
+def _carries(cut: Cut) -> tuple[float, ...]:
+    """How much of what a rank finds in `.grad` is in its next result: each adds its leftover, and the sum is divided."""
+    leftover = [cut.parts.reduction.leftover(denominator) for denominator in cut.denominators()]
+    if not cut.spans_ranks:
+        return tuple(leftover)
+    return (sum(leftover) / cut.parts.normalization.divisor(cut.world_size),) * cut.world_size

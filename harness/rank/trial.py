@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from harness.axes.fault.base import Contribution, Pass
 from harness.axes.reduction.base import LocalWork, Phases
+from harness.probes.descent import OPTIMIZERS
 from harness.rank.assemble import Parts
 from harness.rank.clock import Stopwatch
+from harness.rank.cut import Cut
 from harness.rank.gradient_store import named_gradients
 from harness.rank.material import Material
 from harness.rank.memory import peak_bytes, reset_peak
@@ -23,7 +25,6 @@ from harness.schema.seeding import derive_seed
 
 T = TypeVar("T")
 Keep = Callable[[int, list[tuple[str, Tensor]]], None]
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
 @dataclass(frozen=True)
@@ -72,32 +73,9 @@ class Trial:
         return self.warm_up + self.measured
 
     @property
-    def spans_ranks(self) -> bool:
-        """Whether anything is summed over ranks."""
-        return self.parts.aggregation.spans_ranks
-
-    def shards(self, lag: int = 0) -> list[list[int]]:
-        """Each rank's samples of the last iteration's batch, or of an earlier one."""
-        return self.parts.sharding.shards(self.material.batch_terms[lag], self.world.size)
-
-    def terms(self, lag: int = 0) -> list[list[float]]:
-        """What each sample counts: [rank][sample]."""
-        counts = self.material.batch_terms[lag]
-        return [[counts[index] for index in shard] for shard in self.shards(lag)]
-
-    def entering(self, lag: int = 0) -> list[list[int]]:
-        """The samples that reach each rank's model: all of its shard, but for a planted fault."""
-        enters = self.parts.fault.enters
-        return [[shard[place] for place in enters(rank, len(shard))] for rank, shard in enumerate(self.shards(lag))]
-
-    def shard_terms(self, lag: int = 0) -> list[float]:
-        """What each rank's batch counts."""
-        return [sum(self.material.batch_terms[lag][index] for index in shard) for shard in self.entering(lag)]
-
-    def denominator(self, rank: int, lag: int = 0) -> float:
-        """What the normalization divides a rank's sum of losses by."""
-        counts = self.shard_terms(lag)
-        return self.parts.normalization.denominator(counts[rank], sum(counts) if self.spans_ranks else counts[rank])
+    def cut(self) -> Cut:
+        """The batches over the ranks."""
+        return Cut(self.parts, self.material, self.world.size)
 
     def skip_reason(self) -> str | None:
         """Why an option cannot serve this case; None when all can. Equal on all ranks."""
@@ -105,20 +83,13 @@ class Trial:
             device=self.world.device.type,
             backend=self.world.backend,
             world_size=self.world.size,
-            spans_ranks=self.spans_ranks,
+            spans_ranks=self.cut.spans_ranks,
             couples_samples=self.material.couples_samples,
-            shard_sizes=tuple(map(len, self.shards())),
-            denominators=tuple(self.shard_terms()),
+            shard_sizes=tuple(map(len, self.cut.shards())),
+            denominators=tuple(self.cut.counts()),
         )
         options = (getattr(self.parts, field.name) for field in fields(self.parts))
-        return next((reason for option in options if (reason := option.unsupported(context))), self._counts_nothing())
-
-    def _counts_nothing(self) -> str | None:
-        """A mean over no terms is 0/0; under one denominator for all ranks, an empty shard is as good as any."""
-        for rank in range(self.world.size):
-            if not self.denominator(rank):
-                return f"no target of rank {rank}'s shard counts in the loss: the rank's own mean is 0/0"
-        return None
+        return next((reason for option in options if (reason := option.unsupported(context))), self.cut.counts_nothing())
 
     def measure(self, enter: Callable[[str], None]) -> Measured:
         """Run all iterations; `enter` is told each phase that begins.
@@ -166,7 +137,7 @@ class Trial:
     @torch.no_grad()
     def _own_loss(self, work: LocalWork) -> float:
         summed = work.criterion.sum(work.model(*work.batch.inputs), work.batch.target)
-        return float(summed) / (sum(self.shard_terms()) if self.spans_ranks else work.count)
+        return float(summed) / (sum(self.cut.counts()) if self.cut.spans_ranks else work.count)
 
     def _iterate(self, model: nn.Module, run: Callable[[], T]) -> T:
         self.parts.fault.clear(model)
@@ -185,7 +156,7 @@ class Trial:
 
     def _local_work(self, model: nn.Module, around_pass: Pass, lag: int) -> LocalWork:
         world, rank, dtype = self.world, self.world.rank, self.parts.precision.parameter_dtype
-        own = self.entering(lag)[rank]
+        own = self.cut.entering(lag)[rank]
         batch = self.material.batches[lag][torch.tensor(own)].to(world.device, dtype)
         divisor = self.parts.normalization.divisor(world.size)
         return LocalWork(
@@ -193,7 +164,7 @@ class Trial:
             criterion=self.material.fresh_criterion(world.device, dtype),
             batch=replace(batch, inputs=self.parts.fault.inputs(rank, batch.inputs)),
             terms=tuple(self.material.batch_terms[lag][index] for index in own),
-            denominator=self.parts.fault.denominator(self.denominator(rank, lag), divisor, world.size),
+            denominator=self.parts.fault.denominator(self.cut.denominators(lag)[rank], divisor, world.size),
             accumulating=partial(self.parts.aggregation.accumulating, model),
             around_pass=around_pass,
         )
@@ -202,7 +173,7 @@ class Trial:
         group, device, sync = self.world.measured, self.world.device, self.parts.sync
         then = [
             ("sync", sync.before_aggregate(group, device)),
-            ("aggregate", aggregate if self.spans_ranks else None),
+            ("aggregate", aggregate if self.cut.spans_ranks else None),
             ("sync", sync.after_aggregate(group, device)),
         ]
         return [*self.parts.reduction.phases(work), *((name, call) for name, call in then if call)]

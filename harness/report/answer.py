@@ -14,7 +14,7 @@ _EXPLAINING = ("fault", "other_function", "nonfinite", "unequal_denominators")
 
 def answer(run: Run, discrepancies: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
     """Two lines."""
-    if discrepancies.empty:
+    if discrepancies.empty or costs.empty:
         return [f"Nothing was measured: {_count(run)}.", "See the cases below."]
     return [_gradient(run, discrepancies), _cost(run, costs)]
 

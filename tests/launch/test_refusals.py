@@ -54,6 +54,13 @@ REFUSALS = {
     "--multirun workload=glob(*)": ["glob(*)"],
     "torchrun.nnodes=2 torchrun.nproc_per_node=2": ["torchrun -m harness"],
     "seed=-1": ["seed=-1"],
+    "probe=[nosuch]": ["probe=nosuch", "staleness"],
+    "fault=[alias] fault.alias.rank=1": ["alias has no parameter rank"],
+    "story=nosuch": ["story='nosuch'", "gradient_sums"],
+    "drift.steps=-1": ["drift.steps=-1"],
+    "drift.optimizers.foo=1": ["drift.optimizers.foo"],
+    "drift.optimizers.sgd=0": ["drift.optimizers.sgd=0"],
+    "experiment=reduction_modes workload=[cnn_digits] workload.mlp_digits.samples=32": ["mlp_digits is not selected"],
 }
 
 

@@ -9,8 +9,10 @@ import yaml
 
 from harness.report.frame import load_run
 from harness.schema.case import AXES
+from harness.schema.refusal import RefusedError
 from launch.__main__ import main
-from launch.compose import split_sweep
+from launch.compose import compose_config, split_sweep
+from launch.job import configure
 from tests.options import AVAILABLE
 from tests.running import ROOT, launch, torchrun
 
@@ -67,6 +69,16 @@ def test_four_ranks_of_torchrun_make_one_run(tmp_path: Path) -> None:
     run = load_run(run_dir)
     assert (run.environment["world_size"], set(run.samples["rank"])) == (4, {0, 1, 2, 3})
     assert len(run.environment["ranks"]) == 4
+
+
+def test_an_experiment_s_parameters_leave_with_their_option(tmp_path: Path) -> None:
+    """What an experiment sets of an option that the user leaves out is left out; a typo in one's own experiment is refused."""
+    composed = compose_config(["experiment=reduction_modes", "workload=[cnn_digits]"], nproc_per_node=2)
+    assert list(composed.workload) == ["cnn_digits"]
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "typo.yaml").write_text("# @package _global_\nworkload:\n  mlp_digist:\n    samples: 12\n")
+    with pytest.raises(RefusedError, match="mlp_digist: has no _target_"):
+        configure(["experiment=typo"], str(tmp_path))
 
 
 def test_a_workload_of_ones_own(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def sum_of_gradients(name: str, material: Material, indices: list[int], lag: int
 
 
 def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank: int) -> list[Tensor]:
-    parts = [sum_of_gradients(name, trial.material, list(shard)) for shard in trial.shards()]
+    parts = [sum_of_gradients(name, trial.material, list(shard)) for shard in trial.cut.shards()]
     if aggregation == "local":
         weight, bias, count = parts[rank]
         return [weight / count, bias / count]

@@ -34,7 +34,7 @@ class Theory:
 
     def __init__(self, name: str, trial: Trial, reduction: str, normalization: str) -> None:
         self.reduction, self.mean_of_means = reduction, normalization == "rank_mean"
-        shards, material = [trial.shards(0), trial.shards(1)], trial.material
+        shards, material = [trial.cut.shards(0), trial.cut.shards(1)], trial.material
         found = [[[sum_of_gradients(name, material, [i], lag) for i in s] for s in cut] for lag, cut in enumerate(shards)]
         self.each = [[[torch.cat([w.flatten(), b.flatten()]) for w, b, _ in own] for own in cut] for cut in found]
         self.count = [[[float(count) for _, _, count in own] for own in cut] for cut in found]

@@ -9,7 +9,7 @@ from harness.axes.fault.base import Fault, Pass, Share, Situation
 
 
 class AliasFault(Fault):
-    """Gradients of single passes are added up beside `.grad`, the first kept as a view of it, and `zero_grad` works in place.
+    """Gradients of single passes are added up beside `.grad`, the first kept without a copy, and `zero_grad` works in place.
 
     The second pass then overwrites what was kept: the first pass is lost, and the second counts twice. The bug of the text
     that asked why reduction="none" differs from "sum". One pass, or a gradient of torch.func, leaves nothing to overwrite.
@@ -26,11 +26,11 @@ class AliasFault(Fault):
             yield
             for parameter in parameters:
                 if parameter.grad is not None:
-                    view = parameter.grad.view(-1)  # no clone
-                    kept[parameter] = kept[parameter] + view if parameter in kept else view
+                    own = parameter.grad  # no clone
+                    kept[parameter] = kept[parameter] + own if parameter in kept else own
             if last:
                 for parameter, total in kept.items():
-                    parameter.grad = total.view_as(parameter)
+                    parameter.grad = total
                 kept.clear()
             else:
                 _zero_in_place(parameters)

@@ -42,8 +42,8 @@ class Situation:
     """The shares that a normalization gives to ranks with such terms, [rank][sample]."""
     passes: tuple[tuple[range, ...], ...]
     """Samples of each rank, as one backward after the other takes them."""
-    carry: float
-    """What is left, of a gradient that every rank finds in `.grad`, in the result of the iteration."""
+    carries: tuple[float, ...]
+    """What is left, of a gradient that every rank finds in `.grad`, in the result of the iteration: [rank]."""
     iteration: int
     """Of the result, counted from 1 since the case began."""
 
@@ -59,7 +59,7 @@ class Situation:
 
 
 class Fault(Option):
-    """One mistake. Every method's default is to do right; `expected` is the theory, and shares no code with what runs."""
+    """One mistake. Every method's default is to do right. `expected` is the theory of what the others make of the gradient."""
 
     across_ranks: ClassVar[bool] = False
     """Whether it is a mistake in the summing over ranks."""
@@ -73,8 +73,8 @@ class Fault(Option):
             return "the fault lies in summing over ranks, and this aggregation sums nothing"
         return None
 
-    def expected(self, situation: Situation) -> list[Share]:
-        """What each rank's samples weigh in the last iteration's result."""
+    def expected(self, situation: Situation) -> list[Share] | None:
+        """What each rank's samples weigh in the last iteration's result; None where it is a race."""
         return situation.right
 
     def enters(self, rank: int, samples: int) -> list[int]:

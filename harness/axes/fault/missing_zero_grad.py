@@ -14,8 +14,8 @@ class MissingZeroGradFault(Fault):
     """
 
     def expected(self, situation: Situation) -> list[Share]:
-        factor = sum(situation.carry**j for j in range(situation.iteration))
-        return [share.scaled(factor) for share in situation.right]
+        factors = [sum(carry**j for j in range(situation.iteration)) for carry in situation.carries]
+        return [share.scaled(factor) for share, factor in zip(situation.right, factors, strict=True)]
 
     def clear(self, model: nn.Module) -> None:
         return

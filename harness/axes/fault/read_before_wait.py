@@ -23,10 +23,13 @@ class ReadBeforeWaitFault(Fault):
     def __init__(self, late: bool = True) -> None:
         self._late = late
 
-    def expected(self, situation: Situation) -> list[Share]:
-        return situation.right
+    def expected(self, situation: Situation) -> list[Share] | None:
+        return situation.right if self._late else None
 
     def total(self, summed: Sum, gradients: list[Tensor], group: ProcessGroup, meet: Callable[[], None]) -> None:
+        if self._late and gradients and gradients[0].is_cuda:
+            for gradient in gradients:  # NCCL connects at the first use of an algorithm, and needs all ranks for it
+                dist.all_reduce(gradient.clone(), group=group)
         if self._late and group.rank() > 0:
             meet()
         buffers = [gradient.clone() for gradient in gradients]

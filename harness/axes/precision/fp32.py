@@ -1,24 +1,16 @@
 """IEEE single precision."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 
-from harness.axes.precision.base import Precision
+from harness.axes.precision.base import Precision, without_tf32
 
 
 class Fp32Precision(Precision):
-    """float32 everywhere; TF32, which cuDNN's convolutions use by default, is off."""
+    """float32 everywhere, and no TF32."""
 
     parameter_dtype = torch.float32
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        before = cudnn.allow_tf32, matmul.allow_tf32
-        try:
-            cudnn.allow_tf32 = matmul.allow_tf32 = False
-            yield
-        finally:
-            cudnn.allow_tf32, matmul.allow_tf32 = before
+    def computing(self) -> AbstractContextManager[None]:
+        return without_tf32()

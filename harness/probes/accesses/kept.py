@@ -72,10 +72,11 @@ class KeptBucketView(Access):
         del self._model, self._linear
 
     def attempt(self, delay_s: float) -> Read:
-        kept = self.keep(self._backward(2.0))
+        gradient = self._backward(2.0)
+        fresh, kept = gradient.clone(), self.keep(gradient)
         self.pause(delay_s)
-        self._backward(3.0)
-        return Read(kept.clone(), torch.full_like(kept, 3.0), torch.full_like(kept, 2.0))
+        stale = self._backward(3.0)
+        return Read(kept.clone(), stale.clone(), fresh)
 
     def keep(self, gradient: Tensor) -> Tensor:
         """What the reader holds on to."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from harness.report.frame import Run
@@ -46,6 +47,15 @@ def judge(claim: Claim, run: Run) -> Judged:
     return Judged(claim.words, HOLDS if holds else FAILS, evidence)
 
 
+def largest(numbers: pd.Series) -> float:
+    """Raises NotSeenError where there is none, or where one of them is no number that a verdict can rest on."""
+    if numbers.empty:
+        raise NotSeenError("this run has not measured it")
+    if not np.isfinite(numbers.astype(float)).all():
+        raise NotSeenError("what it rests on is NaN or infinite in this run")
+    return float(numbers.max())
+
+
 def untestable(reason: str) -> Callable[[Run], Verdict]:
     """The test of a claim that no run of ours can test."""
 
@@ -61,12 +71,13 @@ def claims_table(title: str, claims: Sequence[Claim], run: Run) -> Table:
     return Table(f"Claims: {title}", pd.DataFrame([(row.claim, row.verdict, row.evidence) for row in rows], columns=_COLUMNS))
 
 
-def matters(run: Run, parameters: float, loss: float, other_loss: float, what: str) -> Verdict:
-    """Whether optimizer steps have led to other losses; the numbers are the largest that were seen."""
-    apart = abs(loss - other_loss) / abs(other_loss)
+def matters(run: Run, parameters: pd.Series, losses: pd.Series, others: pd.Series, what: str) -> Verdict:
+    """Whether optimizer steps have led to other losses. A loss that is no number any more is infinitely far away."""
+    apart = float(((losses - others) / others).abs().fillna(np.inf).max())
+    furthest = float(parameters.fillna(np.inf).max())
     words = (
-        f"after {run.config.drift.steps} optimizer steps {what} have parameters up to {number(parameters)} apart (relative L2) "
-        f"and losses up to {number(apart)}, relative"
+        f"after {run.config.drift.steps} optimizer steps {what} have parameters up to {number(furthest)} apart (relative L2) "
+        f"and losses up to {number(apart)}, relative; above {MATTERS:g} it matters"
     )
     return apart > MATTERS, words
 

@@ -8,8 +8,8 @@ def drift_of_probe(run: Run, probe: str, what: str) -> Verdict:
     """Over all workloads, pairs and optimizers of a probe. Raises NotSeenError."""
     if not run.config.drift.steps:
         raise NotSeenError(NO_STEPS)
-    parameters = seen(run, probe, quantity="parameters, relative_l2").value.max()
-    keys = ["subject", "setting", "rank"]
-    losses = seen(run, probe, quantity="loss").merge(seen(run, probe, quantity="against_loss"), on=keys)
-    worst = losses.loc[((losses.value_x - losses.value_y) / losses.value_y).abs().idxmax()]
-    return matters(run, parameters, worst.value_x, worst.value_y, what)
+    parameters = seen(run, probe, quantity="parameters, relative_l2").value
+    losses = seen(run, probe, quantity="loss").merge(
+        seen(run, probe, quantity="against_loss"), on=["subject", "setting", "rank"]
+    )
+    return matters(run, parameters, losses.value_x, losses.value_y, what)

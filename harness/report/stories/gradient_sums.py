@@ -4,7 +4,7 @@ import pandas as pd
 
 from harness.report.frame import Run
 from harness.report.staleness import reads
-from harness.report.stories.claims import Claim, NotSeenError, Verdict, seen, untestable
+from harness.report.stories.claims import Claim, NotSeenError, Verdict, largest, seen, untestable
 from harness.report.stories.drifting import drift_of_probe
 from harness.report.tables import Table
 from harness.report.text import number
@@ -12,15 +12,18 @@ from harness.schema.record import PREDICTED, REFERENCE
 
 TITLE = "how to obtain gradient sums immediately after loss.backward()"
 CONTROL = ".grad after backward"
-BLOCKING, ASYNC, WAITED = "all_reduce, then read", "read before wait", "read after wait"
+DEEP = ".grad after backward of a deep, branching graph"
+BLOCKING = "all_reduce, then read"
+ASYNC, WAITED = (f"all_reduce(async_op=True), read {when} wait" for when in ("before", "after"))
 EXAMPLE = "the text's x**2 and sin(x)"
 ROUNDING = 1e-15
 """Of sums of a few float64 numbers, relative."""
 
 
 def counted(run: Run, access: str) -> pd.DataFrame:
-    """Reads of the accesses whose name contains these words. Raises NotSeenError."""
-    return reads(seen(run, "staleness", subject=access))
+    """Reads of an access. Raises NotSeenError."""
+    rows = seen(run, "staleness", subject=access)
+    return reads(rows[rows.subject.astype(str) == access])
 
 
 def stale(access: str, words: str) -> "Claim":
@@ -64,31 +67,33 @@ def synchronize_is_needed(run: Run) -> Verdict:
 
 def summed_is_right(run: Run) -> Verdict:
     """The text's second example against 2x + cos(x)."""
-    apart = seen(
-        run, "several_losses", subject=EXAMPLE, setting="float64: the sum - 2x + cos(x)", quantity="relative_l2"
-    ).value.max()
-    return bool(apart <= ROUNDING), f"{number(apart)} (relative L2) from 2x + cos(x) in fp64"
+    exact = seen(run, "several_losses", subject=EXAMPLE, setting="float64: the sum - 2x + cos(x)", quantity="relative_l2")
+    apart = largest(exact.value)
+    return apart <= ROUNDING, f"{number(apart)} (relative L2) from 2x + cos(x) in fp64"
 
 
 def other_ways_differ(run: Run) -> Verdict:
     """Each in turn, one call, by hand; of the example and of the models, in float64."""
-    rows = seen(run, "several_losses", setting="float64", quantity="relative_l2")
-    rows = rows[~rows.setting.str.contains("cos")]
-    single = seen(run, "several_losses", setting="float32", quantity="relative_l2").value.max()
-    worst = rows.value.max()
-    return bool(worst > 1e-12), f"any two of four ways are within {number(worst)} in fp64, {number(single)} in fp32: rounding"
+    worst, single = (largest(_between_ways(run, dtype)) for dtype in ("float64", "float32"))
+    words = f"any two of four ways are within {number(worst)} in fp64, {number(single)} in fp32"
+    return worst > 1e-12, words if worst > 1e-12 else f"{words}: rounding at most"
+
+
+def _between_ways(run: Run, dtype: str) -> pd.Series:
+    rows = seen(run, "several_losses", setting=dtype, quantity="relative_l2")
+    return rows[~rows.setting.str.contains("cos")].value
 
 
 def sums_over_ranks(run: Run) -> Verdict:
     """SUM against the sum of every rank's own."""
-    apart = seen(run, "sum_over_ranks", quantity="relative_l2 from the sum over ranks").value.max()
-    return bool(apart <= ROUNDING), f"{number(apart)} (relative L2) from the sum of all ranks' gradients"
+    apart = largest(seen(run, "sum_over_ranks", quantity="relative_l2 from the sum over ranks").value)
+    return apart <= ROUNDING, f"{number(apart)} (relative L2) from the sum of all ranks' gradients"
 
 
 def sum_is_the_gradient(run: Run) -> Verdict:
     """Of a mean loss, which is what a single process would have."""
-    scale = seen(run, "sum_over_ranks", quantity="scale against the mean over ranks").value.max()
-    ranks = int(seen(run, "sum_over_ranks", quantity="ranks").value.max())
+    scale = largest(seen(run, "sum_over_ranks", quantity="scale against the mean over ranks").value)
+    ranks = int(largest(seen(run, "sum_over_ranks", quantity="ranks").value))
     return abs(scale - 1) < 1e-12, f"on {ranks} ranks SUM is {scale:.12g} times the mean over ranks: divide by {ranks}"
 
 
@@ -98,10 +103,8 @@ def dividing_by_ranks_is_enough(run: Run) -> Verdict:
     uneven = rows[rows.max_rank_denominator > rows.min_rank_denominator]
     if uneven.empty:
         raise NotSeenError("ranks count the same number of terms in every case of this run")
-    worst, right = (
-        uneven.relative_l2.max(),
-        _against(run, REFERENCE, fault="none", normalization="global_mean").relative_l2.max(),
-    )
+    right = largest(_against(run, REFERENCE, fault="none", normalization="global_mean").relative_l2)
+    worst = largest(uneven.relative_l2)
     words = (
         f"where ranks count unequal numbers of terms the mean over ranks is {number(worst)} from the gradient of the whole "
         f"batch; summed over one denominator of all ranks it is within {number(right)}"
@@ -116,7 +119,7 @@ def ways_matter(run: Run) -> Verdict:
 
 CLAIMS = [
     stale(CONTROL, "reading .grad immediately after backward() may give incomplete or stale values"),
-    stale("deep, branching", "complex graphs with branching or depth delay the backward pass past its return"),
+    stale(DEEP, "complex graphs with branching or depth delay the backward pass past its return"),
     Claim("torch.cuda.synchronize() is needed before .grad is read", synchronize_is_needed),
     Claim(
         "for CPU computations this synchronization is less critical: no read is stale without it", cpu_needs_no_synchronization
@@ -145,9 +148,9 @@ def tables(run: Run) -> list[Table]:
     """What SUM must be divided by. Stale reads and the ways to several losses have tables of their own."""
     try:
         missing = _against(run, REFERENCE, fault="missing_division")
+        predicted = _against(run, PREDICTED, fault="missing_division").set_index("case_id").relative_l2
     except NotSeenError:
         return []
-    predicted = _against(run, PREDICTED, fault="missing_division").set_index("case_id").relative_l2
     rows = pd.DataFrame(
         {
             "workload": missing.workload.astype(str),
@@ -172,11 +175,9 @@ def _terms(row: "dict[str, object]") -> str:
 
 
 def _against(run: Run, against: str, **axes: str) -> pd.DataFrame:
-    rows = run.discrepancies
-    rows = rows[(rows.against == against) & (rows.parameter == "") & (rows["rank"] == 0)].assign(
-        case_id=rows.case_id.astype(str)
-    )
-    found = rows.merge(run.cases.drop(columns=["predicted_max_abs"]), on="case_id")
+    rows = run.discrepancies.assign(case_id=run.discrepancies.case_id.astype(str))
+    rows = rows[(rows.against == against) & (rows.parameter == "") & (rows["rank"] == 0)]
+    found = rows.merge(run.cases, on="case_id")
     for axis, option in axes.items():
         found = found[found[axis].astype(str) == option]
     if found.empty:

@@ -4,40 +4,52 @@ import pandas as pd
 
 from harness.report.frame import Run
 from harness.report.stories.claims import NotSeenError
+from harness.schema.case import AXES
 from harness.schema.record import CASE, METRICS
+
+_OPEN = ("reduction", "fault")
+"""Axes that are no part of a setting's name."""
 
 
 def pairs(run: Run, one: str = "", other: str = "", *, fault: str = "none", precision: str = "") -> pd.DataFrame:
-    """Every comparison of two modes of one setting, in either order: the axes, `samples`, `one`, `other`, and the metrics.
+    """Every comparison of two modes of one setting, in either order: the axes, `setting`, `one`, `other`, and the metrics.
 
-    An empty word stands for any. Raises NotSeenError where there is none.
+    `predicted` is how far theory puts the two apart, where it puts only one of them away from the reference; else NaN. An empty
+    word stands for any. Raises NotSeenError where there is none.
     """
-    rows = run.discrepancies
-    rows = rows[rows.against.astype(str).str.startswith(CASE) & (rows.parameter == "")]
-    cases = _cases(run)
-    reductions = cases.set_index("case_id").reduction
-    table = rows[["case_id", *METRICS]].assign(case_id=rows.case_id.astype(str)).merge(cases, on="case_id")
-    table = table.rename(columns={"reduction": "other"})
-    predicted = cases.set_index("case_id").predicted_max_abs
-    theirs = rows.against.astype(str).str.removeprefix(CASE)
-    table["one"] = [reductions[other] for other in theirs]
-    table["predicted"] = [predicted[other] for other in theirs]
-    table["predicted"] = table.predicted.fillna(table.predicted_max_abs)  # of the one that a fault acts on
-    found = table[((table.fault == fault) | (not fault)) & table.precision.str.contains(precision, regex=False)]
+    found = _all(run)
+    found = found[((found.fault == fault) | (not fault)) & ((found.precision == precision) | (not precision))]
     if one:
         found = found[((found.one == one) & (found.other == other)) | ((found.one == other) & (found.other == one))]
     if found.empty:
-        what = f"{one} and {other}" if one else "two modes"
+        asked = {"fault": fault, "precision": precision}
+        words = ", ".join(f"{axis}={option}" for axis, option in asked.items() if option)
         raise NotSeenError(
-            f"this run does not compare {what} with fault={fault}" + f", precision={precision}" * bool(precision)
+            f"this run does not compare {one or 'one mode'} and {other or 'another'}" + f" with {words}" * bool(words)
         )
     return found
 
 
+def _all(run: Run) -> pd.DataFrame:
+    rows = run.discrepancies
+    if rows.empty:
+        raise NotSeenError("this run has measured nothing")
+    rows = rows[rows.against.astype(str).str.startswith(CASE) & (rows.parameter == "")]
+    cases = _cases(run)
+    own, theirs = rows.case_id.astype(str), rows.against.astype(str).str.removeprefix(CASE)
+    table = cases.loc[own].reset_index(drop=True).rename(columns={"reduction": "other"})
+    table["one"] = theirs.map(cases.reduction).to_numpy()
+    predictions = pd.DataFrame({"own": table.predicted_max_abs, "other": theirs.map(cases.predicted_max_abs).to_numpy()})
+    table["predicted"] = predictions.max(axis=1).where(predictions.count(axis=1) == 1)
+    return pd.concat([table, rows[list(METRICS)].reset_index(drop=True)], axis=1)
+
+
 def _cases(run: Run) -> pd.DataFrame:
-    """Axes as texts, `samples` of the global batch, and what theory predicts."""
-    cases = run.cases
-    axes = ["workload", "reduction", "normalization", "precision", "fault"]
-    table = cases[["case_id", "world_size", "predicted_max_abs"]].assign(**{axis: cases[axis].astype(str) for axis in axes})
+    """By case_id: the axes as texts, `samples` of the global batch, what theory predicts, and the setting's name."""
+    cases = run.cases.set_index("case_id")
+    table = cases[["world_size", "predicted_max_abs"]].assign(**{axis: cases[axis].astype(str) for axis in AXES})
     own = cases["workload.samples"] if "workload.samples" in cases else pd.Series(None, cases.index, dtype=object)
-    return table.assign(samples=pd.to_numeric(own).fillna(run.config.global_batch_size).astype(int))
+    table["samples"] = pd.to_numeric(own).fillna(run.config.global_batch_size).astype(int)
+    varying = [axis for axis in AXES if axis not in _OPEN and table[axis].nunique() > 1]
+    table["setting"] = table[[*varying, "samples"]].astype(str).agg(", ".join, axis=1)
+    return table

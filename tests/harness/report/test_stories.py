@@ -1,5 +1,6 @@
 """The three stories: verdicts of real runs, and each verdict with the opposite planted in the measurement."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,10 +8,13 @@ import pandas as pd
 import pytest
 
 from harness.report.frame import Run
-from harness.report.stories import gradient_sums, reduction_modes, tell, unequal_derivatives
+from harness.report.stories import gradient_sums, tell, unequal_derivatives
+from harness.report.stories import reduction_modes as reduction_modes_story
 from harness.report.stories.claims import FAILS, HOLDS, UNTESTABLE, Claim, judge
+from harness.schema.config import STORIES as STORY_NAMES
 from harness.schema.record import CASE
 from tests.conftest import Finished
+from tests.running import ROOT
 
 Plant = Callable[[Run], Run]
 
@@ -73,14 +77,15 @@ FRESH = both(observe("staleness", 0, "stale"), observe("staleness", 0, "torn"))
 OPPOSITE: dict[str, dict[str, Plant]] = {
     "reduction_modes": {
         "reduction = none and one-by-one": APART,
-        "reduction = sum and avg": APART,
-        "(ours) also where not the loss": compare(max_abs=0.0),
+        "reduction = sum, its gradient": compare(max_abs=0.0),
+        "(ours) sum and avg do so": APART,
         "the two pairs differ": APART,
         "they differ because cross-entropy": APART,
+        "sum and avg only approximate": APART,
         "it may be due to retain_graph": APART,
         "the gradient of sum always equals": APART,
         "Adam accounts": observe("loss_scale", 300.0, "parameters, relative_l2"),
-        "mean keeps gradients constant": observe("loss_scale", 0.5, "mean, relative_l2"),
+        "mean keeps gradients constant": observe("loss_scale", 0.5, "relative_l2", setting="twice, mean"),
         "(ours) the first sample's": compare(max_abs=0.5),
         "(asked)": drift,
     },
@@ -111,26 +116,31 @@ OPPOSITE: dict[str, dict[str, Plant]] = {
         "the differences are minuscule": observe("repeatability", 0.1, "relative_l2"),
         "seeding increases": observe("repeatability", 50, "distinct"),
         "seeding does not solve": observe("repeatability", 1, "distinct"),
+        "these variations can never": observe("repeatability", 3, "distinct", setting="across processes"),
         "binary_cross_entropy_with_logits": observe(
             "saturation", 2.0, "largest relative error of the gradient", setting="with_logits"
         ),
         "anomaly detection finds": observe("anomaly", 0, "raises"),
         "and large gradients": observe("anomaly", 1, "raises"),
-        "averaging runs": observe("averaging", 0, "relative_l2 from float64", setting="mean of other"),
+        "averaging runs": both(observe("averaging", 1.0, "loss, one order"), observe("averaging", 2.0, "loss, another order")),
+        "(ours) averaging brings": observe("averaging", 0, "relative_l2 from float64", setting="batch orders"),
         "(asked)": observe("repeatability", 100.0, "loss"),
     },
 }
 """Story to the beginning of a claim to a measurement that says the opposite."""
-STORIES = {"reduction_modes": reduction_modes, "gradient_sums": gradient_sums, "unequal_derivatives": unequal_derivatives}
+STORIES = {"reduction_modes": reduction_modes_story, "gradient_sums": gradient_sums, "unequal_derivatives": unequal_derivatives}
 SEEN = {
-    "reduction_modes": [HOLDS, HOLDS, FAILS, FAILS, FAILS, FAILS, HOLDS, UNTESTABLE, HOLDS, HOLDS, UNTESTABLE, HOLDS, FAILS],
+    "reduction_modes": [
+        *(HOLDS, FAILS, HOLDS, FAILS, FAILS, FAILS, FAILS),
+        *(HOLDS, UNTESTABLE, HOLDS, HOLDS, UNTESTABLE, HOLDS, FAILS),
+    ],
     "gradient_sums": [
         *(FAILS, FAILS, UNTESTABLE, HOLDS, UNTESTABLE, HOLDS, HOLDS, HOLDS),
         *(HOLDS, FAILS, HOLDS, FAILS, FAILS, FAILS),
     ],
     "unequal_derivatives": [
         *(FAILS, FAILS, FAILS, FAILS, FAILS, HOLDS, HOLDS, FAILS, HOLDS, HOLDS),
-        *(HOLDS, HOLDS, HOLDS, UNTESTABLE, UNTESTABLE, HOLDS, FAILS, FAILS, FAILS),
+        *(HOLDS, HOLDS, FAILS, HOLDS, UNTESTABLE, UNTESTABLE, HOLDS, FAILS, HOLDS, FAILS, FAILS),
     ],
 }
 """On two CPU ranks, claim by claim."""
@@ -163,6 +173,11 @@ def test_a_verdict_flips_with_the_measurement(story: str, words: str, request: p
     assert {judge(claim, run).verdict, judge(claim, OPPOSITE[story][words](run)).verdict} == {HOLDS, FAILS}
 
 
+def test_the_stories_of_the_report_are_those_of_the_configuration() -> None:
+    assert {"", *STORIES} == set(STORY_NAMES)
+    assert {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")} >= set(STORIES)
+
+
 def test_every_verdict_has_its_opposite_planted(told: tuple[str, Finished]) -> None:
     story, finished = told
     tested = [claim for claim in STORIES[story].CLAIMS if judge(claim, finished.run).verdict != UNTESTABLE]
@@ -190,13 +205,42 @@ def test_what_was_not_measured_is_not_judged(smoke: Finished) -> None:
     assert tell(smoke.run) == []
 
 
+def test_what_is_no_number_is_not_judged(reduction_modes: Finished) -> None:
+    """Gradients of NaN are no evidence; losses of NaN have drifted as far apart as can be."""
+    run = reduction_modes.run
+    nan = compare(max_abs=math.nan, relative_l2=math.nan)(run)
+    for words in ("reduction = none and one-by-one", "the two pairs differ", "they differ because", "(ours) the first"):
+        assert judge(claim_of("reduction_modes", words), nan).verdict == UNTESTABLE
+    diverged = replace(run, drifts=run.drifts.assign(loss=math.nan))
+    assert judge(claim_of("reduction_modes", "(asked)"), diverged).verdict == HOLDS
+    assert tell(nan)
+
+
+@pytest.mark.parametrize("kept", [["none", "sum"], ["none", "one_by_one"], ["sum_then_divide", "one_by_one_forward"], ["mean"]])
+def test_a_part_of_a_run_is_judged_by_what_it_has(reduction_modes: Finished, kept: list[str]) -> None:
+    run = reduction_modes.run
+    cases = run.cases[run.cases.reduction.isin(kept)]
+    ids = set(cases.case_id)
+    rows = run.discrepancies[run.discrepancies.case_id.astype(str).isin(ids)]
+    rows = rows[rows.against.str.removeprefix(CASE).isin(ids) | ~rows.against.str.startswith(CASE)]
+    drifts = run.drifts[run.drifts.case_id.astype(str).isin(ids) & run.drifts.against.str.removeprefix(CASE).isin(ids)]
+    part = replace(run, cases=cases, discrepancies=rows, drifts=drifts)
+    judged = {claim.words: judge(claim, part) for claim in reduction_modes_story.CLAIMS}
+    assert not any("NaN" in one.evidence for one in judged.values())
+    alias = next(one for words, one in judged.items() if words.startswith("(ours) the first"))
+    assert alias.verdict == UNTESTABLE
+    assert tell(part)
+
+
 def test_exact_zeros_and_the_prediction_of_the_alias(reduction_modes: Finished) -> None:
     tables = {table.title: table.rows for table in tell(reduction_modes.run)}
     for fault in ("none", "alias"):
         lines = tables[f"Maximum discrepancy between reduction = ..., fault={fault}"].set_index("reduction =")
         settings = [column for column in lines.columns if column != "the text"]
         assert len(settings) == 6, "two precisions, three batch sizes"
-        assert (lines.loc[["none and one-by-one", "sum and avg"], settings] == "0").all(axis=None)
+        assert (lines.loc[["none and one-by-one", "sum, its loss divided, and avg"], settings] == "0").all(axis=None)
+        zero = lines.loc["sum and avg", settings] == "0"
+        assert set(zero[zero].index) == {"fp32, 64", "fp64, 64"}, "the text divides the gradient: exact for powers of two"
         largest = pd.to_numeric(lines.loc["none and sum", settings])
         assert (largest > 0.01).all() if fault == "alias" else (largest < 1e-6).all()
     alias = tables["The alias, measured and predicted"]
