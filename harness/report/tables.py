@@ -48,7 +48,7 @@ class Table:
         """Room for every whole word, and what is left in equal shares; None where words must be folded."""
         cells = [[plain(str(cell)) for cell in (name, *self.rows[name])] for name in self.rows.columns]
         widths = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in cells]
-        left = width - sum(widths) - _PADDING * len(widths) - 1
+        left = width - sum(widths) - _PADDING * len(widths) + 1
         if left < 0:
             return [None] * len(widths)
         needs = sorted((max(map(len, column)), place) for place, column in enumerate(cells))
