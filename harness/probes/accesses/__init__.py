@@ -6,6 +6,8 @@ from harness.probes.accesses.collective import (
     AllReduced,
     AsyncAfterWait,
     AsyncBeforeWait,
+    NcclHost,
+    NcclHostWaited,
     NcclOtherStream,
     NcclOtherStreamWaited,
 )
@@ -17,4 +19,5 @@ ALL: tuple[type[Access], ...] = (
     *(KeptReference, KeptClone, KeptSetToNone, KeptBucketView, KeptBucketClone),
     *(AllReduced, AsyncBeforeWait, AsyncAfterWait),
     *(SideStream, SideStreamWaited, PinnedCopy, PinnedCopyWaited, NcclOtherStream, NcclOtherStreamWaited),
+    *(NcclHost, NcclHostWaited),
 )

@@ -88,3 +88,30 @@ class NcclOtherStreamWaited(NcclOtherStream):
 
     def order(self, other: torch.cuda.Stream) -> None:
         other.wait_stream(torch.cuda.current_stream())
+
+
+class NcclHost(NcclOtherStream):
+    """The host reads what was copied to pinned memory behind the wait."""
+
+    name, safe = "NCCL all_reduce and wait, pinned copy read by the host at once", False
+
+    def read(self, gradient: Tensor) -> Tensor:
+        host = gradient.cpu().pin_memory()
+        dist.all_reduce(gradient, group=self.machine.group, async_op=True).wait()
+        host.copy_(gradient, non_blocking=True)
+        self.block()
+        seen = host.clone()
+        torch.cuda.synchronize(self.device)
+        return seen.to(self.device)
+
+    def block(self) -> None:
+        """Nothing."""
+
+
+class NcclHostWaited(NcclHost):
+    """The host waits for the stream."""
+
+    name, safe = "NCCL all_reduce and wait, pinned copy read by the host after synchronize", True
+
+    def block(self) -> None:
+        torch.cuda.current_stream().synchronize()
