@@ -38,10 +38,20 @@ class Cut:
         terms = self.material.batch_terms[lag]
         return [sum(terms[index] for index in shard) for shard in self.entering(lag)]
 
+    @property
+    def divisor(self) -> int:
+        """What the sum over ranks is divided by: by the aggregation, where it averages; 1, where nothing is summed."""
+        if not self.spans_ranks:
+            return 1
+        return self.world_size if self.parts.aggregation.averages else self.parts.normalization.divisor(self.world_size)
+
     def denominators(self, lag: int = 0) -> list[float]:
-        """What the normalization divides each rank's sum of losses by."""
-        counts, denominator = self.counts(lag), self.parts.normalization.denominator
-        return [denominator(own, sum(counts) if self.spans_ranks else own) for own in counts]
+        """What each rank's sum of losses is divided by. With the divisor it makes what the normalization asks for."""
+        normalization, counts = self.parts.normalization, self.counts(lag)
+        if not self.spans_ranks:
+            return [normalization.denominator(own, own) for own in counts]
+        share = normalization.divisor(self.world_size) / self.divisor
+        return [normalization.denominator(own, sum(counts)) * share for own in counts]
 
     def counts_nothing(self) -> str | None:
         """A mean over no terms is 0/0; under one denominator for all ranks, an empty shard is as good as any."""

@@ -25,6 +25,8 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
         yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, coupling), coupling)
     if trial.material.couples_samples and any(trial.parts.reduction.splits(len(shard)) for shard in trial.cut.shards()):
         yield Finding(case.case_id, "other_function", _other_function(case, from_reference), from_reference)
+    if trial.parts.aggregation.needs_own_forward and trial.parts.reduction.keeps_graph:
+        yield Finding(case.case_id, "second_forward", _second_forward(case), float("nan"))
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:
         yield Finding(case.case_id, "performance_warning", message.split("Please file")[0].strip(), float("nan"))
@@ -65,6 +67,13 @@ def _other_function(case: Case, distance: float) -> str:
     return (
         f"{case.reduction} shows {case.workload} parts of the batch by themselves, and BatchNorm normalizes each by its own "
         f"statistics: another function{_away(case, distance)}, and no error of rounding"
+    )
+
+
+def _second_forward(case: Case) -> str:
+    return (
+        f"{case.reduction} takes a second forward under {case.aggregation}, which communicates only in a backward whose own "
+        "forward was made to: the time includes it"
     )
 
 

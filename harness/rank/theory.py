@@ -55,6 +55,4 @@ def weigh(cut: Cut, terms: Sequence[Sequence[float]]) -> list[Share]:
 def _carries(cut: Cut) -> tuple[float, ...]:
     """How much of what a rank finds in `.grad` is in its next result: each adds its leftover, and the sum is divided."""
     leftover = [cut.parts.reduction.leftover(denominator) for denominator in cut.denominators()]
-    if not cut.spans_ranks:
-        return tuple(leftover)
-    return (sum(leftover) / cut.parts.normalization.divisor(cut.world_size),) * cut.world_size
+    return tuple(leftover) if not cut.spans_ranks else (sum(leftover) / cut.divisor,) * cut.world_size

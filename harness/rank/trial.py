@@ -84,6 +84,8 @@ class Trial:
             backend=self.world.backend,
             world_size=self.world.size,
             spans_ranks=self.cut.spans_ranks,
+            averages=self.parts.aggregation.averages,
+            in_backward=self.parts.aggregation.in_backward,
             couples_samples=self.material.couples_samples,
             shard_sizes=tuple(map(len, self.cut.shards())),
             denominators=tuple(self.cut.counts()),
@@ -158,14 +160,15 @@ class Trial:
         world, rank, dtype = self.world, self.world.rank, self.parts.precision.parameter_dtype
         own = self.cut.entering(lag)[rank]
         batch = self.material.batches[lag][torch.tensor(own)].to(world.device, dtype)
-        divisor = self.parts.normalization.divisor(world.size)
         return LocalWork(
             model=model,
             criterion=self.material.fresh_criterion(world.device, dtype),
             batch=replace(batch, inputs=self.parts.fault.inputs(rank, batch.inputs)),
             terms=tuple(self.material.batch_terms[lag][index] for index in own),
-            denominator=self.parts.fault.denominator(self.cut.denominators(lag)[rank], divisor, world.size),
+            denominator=self.parts.fault.denominator(self.cut.denominators(lag)[rank], self.cut.divisor, world.size),
             accumulating=partial(self.parts.aggregation.accumulating, model),
+            in_backward=self.parts.aggregation.in_backward,
+            needs_own_forward=self.parts.aggregation.needs_own_forward,
             around_pass=around_pass,
         )
 
@@ -182,7 +185,7 @@ class Trial:
         gradients, group, fault = [_gradient(parameter) for parameter in parameters], self.world.measured, self.parts.fault
         contribute(gradients)
         fault.total(lambda summed: self.parts.aggregation.finish(summed, group), gradients, group, self.world.control.meet)
-        divisor = fault.divisor(self.parts.normalization.divisor(self.world.size), self.world.size)
+        divisor = fault.divisor(1 if self.parts.aggregation.averages else self.cut.divisor, self.world.size)
         if divisor != 1:
             torch._foreach_div_(gradients, divisor)
 

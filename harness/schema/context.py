@@ -14,6 +14,10 @@ class Context:
     world_size: int
     spans_ranks: bool
     """Whether the aggregation sums over ranks."""
+    averages: bool
+    """Whether the aggregation leaves the mean over ranks, not the sum."""
+    in_backward: bool
+    """Whether the aggregation communicates during backward."""
     couples_samples: bool
     """Whether samples of a batch influence each other's output (BatchNorm in train mode)."""
     shard_sizes: tuple[int, ...]

@@ -27,13 +27,17 @@ BY_SAMPLE = ("none", "one_by_one", "one_by_one_forward")
 IN_PLACE = (*BY_SAMPLE, "sum_then_divide")
 """Modes that divide `.grad`, with whatever is left in it."""
 RACING = "read_before_wait"
+AGGREGATIONS, AVERAGED = ("all_reduce", "all_reduce_avg"), ("mean", "none")
+"""One that sums and one that averages; the latter under two reductions."""
+IN_DIVISION = ("missing_division", "missing_all_reduce", "read_before_wait")
+"""Nothing that an averaging all-reduce could do wrong."""
 
 
 class Theory:
     """Gradients as vectors: `each[lag][rank][sample]`, not divided, and what they count."""
 
-    def __init__(self, name: str, trial: Trial, reduction: str, normalization: str) -> None:
-        self.reduction, self.mean_of_means = reduction, normalization == "rank_mean"
+    def __init__(self, name: str, trial: Trial, reduction: str, normalization: str, averages: bool) -> None:
+        self.reduction, self.mean_of_means, self.averages = reduction, normalization == "rank_mean", averages
         shards, material = [trial.cut.shards(0), trial.cut.shards(1)], trial.material
         found = [[[sum_of_gradients(name, material, [i], lag) for i in s] for s in cut] for lag, cut in enumerate(shards)]
         self.each = [[[torch.cat([w.flatten(), b.flatten()]) for w, b, _ in own] for own in cut] for cut in found]
@@ -43,14 +47,14 @@ class Theory:
     def own(self, rank: int, lag: int = 0, *, less: float = 0.0) -> tuple[Tensor, float]:
         """A rank's summed gradient, and what it is divided by before the sum over ranks; `less` is not counted."""
         counts = self.count[lag]
-        n = sum(counts[rank]) if self.mean_of_means else sum(map(sum, counts))
-        return sum(self.each[lag][rank]), n - less
+        n = (sum(counts[rank]) if self.mean_of_means else sum(map(sum, counts))) - less
+        return sum(self.each[lag][rank]), n / self.size if self.averages and not self.mean_of_means else n
 
     def right(self) -> Tensor:
         return self.over_ranks([g / n for g, n in map(self.own, range(self.size))])
 
     def over_ranks(self, local: list[Tensor]) -> Tensor:
-        return sum(local) / (self.size if self.mean_of_means else 1)
+        return sum(local) / (self.size if self.mean_of_means or self.averages else 1)
 
     def passes(self, rank: int) -> list[list[int]]:
         samples = list(range(len(self.each[0][rank])))
@@ -80,7 +84,7 @@ class Theory:
                 local.append(g / n + kept * result)
             result = self.over_ranks(local)
         if self.reduction in ("sum", "mean", "none_vector", "micro_batch"):
-            factor = ITERATION if self.mean_of_means else sum(self.size**j for j in range(ITERATION))
+            factor = ITERATION if self.mean_of_means or self.averages else sum(self.size**j for j in range(ITERATION))
             assert torch.allclose(result, factor * self.right(), rtol=1e-13)
         return result
 
@@ -136,27 +140,33 @@ def main(out: Path) -> None:
     errors = {}
     for name in ("regression", "tokens"):
         material = prepare(WORKLOADS[name], name, 0, SIZE, batches=2)
-        for reduction, normalization, fault in itertools.product(*(options[axis] for axis in axes)):
+        cells = itertools.product(*(options[axis] for axis in axes), AGGREGATIONS)
+        for reduction, normalization, fault, aggregation in cells:
+            if aggregation != "all_reduce" and reduction not in AVERAGED:
+                continue
             parts = Parts(
                 workload=WORKLOADS[name],
                 reduction=options["reduction"][reduction],
                 normalization=options["normalization"][normalization],
-                aggregation=options["aggregation"]["all_reduce"],
+                aggregation=options["aggregation"][aggregation],
                 sharding=options["sharding"]["even"],
                 sync=options["sync"]["none"],
                 precision=options["precision"]["fp64"],
                 fault=options["fault"][fault],
             )
             trial = Trial(parts, material, world, warm_up=1, measured=ITERATION - 1)
+            if aggregation != "all_reduce" and fault in IN_DIVISION:
+                assert "averages by itself" in str(trial.skip_reason())
+                continue
             assert trial.skip_reason() is None, trial.skip_reason()
             gradient = torch.cat([g.flatten() for _, g in trial.measure(enter=lambda phase: None).gradient])
-            theory = Theory(name, trial, reduction, normalization)
+            theory = Theory(name, trial, reduction, normalization, aggregation == "all_reduce_avg")
             truth, right = getattr(theory, fault)(world.rank), theory.right()
             if fault == RACING and world.rank:
                 truth = gradient  # what a late rank reads is a race
             error = torch.tensor([float((x - truth).abs().max() / right.abs().max()) for x in (gradient, right)])
             worst = torch.stack(world.control.all_gather(error)).amax(0)
-            errors[f"{name} {reduction} {normalization} {fault}"] = worst.tolist()
+            errors[f"{name} {reduction} {normalization} {fault} {aggregation}"] = worst.tolist()
     if world.rank == 0:
         out.write_text(json.dumps(errors))
     world.close()

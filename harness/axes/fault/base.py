@@ -63,6 +63,10 @@ class Fault(Option):
 
     across_ranks: ClassVar[bool] = False
     """Whether it is a mistake in the summing over ranks."""
+    in_division: ClassVar[bool] = False
+    """Whether it is a mistake in what an aggregation that averages does by itself."""
+    planted: ClassVar[bool] = True
+    """False for the one that is none."""
     batches: ClassVar[int] = 1
     """Different batches that consecutive iterations use in turn; the last iteration's is every case's."""
     leaves_own: ClassVar[bool] = False
@@ -71,6 +75,10 @@ class Fault(Option):
     def unsupported(self, context: Context) -> str | None:
         if self.across_ranks and not context.spans_ranks:
             return "the fault lies in summing over ranks, and this aggregation sums nothing"
+        if self.planted and context.in_backward:
+            return "faults are planted around the local gradient, and this aggregation sums it during backward"
+        if self.in_division and context.averages:
+            return "the fault lies in what is done with a sum, and this aggregation averages by itself"
         return None
 
     def expected(self, situation: Situation) -> list[Share] | None:

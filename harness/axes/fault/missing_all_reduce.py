@@ -12,6 +12,7 @@ class MissingAllReduceFault(Fault):
     """Every rank goes on with its own gradient, divided as the sum would have been."""
 
     across_ranks = True
+    in_division = True
     leaves_own = True
 
     def expected(self, situation: Situation) -> list[Share]:

@@ -7,6 +7,7 @@ class MissingDivisionFault(Fault):
     """The sum over ranks is taken for their mean; where one denominator is global, it is averaged over ranks, not summed."""
 
     across_ranks = True
+    in_division = True
 
     def expected(self, situation: Situation) -> list[Share]:
         return [share.scaled(situation.world_size) for share in situation.right]

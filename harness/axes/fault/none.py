@@ -5,3 +5,5 @@ from harness.axes.fault.base import Fault
 
 class NoneFault(Fault):
     """Everything as it should be."""
+
+    planted = False

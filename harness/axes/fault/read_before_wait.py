@@ -18,6 +18,7 @@ class ReadBeforeWaitFault(Fault):
     """
 
     across_ranks = True
+    in_division = True
     leaves_own = True
 
     def __init__(self, late: bool = True) -> None:

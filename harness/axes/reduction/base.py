@@ -47,6 +47,10 @@ class LocalWork:
     """What the rank's sum of losses is divided by: its own terms, or those of the whole batch (normalization)."""
     accumulating: Callable[[], AbstractContextManager[Any]]
     """Context of the passes after which another one follows: an aggregation that communicates in backward keeps quiet."""
+    in_backward: bool = False
+    """Whether gradients leave the rank during backward: they are then divided beforehand, by way of the loss."""
+    needs_own_forward: bool = False
+    """Whether the last of several backward passes needs a forward of its own."""
     around_pass: Callable[[bool], AbstractContextManager[Any]] = lambda last: nullcontext()
     """Context of every one of several passes, told whether it is the last: a planted fault interferes here."""
 
@@ -70,8 +74,14 @@ class LocalWork:
         with nullcontext() if last else self.accumulating(), self.around_pass(last):
             yield
 
+    def divided(self, loss: Tensor) -> Tensor:
+        """The summed loss, divided here where its gradient cannot be divided after backward."""
+        return loss / self.denominator if self.in_backward else loss
+
     def divide_gradients(self) -> None:
-        """Divide what the backward passes have summed."""
+        """Divide what the backward passes have summed, unless `divided` has."""
+        if self.in_backward:
+            return
         torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], self.denominator)
 
 
@@ -83,6 +93,8 @@ def parts(samples: int, size: int) -> list[range]:
 class Reduction(Option, ABC):
     """One way of reducing the loss: its phases leave (sum of the losses' gradients) / denominator in every `.grad`."""
 
+    keeps_graph: ClassVar[bool] = False
+    """Whether several backward passes share one forward."""
     tolerated_warnings: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of warnings that are facts about the mode, recorded as a finding instead of printed."""
 
@@ -141,3 +153,36 @@ class EachSample(Reduction):
 
     def leftover(self, denominator: float) -> float:
         return 1 / denominator
+
+
+class SharedGraph(EachSample, SharedForward):
+    """Modes with one forward over the whole batch, and one backward a sample over its kept graph."""
+
+    keeps_graph = True
+
+    def phases(self, work: LocalWork) -> Phases:
+        kept: list[Tensor] = []
+        return [
+            ("forward", lambda: kept.append(self._first_forward(work))),
+            ("backward", lambda: self.backward(work, kept.pop())),
+        ]
+
+    def backward(self, work: LocalWork, result: Tensor) -> None:
+        rows = work.parts(1)
+        for row in rows:
+            last = row is rows[-1]
+            with work.each_pass(last=last):
+                own = self.forward(work) if last and self._two_forwards(work) else result
+                work.divided(self.loss_of(work, own, row)).backward(retain_graph=not last)
+        work.divide_gradients()
+
+    @abstractmethod
+    def loss_of(self, work: LocalWork, result: Tensor, row: slice) -> Tensor:
+        """The loss of one sample, from what forward gave."""
+
+    def _first_forward(self, work: LocalWork) -> Tensor:
+        with work.accumulating() if self._two_forwards(work) else nullcontext():
+            return self.forward(work)
+
+    def _two_forwards(self, work: LocalWork) -> bool:
+        return work.needs_own_forward and len(work.batch) > 1

@@ -2,20 +2,15 @@
 
 from torch import Tensor
 
-from harness.axes.reduction.base import EachSample, LocalWork, SharedForward
+from harness.axes.reduction.base import LocalWork, SharedGraph
 
 
-class OneByOneReduction(EachSample, SharedForward):
+class OneByOneReduction(SharedGraph):
     """Backward of the loss of each row of the shared output in turn, summed in `.grad`, then divided."""
 
     def forward(self, work: LocalWork) -> Tensor:
         output: Tensor = work.model(*work.batch.inputs)
         return output
 
-    def backward(self, work: LocalWork, result: Tensor) -> None:
-        rows = work.parts(1)
-        for row in rows:
-            last = row is rows[-1]
-            with work.each_pass(last=last):
-                work.criterion.sum(result[row], work.batch.target[row]).backward(retain_graph=not last)
-        work.divide_gradients()
+    def loss_of(self, work: LocalWork, result: Tensor, row: slice) -> Tensor:
+        return work.criterion.sum(result[row], work.batch.target[row])

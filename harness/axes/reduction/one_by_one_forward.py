@@ -14,5 +14,5 @@ class OneByOneForwardReduction(EachSample, Interleaved):
         for row in rows:
             sample = work.batch[row]
             with work.each_pass(last=row is rows[-1]):
-                work.criterion.sum(work.model(*sample.inputs), sample.target).backward()
+                work.divided(work.criterion.sum(work.model(*sample.inputs), sample.target)).backward()
         work.divide_gradients()

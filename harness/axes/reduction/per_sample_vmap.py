@@ -20,6 +20,8 @@ class PerSampleVmapReduction(Interleaved):
         return 0.0
 
     def unsupported(self, context: Context) -> str | None:
+        if context.in_backward:
+            return "torch.func computes gradients without the backward in which this aggregation communicates"
         if context.couples_samples:
             return "vmap takes samples one by one, and BatchNorm in train mode needs the batch and updates its buffers in place"
         return None

@@ -12,7 +12,7 @@ class SumThenDivideReduction(SharedForward):
         return 1 / denominator
 
     def forward(self, work: LocalWork) -> Tensor:
-        return work.criterion.sum(work.model(*work.batch.inputs), work.batch.target)
+        return work.divided(work.criterion.sum(work.model(*work.batch.inputs), work.batch.target))
 
     def backward(self, work: LocalWork, result: Tensor) -> None:
         result.backward()

@@ -10,6 +10,9 @@ from tests.options import AVAILABLE
 from tests.running import torchrun
 from tests.worlds.closed_form import SIZES, WORKLOADS
 
+IN_BACKWARD = ("ddp",)
+"""Aggregations under which per_sample_vmap, which has no backward, is skipped."""
+
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_gradients_equal_their_closed_forms(ranks: int, tmp_path: Path) -> None:
@@ -18,5 +21,7 @@ def test_gradients_equal_their_closed_forms(ranks: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     errors = json.loads(out.read_text())
     axes = ("sharding", "reduction", "normalization", "aggregation")
-    assert len(errors) == len(WORKLOADS) * len(SIZES) * math.prod(len(AVAILABLE[axis]) for axis in axes)
+    cells = math.prod(len(AVAILABLE[axis]) for axis in axes)
+    skipped = len(AVAILABLE["sharding"]) * len(AVAILABLE["normalization"]) * len(IN_BACKWARD)
+    assert len(errors) == len(WORKLOADS) * len(SIZES) * (cells - skipped)
     assert {case: error for case, error in errors.items() if not error < 1e-12} == {}

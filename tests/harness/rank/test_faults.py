@@ -7,6 +7,7 @@ import pytest
 
 from tests.options import AVAILABLE
 from tests.running import torchrun
+from tests.worlds.faults import AVERAGED, IN_DIVISION
 
 ONE_PASS = ("sum", "sum_then_divide", "mean", "none_vector", "per_sample_vmap")
 NEEDS_OTHERS = ("double_division", "missing_division", "missing_all_reduce", "read_before_wait")
@@ -19,7 +20,9 @@ def test_faults_equal_their_closed_forms(ranks: int, tmp_path: Path) -> None:
     done = torchrun(ranks, "-m", "tests.worlds.faults", str(out), timeout=300)
     assert done.returncode == 0, done.stderr
     errors = json.loads(out.read_text())
-    assert len(errors) == 2 * len(AVAILABLE["reduction"]) * len(AVAILABLE["normalization"]) * len(AVAILABLE["fault"])
+    summed = len(AVAILABLE["reduction"]) * len(AVAILABLE["fault"])
+    averaged = len(AVERAGED) * (len(AVAILABLE["fault"]) - len(IN_DIVISION))
+    assert len(errors) == 2 * len(AVAILABLE["normalization"]) * (summed + averaged)
     assert {case: error for case, (error, _) in errors.items() if not error < 1e-12} == {}
     for case, (_, effect) in errors.items():
         assert (effect > 1e-3) == acts(case, ranks), f"{case} changes the gradient by {effect}"
@@ -27,7 +30,7 @@ def test_faults_equal_their_closed_forms(ranks: int, tmp_path: Path) -> None:
 
 def acts(case: str, ranks: int) -> bool:
     """Whether theory moves the gradient at all."""
-    _, reduction, _, fault = case.split()
+    _, reduction, _, fault, _ = case.split()
     if fault == "alias":
         return reduction not in ONE_PASS and not (reduction == "micro_batch" and ranks == 4)  # 4 samples are one pass
     if fault == "missing_zero_grad":

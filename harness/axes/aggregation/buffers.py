@@ -1,0 +1,54 @@
+"""Flat buffers: several gradients as one tensor, and back. What options that communicate in buffers share."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.axes.aggregation.base import Aggregation
+
+
+class InBuckets(Aggregation):
+    """Gradients in buffers of up to `bytes`, in the order of the parameters."""
+
+    def __init__(self, bytes: int) -> None:  # noqa: A002
+        if bytes < 1:
+            raise ValueError(f"bytes={bytes}: expected at least 1")
+        self._bytes = bytes
+
+    def buckets(self, gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+        """Runs of gradients of one dtype, as many as fit, and at least one."""
+        bucket: list[Tensor] = []
+        for gradient in gradients:
+            full = sum(held.nbytes for held in bucket) + gradient.nbytes > self._bytes
+            if bucket and (full or bucket[0].dtype != gradient.dtype):
+                yield bucket
+                bucket = []
+            bucket.append(gradient)
+        if bucket:
+            yield bucket
+
+
+def flatten(gradients: list[Tensor], *, multiple: int = 1) -> Tensor:
+    """A new tensor [elements] with all gradients, one after the other; padded with zeros to a multiple of `multiple`."""
+    elements = sum(gradient.numel() for gradient in gradients)
+    flat = gradients[0].new_zeros(elements + -elements % multiple)
+    torch._foreach_copy_(_views(flat, gradients), gradients)
+    return flat
+
+
+def unflatten(flat: Tensor, gradients: list[Tensor]) -> None:
+    """Copy a flat buffer back."""
+    torch._foreach_copy_(gradients, _views(flat, gradients))
+
+
+def by_dtype(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Gradients of one dtype together."""
+    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+        yield [gradient for gradient in gradients if gradient.dtype == dtype]
+
+
+def _views(flat: Tensor, gradients: list[Tensor]) -> list[Tensor]:
+    sizes = [gradient.numel() for gradient in gradients]
+    parts = flat[: sum(sizes)].split(sizes)
+    return [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]

@@ -1,0 +1,18 @@
+"""All parameters in one coalesced all-reduce."""
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from harness.axes.aggregation.base import Aggregation
+from harness.axes.aggregation.buffers import by_dtype
+
+
+class CoalescedAggregation(Aggregation):
+    """torch's coalescing manager: one call of the backend for all parameters of one dtype."""
+
+    def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
+        for alike in by_dtype(gradients):
+            with dist._coalescing_manager(group):
+                for gradient in alike:
+                    dist.all_reduce(gradient, group=group)

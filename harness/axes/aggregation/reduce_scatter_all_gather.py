@@ -1,0 +1,20 @@
+"""The two halves of an all-reduce, as sharded optimizers take them."""
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from harness.axes.aggregation.base import Aggregation
+from harness.axes.aggregation.buffers import by_dtype, flatten, unflatten
+
+
+class ReduceScatterAllGatherAggregation(Aggregation):
+    """One buffer, padded to a multiple of W: each rank sums its share, and all shares are gathered."""
+
+    def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
+        for alike in by_dtype(gradients):
+            buffer = flatten(alike, multiple=group.size())
+            share = buffer.new_empty(buffer.numel() // group.size())
+            dist.reduce_scatter_tensor(share, buffer, group=group)
+            dist.all_gather_into_tensor(buffer, share, group=group)
+            unflatten(buffer, alike)
