@@ -124,17 +124,18 @@ def alias_explains(run: Run) -> Verdict:
 
 
 def modes_matter(run: Run) -> Verdict:
-    """Two of the text's modes without a fault, after some optimizer steps."""
+    """Two of the text's modes after optimizer steps: without a fault, or under the faults that are all the run has."""
     if run.drifts.empty:
         raise NotSeenError(NO_STEPS)
     cases, known = run.cases.set_index("case_id"), set(modes(run).values())
     own, other = run.drifts.case_id.astype(str), run.drifts.against.str.removeprefix(CASE)
-    clean = own.map(cases.fault).astype(str) == "none"
+    faults = own.map(cases.fault).astype(str)
+    planted = "" if (faults == "none").any() else f" with fault={','.join(faults.unique())}"
     ours = own.map(cases.reduction).isin(known) & other.map(cases.reduction).isin(known)
-    rows = run.drifts[ours & clean & (run.drifts.step == run.config.drift.steps)]
+    rows = run.drifts[ours & ((faults == "none") | bool(planted)) & (run.drifts.step == run.config.drift.steps)]
     if rows.empty:
-        raise NotSeenError("this run compares no two of the text's modes without a fault")
-    return matters(run, rows.relative_l2, rows.loss, rows.against_loss, "two of the text's modes")
+        raise NotSeenError("this run compares no two of the text's modes")
+    return matters(run, rows.relative_l2, rows.loss, rows.against_loss, f"two of the text's modes{planted}")
 
 
 CLAIMS = [

@@ -232,6 +232,14 @@ def test_a_part_of_a_run_is_judged_by_what_it_has(reduction_modes: Finished, kep
     assert tell(part)
 
 
+def test_whether_a_fault_matters_is_asked_where_there_is_nothing_else(reduction_modes: Finished) -> None:
+    run = reduction_modes.run
+    cases = run.cases[run.cases.fault == "alias"]
+    drifts = run.drifts[run.drifts.case_id.astype(str).isin(set(cases.case_id))]
+    verdict = judge(claim_of("reduction_modes", "(asked)"), replace(run, cases=cases, drifts=drifts))
+    assert "with fault=alias have parameters up to 0.0135 apart" in verdict.evidence
+
+
 def test_exact_zeros_and_the_prediction_of_the_alias(reduction_modes: Finished) -> None:
     tables = {table.title: table.rows for table in tell(reduction_modes.run)}
     for fault in ("none", "alias"):
