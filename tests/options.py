@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from harness.axes.workload.base import Workload
+from harness.rank.assemble import Parts
 from harness.rank.assemble import make as make_option
 from harness.schema.case import AXES
 from launch.compose import available_options, compose_config
@@ -10,6 +12,14 @@ from launch.compose import available_options, compose_config
 AVAILABLE = available_options()
 CONFIG = compose_config([f"{axis}=[{','.join(AVAILABLE[axis])}]" for axis in AXES], nproc_per_node=1)
 """Everything selected."""
+
+
+_USUAL = {"sharding": "even", "aggregation": "all_reduce", "sync": "none", "precision": "fp64", "fault": "none"}
+
+
+def parts_of(options: dict[str, dict[str, Any]], workload: Workload, **chosen: str) -> Parts:
+    """The parts of a case: the `chosen` options of `options`, and the usual ones on the other axes."""
+    return Parts(workload=workload, **{axis: options[axis][option] for axis, option in (_USUAL | chosen).items()})
 
 
 def make(axis: str) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from harness.probes.bits import Gradient, digest, patterns_of
 from harness.probes.descent import drift
 from harness.schema.record import Observation
 
+T = TypeVar("T")
 TIMED_ROUNDS = 20
 
 
@@ -93,7 +95,9 @@ class RepeatabilityProbe(Probe):
         yield from free.observations("default algorithms")
         try:
             held = patterns_of(deterministic() for _ in range(self._orders))
-        except RuntimeError as error:  # an operation without a deterministic implementation
+        except RuntimeError as error:
+            if "deterministic" not in str(error):  # else an operation has no deterministic implementation
+                raise
             yield Observation("deterministic algorithms", "raises", 1.0, str(error).splitlines()[0])
             return
         yield from held.observations("deterministic algorithms")
@@ -123,30 +127,26 @@ def _backward(
     subject: Subject,
     model: nn.Module,
     order: Tensor | None = None,
-    within: Callable[[], AbstractContextManager[None]] | None = None,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
-    if within is None:
-        subject.loss(model, order).backward()
-        return
     with within():
         subject.loss(model, order).backward()
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _threads(count: int) -> AbstractContextManager[None]:
+    return _held(torch.get_num_threads, torch.set_num_threads, count)
+
+
+def _deterministic() -> AbstractContextManager[None]:
+    return _held(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True)
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
+def _held(read: Callable[[], T], write: Callable[[T], object], value: T) -> Iterator[None]:
+    """A setting of torch at `value`; then as it was."""
+    before = read()
+    write(value)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        write(before)

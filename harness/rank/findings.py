@@ -33,9 +33,10 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
 
 
 def _fault(case: Case, trial: Trial, distance: float) -> Finding:
+    planted = f"the fault {case.fault} is planted"
     if acts(trial.cut, trial.iterations):
-        return Finding(case.case_id, "fault", f"the fault {case.fault} is planted, and acts on {case.reduction}", distance)
-    words = f"the fault {case.fault} is planted, and does nothing to {case.reduction}: every sample weighs what it should"
+        return Finding(case.case_id, "fault", f"{planted}, and acts on reduction={case.reduction}", distance)
+    words = f"{planted}, and does nothing to reduction={case.reduction}: every sample weighs what it should"
     return Finding(case.case_id, "fault_without_effect", words, distance)
 
 

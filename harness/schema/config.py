@@ -132,7 +132,8 @@ class BenchmarkConfig:
     def _check_choices(self) -> None:
         for key, accepted in (("device", DEVICES), ("backend", BACKENDS), ("story", STORIES)):
             if getattr(self, key) not in accepted:
-                raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(accepted)}")
+                known = ", ".join(name or "'' for none" for name in accepted)
+                raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {known}")
         if self.device == "cpu" and self.backend == "nccl":
             raise ValueError("backend=nccl with device=cpu: nccl reduces CUDA tensors only; use backend=gloo")
         for axis in AXES:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.axes.workload.base import Workload
-from harness.rank.assemble import Parts
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.process_group import World, open_store
 from harness.rank.trial import Trial
-from tests.options import CONFIG, make
+from tests.options import CONFIG, make, parts_of
 
 SIZES = (12, 13)
 """12 divides by 1, 2, 3 and 4; 13 by none but 1."""
@@ -95,16 +94,8 @@ def main(out: Path) -> None:
         material = prepare(workload, name, 0, size)
         check_equal_on_ranks(material, world.control)
         for reduction, normalization, aggregation in itertools.product(*(options[axis] for axis in axes)):
-            parts = Parts(
-                workload=workload,
-                reduction=options["reduction"][reduction],
-                normalization=options["normalization"][normalization],
-                aggregation=options["aggregation"][aggregation],
-                sharding=options["sharding"][sharding],
-                sync=options["sync"]["barrier"],
-                precision=options["precision"]["fp64"],
-                fault=options["fault"]["none"],
-            )
+            chosen = {"reduction": reduction, "normalization": normalization, "aggregation": aggregation}
+            parts = parts_of(options, workload, sharding=sharding, sync="barrier", **chosen)
             trial = Trial(parts, material, world, warm_up=1, measured=1)
             if reduction == "per_sample_vmap" and parts.aggregation.in_backward:
                 assert "torch.func" in str(trial.skip_reason())

@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.rank.assemble import Parts
 from harness.rank.material import prepare
 from harness.rank.process_group import World, open_store
 from harness.rank.trial import Trial
-from tests.options import CONFIG, make
+from tests.options import CONFIG, make, parts_of
 from tests.worlds.closed_form import WORKLOADS, sum_of_gradients
 
 SIZE, ITERATION = 13, 3
@@ -144,16 +143,8 @@ def main(out: Path) -> None:
         for reduction, normalization, fault, aggregation in cells:
             if aggregation != "all_reduce" and reduction not in AVERAGED:
                 continue
-            parts = Parts(
-                workload=WORKLOADS[name],
-                reduction=options["reduction"][reduction],
-                normalization=options["normalization"][normalization],
-                aggregation=options["aggregation"][aggregation],
-                sharding=options["sharding"]["even"],
-                sync=options["sync"]["none"],
-                precision=options["precision"]["fp64"],
-                fault=options["fault"][fault],
-            )
+            chosen = {"reduction": reduction, "normalization": normalization, "aggregation": aggregation, "fault": fault}
+            parts = parts_of(options, WORKLOADS[name], **chosen)
             trial = Trial(parts, material, world, warm_up=1, measured=ITERATION - 1)
             if aggregation != "all_reduce" and fault in IN_DIVISION:
                 assert "averages by itself" in str(trial.skip_reason())

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.rank.assemble import Parts
 from harness.rank.material import Material, prepare
 from harness.rank.process_group import World, open_store
 from harness.rank.trial import Trial
-from tests.options import CONFIG, make
+from harness.schema.case import AXES
+from tests.options import CONFIG, make, parts_of
 
 SIZE = 48
 
@@ -36,12 +36,11 @@ def plain(material: Material, world: World) -> list[Tensor]:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
-    options = {axis: make(axis) for axis in ("workload", *Parts.__dataclass_fields__)}
+    options = {axis: make(axis) for axis in AXES}
     equal = {}
     for name in ("mlp_digits", "cnn_digits", "transformer_topics"):
-        chosen = {"workload": name, "reduction": "mean", "normalization": "rank_mean", "sharding": "even", "aggregation": "ddp"}
-        chosen |= {"sync": "none", "precision": "fp32", "fault": "none"}
-        parts = Parts(**{axis: options[axis][option] for axis, option in chosen.items()})
+        chosen = {"reduction": "mean", "normalization": "rank_mean", "aggregation": "ddp", "precision": "fp32"}
+        parts = parts_of(options, options["workload"][name], **chosen)
         material = prepare(parts.workload, name, 0, SIZE)
         measured = Trial(parts, material, world, warm_up=1, measured=1).measure(enter=lambda phase: None)
         ours = [gradient for _, gradient in measured.gradient]

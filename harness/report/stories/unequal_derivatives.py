@@ -3,22 +3,16 @@
 import pandas as pd
 
 from harness.report.frame import Run
-from harness.report.stories.claims import Claim, NotSeenError, Verdict, largest, seen, untestable
+from harness.report.stories.bit_patterns import counted, distinct_patterns, patterns
+from harness.report.stories.claims import Claim, NotSeenError, Verdict, largest, seen
 from harness.report.stories.drifting import drift_of_probe
+from harness.report.stories.mitigations import MITIGATIONS
 from harness.report.tables import Table
 from harness.report.text import number
 
 TITLE = "why PyTorch derivatives produce unequal outputs"
-SINGLE = 1e-5
-"""Relative L2 in float32: rounding of a gradient stays below it."""
-
-
-def patterns(run: Run, probe: str, subject: str, setting: str) -> tuple[int, int, float]:
-    """The fewest runs, the most distinct bit patterns, and the largest relative L2 that was seen."""
-    rows = {
-        q: seen(run, probe, subject=subject, setting=setting, quantity=q).value for q in ("runs", "distinct", "relative_l2")
-    }
-    return int(rows["runs"].min()), int(rows["distinct"].max()), largest(rows["relative_l2"])
+SMALL = 1e-6
+"""Relative L2 up to which a difference is on the order of 1e-7."""
 
 
 def example_runs(run: Run) -> Verdict:
@@ -32,9 +26,7 @@ def example_varies(subject: str, words: str) -> "Claim":
 
     def test(run: Run) -> Verdict:
         runs, distinct, apart = patterns(run, "text_examples", subject, "with ")
-        return distinct > 1, f"{distinct} bit pattern{'s' * (distinct > 1)} in {runs} calls" + f", {number(apart)} apart" * (
-            distinct > 1
-        )
+        return distinct > 1, f"{counted(distinct)} in {runs} calls" + f", {number(apart)} apart" * (distinct > 1)
 
     return Claim(words, test)
 
@@ -43,8 +35,8 @@ def third_only_accumulates(run: Run) -> Verdict:
     """The second call over the first: 2, where nothing clears `.grad`."""
     ratio = seen(run, "text_examples", subject="example 3", quantity="second call over first").value.max()
     runs, distinct, _ = patterns(run, "text_examples", "example 3", "with zero_grad")
-    words = f"the second call gives {ratio:.12g} times the first: nothing clears .grad; cleared, {distinct} bit pattern"
-    return bool(ratio != 2 or distinct > 1), f"{words}{'s' * (distinct > 1)} in {runs} calls"
+    words = f"the second call gives {ratio:.12g} times the first: nothing clears .grad; cleared, {counted(distinct)}"
+    return bool(ratio != 2 or distinct > 1), f"{words} in {runs} calls"
 
 
 def forward_sum_is_the_cause(run: Run) -> Verdict:
@@ -70,27 +62,25 @@ def magnitudes_lose(run: Run) -> Verdict:
 
 
 def variation_is_small(run: Run) -> Verdict:
-    """What does vary: thread counts and batch orders."""
-    found = [patterns(run, "repeatability", "", setting) for setting in ("thread counts", "batch orders")]
-    worst = max(apart for _, _, apart in found)
-    if max(distinct for _, distinct, _ in found) == 1:
+    """What does vary, over thread counts and batch orders; by workload."""
+    rows = seen(run, "repeatability", quantity="relative_l2")
+    rows = rows[rows.setting.isin(("thread counts", "batch orders"))]
+    largest(rows.value)
+    by_workload = rows.groupby(rows.subject.astype(str).str.split(":").str[0]).value.max()
+    if by_workload.max() == 0:
         raise NotSeenError("nothing varied, over thread counts or batch orders")
-    words = f"over thread counts and batch orders float32 gradients are up to {number(worst)} apart (relative L2)"
-    return worst < SINGLE, f"{words}; small is below {SINGLE:g}"
+    worst = ", ".join(f"{number(apart)} on {workload}" for workload, apart in by_workload.items())
+    words = f"over thread counts and batch orders up to {worst} (relative L2); the order of 1e-7 is below {SMALL:g}"
+    return bool(by_workload.max() < SMALL), words
 
 
 def runs_vary(run: Run) -> Verdict:
     """The same gradient again, in one process and in another one."""
     runs, distinct, apart = patterns(run, "repeatability", "", "in one process")
-    words = f"{distinct} bit pattern{'s' * (distinct > 1)} in {runs} runs in one process"
-    try:
-        across = seen(run, "repeatability", setting="across processes", quantity="distinct").value.max()
-        words += f", {across:.0f} across processes"
-    except NotSeenError:
-        across = 1
-    return distinct > 1 or across > 1, words + f", {number(apart)} apart" * (
-        distinct > 1
-    ) + f" ({run.environment.get('device')})"
+    across = distinct_patterns(run, "across processes")
+    furthest = f", {number(apart)} apart" if distinct > 1 else ""
+    words = f"{counted(distinct)} in {runs} runs in one process, {across} across processes{furthest}"
+    return max(distinct, across) > 1, f"{words} ({run.environment.get('device')})"
 
 
 def order_matters(run: Run) -> Verdict:
@@ -102,125 +92,12 @@ def order_matters(run: Run) -> Verdict:
     return orders > 1 or threads > 1, words
 
 
-def seeding_helps(run: Run) -> Verdict:
-    """Dropout, seeded and not."""
-    runs, free, apart = patterns(run, "repeatability", "dropout", "not seeded")
-    _, seeded, _ = patterns(run, "repeatability", "dropout", "dropout, seeded")
-    words = f"with dropout {free} bit patterns in {runs} runs, {number(apart)} apart, and {seeded} where each run is seeded"
-    return seeded < free, words
-
-
-def seeding_is_not_enough(run: Run) -> Verdict:
-    """Everything in the probe has equal parameters, data and random numbers: what varies then no seed can fix."""
-    settings = ("in one process", "across processes", "thread counts", "dropout, seeded")
-    distinct = {setting: _distinct(run, setting) for setting in settings}
-    varying = [f"{setting} ({count} bit patterns)" for setting, count in distinct.items() if count > 1]
-    return bool(varying), "with equal seeds it still varies: " + ", ".join(
-        varying
-    ) if varying else "with equal seeds nothing varies"
-
-
 def never_eliminated(run: Run) -> Verdict:
     """Runs with everything held equal, the thread count included."""
     runs, distinct, _ = patterns(run, "repeatability", "", "in one process")
-    across = max(distinct, _distinct(run, "across processes"))
-    words = f"with threads, order and seeds held equal {across} bit pattern{'s' * (across > 1)} in {runs} runs of each process"
+    across = max(distinct, distinct_patterns(run, "across processes"))
+    words = f"with threads, order and seeds held equal {counted(across)} in {runs} runs of each process"
     return across > 1, words + (": nothing is left" if across == 1 else "")
-
-
-def _distinct(run: Run, setting: str) -> int:
-    """The most bit patterns of any workload; 1 where there was no other process to ask."""
-    try:
-        return int(largest(seen(run, "repeatability", setting=setting, quantity="distinct").value))
-    except NotSeenError:
-        if setting == "across processes":
-            return 1
-        raise
-
-
-def logits_are_stabler(run: Run) -> Verdict:
-    """Near saturation and in the middle, against float64."""
-    quantity = "largest relative error of the gradient"
-    errors = {
-        (name, where): largest(seen(run, "saturation", setting=f"{name}: {where}", quantity=quantity).value)
-        for name in ("with_logits", "sigmoid, then cross entropy")
-        for where in ("logit from 8 to 40", "|logit| up to 4")
-    }
-    near, in_two, middle, middle_in_two = (number(error) for error in (errors[key] for key in _SATURATION))
-    words = (
-        f"largest relative error of its gradient for logits from 8 to 40: {near}, of sigmoid and cross entropy {in_two}; "
-        f"for logits up to 4: {middle} and {middle_in_two}"
-    )
-    return errors[_SATURATION[0]] < errors[_SATURATION[1]], words
-
-
-_SATURATION = [
-    (name, where)
-    for where in ("logit from 8 to 40", "|logit| up to 4")
-    for name in ("with_logits", "sigmoid, then cross entropy")
-]
-
-
-def determinism_helps(run: Run) -> Verdict:
-    """Bit patterns and time, with and without."""
-    runs, free, _ = patterns(run, "repeatability", "determinism", "default algorithms")
-    refused = _raised(run)
-    if refused:
-        raise NotSeenError(refused)
-    _, held, _ = patterns(run, "repeatability", "determinism", "deterministic algorithms")
-    cost = _ratio(run, "repeatability", "deterministic algorithms", "default algorithms")
-    words = f"{free} bit pattern{'s' * (free > 1)} in {runs} runs by default, {held} with deterministic algorithms, at {cost}"
-    if free == 1:
-        raise NotSeenError(f"nothing varies here for them to mend: {words}")
-    return held == 1, words
-
-
-def _raised(run: Run) -> str:
-    """What deterministic algorithms refuse to compute; empty where they compute it all."""
-    rows = run.observations
-    rows = rows[(rows.setting == "deterministic algorithms") & (rows.quantity == "raises")]
-    return "" if rows.empty else str(rows.text.iloc[0])
-
-
-def anomaly_finds(run: Run) -> Verdict:
-    """The planted NaN."""
-    row = _anomaly(run, "a planted NaN")
-    cost = _ratio(run, "anomaly", "with detect_anomaly", "without")
-    return bool(row.value), f"a planted NaN: {row.text or 'not found'}; the gradient takes {cost}"
-
-
-def anomaly_finds_large(run: Run) -> Verdict:
-    """The planted 1e30."""
-    row = _anomaly(run, "a planted gradient of 1e30")
-    return bool(
-        row.value
-    ), "a planted gradient of 1e30 raises" if row.value else "a planted gradient of 1e30 goes unnoticed: it looks for NaN"
-
-
-def averaging_helps(run: Run) -> Verdict:
-    """What rounding does to the loss of one run, and to the mean over initializations."""
-    losses = [seen(run, "averaging", quantity=f"loss, {order}") for order in ("one order", "another order")]
-    keys = [losses[0].subject.astype(str), losses[0]["rank"]]
-    apart = pd.Series(losses[1].value.to_numpy() - losses[0].value.to_numpy(), losses[0].index)
-    one, mean = largest(apart.abs().groupby(keys).mean()), largest(apart.groupby(keys).mean().abs())
-    spread = largest(losses[0].value.groupby(keys).std())
-    words = (
-        f"another batch order moves the loss of one run by {number(one)}, the mean over initializations by {number(mean)}; "
-        f"but from one initialization to the next it varies by {number(spread)}"
-    )
-    return mean < one, words
-
-
-def averaging_equal_runs_helps(run: Run) -> Verdict:
-    """Gradients against float64."""
-    one, equal, ordered = (
-        largest(seen(run, "averaging", setting=setting, quantity="relative_l2 from float64").value)
-        for setting in ("one run", "equal runs", "batch orders")
-    )
-    words = (
-        f"one gradient is {number(one)} from float64, the mean of equal runs {number(equal)}, of batch orders {number(ordered)}"
-    )
-    return min(equal, ordered) < 0.5 * one, words + "; better is less than half"
 
 
 def variation_matters(run: Run) -> Verdict:
@@ -238,17 +115,9 @@ CLAIMS = [
     Claim("adding numbers of very different magnitude loses precision", magnitudes_lose),
     Claim("gradients of identical batches diverge slightly between runs", runs_vary),
     Claim("the order of summation, where it does change, changes the gradient", order_matters),
-    Claim("the differences are minuscule, 1e-7 or so in float32", variation_is_small),
-    Claim("seeding increases reproducibility", seeding_helps),
-    Claim("seeding does not solve it completely", seeding_is_not_enough),
+    Claim("the differences are minuscule, on the order of 1e-7 or smaller in float32", variation_is_small),
     Claim("these variations can never be entirely eliminated", never_eliminated),
-    Claim("binary_cross_entropy_with_logits is numerically more stable than sigmoid and cross entropy", logits_are_stabler),
-    Claim("non-deterministic algorithms are a cause that deterministic ones remove", determinism_helps),
-    Claim("print statements pinpoint regions that fluctuate", untestable("it depends on who reads them")),
-    Claim("anomaly detection finds where a gradient goes wrong", anomaly_finds),
-    Claim("and large gradients", anomaly_finds_large),
-    Claim("averaging runs with different initializations mitigates the effects of these variations", averaging_helps),
-    Claim("(ours) averaging brings a gradient closer to the exact one", averaging_equal_runs_helps),
+    *MITIGATIONS,
     Claim("(asked) it matters: runs that differ in thread count or batch order train to other losses", variation_matters),
 ]
 
@@ -310,16 +179,3 @@ CAUSES = {
     "deterministic algorithms": "deterministic is not what they are called",
 }
 """What it is when more than one bit pattern is seen."""
-
-
-def _anomaly(run: Run, subject: str) -> pd.Series:
-    rows = seen(run, "anomaly", subject=subject, setting="with detect_anomaly", quantity="raises")
-    return rows[rows["rank"] == 0].iloc[0]
-
-
-def _ratio(run: Run, probe: str, setting: str, against: str) -> str:
-    """Of medians over rounds that took turns, by workload."""
-    rows = seen(run, probe, quantity="seconds")
-    median = rows.groupby([rows.subject.astype(str).str.split(":").str[0], rows.setting]).value.median().unstack()
-    ratios = median[setting] / median[against]
-    return ", ".join(f"{ratio:.2f} times the time on {workload}" for workload, ratio in ratios.items())
