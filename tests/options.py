@@ -6,7 +6,7 @@ from typing import Any
 from harness.axes.workload.base import Workload
 from harness.rank.assemble import Parts
 from harness.rank.assemble import make as make_option
-from harness.schema.case import AXES
+from harness.schema.case import AXES, USUAL
 from launch.compose import available_options, compose_config
 
 AVAILABLE = available_options()
@@ -14,7 +14,13 @@ CONFIG = compose_config([f"{axis}=[{','.join(AVAILABLE[axis])}]" for axis in AXE
 """Everything selected."""
 
 
-_USUAL = {"sharding": "even", "aggregation": "all_reduce", "sync": "none", "precision": "fp64", "fault": "none"}
+_USUAL = {
+    **{axis: option for axis, option in USUAL.items() if option},
+    "sharding": "even",
+    "aggregation": "all_reduce",
+    "sync": "none",
+    "precision": "fp64",
+}
 
 
 def parts_of(options: dict[str, dict[str, Any]], workload: Workload, **chosen: str) -> Parts:

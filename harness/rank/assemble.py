@@ -10,6 +10,11 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 from harness.axes.aggregation.base import Aggregation
+from harness.axes.batchnorm.base import Batchnorm
+from harness.axes.clip.base import Clip
+from harness.axes.communication.base import Communication
+from harness.axes.determinism.base import Determinism
+from harness.axes.execution.base import Execution
 from harness.axes.fault.base import Fault
 from harness.axes.normalization.base import Normalization
 from harness.axes.precision.base import Precision
@@ -32,6 +37,11 @@ _BASES: dict[str, type] = {
     "sync": Sync,
     "precision": Precision,
     "fault": Fault,
+    "communication": Communication,
+    "determinism": Determinism,
+    "execution": Execution,
+    "batchnorm": Batchnorm,
+    "clip": Clip,
     PROBE: Probe,
 }
 
@@ -48,6 +58,11 @@ class Parts:
     sync: Sync
     precision: Precision
     fault: Fault
+    communication: Communication
+    determinism: Determinism
+    execution: Execution
+    batchnorm: Batchnorm
+    clip: Clip
 
 
 def assemble(config: BenchmarkConfig, cases: Iterable[Case]) -> dict[Case, Parts]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from harness.numerics.discrepancy import Discrepancy as Sums
 from harness.numerics.discrepancy import compare_all
+from harness.rank.agreement import together
 from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
-from harness.rank.reference import References
+from harness.rank.reference import References, Rounding
 from harness.rank.theory import expected, ideal
 from harness.rank.trial import Trial
-from harness.schema.case import Case
-from harness.schema.record import CASE, FULL_BATCH, METRICS, PREDICTED, RANK_0, REFERENCE, Discrepancy
+from harness.schema.case import USUAL, Case
+from harness.schema.record import CASE, FULL_BATCH, METRICS, PREDICTED, RANK_0, REFERENCE, ROUNDED, SINGLE_RANK, Discrepancy
 
 Gradient = Iterable[tuple[str, Tensor]]
 Row = tuple[str, tuple[float, ...]]
@@ -32,6 +33,16 @@ class Yardsticks:
     """None where a rank's own shard is all there is."""
     predicted: str | None
     """None where theory expects the reference."""
+    rounded: str | None
+    """The reference of the parameters as the case's precision rounds them; None where it does not."""
+    single_rank: str | None = None
+    """Rank 0's gradient of the whole batch, computed as the case does but for the aggregation; None where not asked for."""
+
+    def renamed(self, rename: Callable[[str], str]) -> "Yardsticks":
+        """Every float64 gradient under another name."""
+        names = (self.reference, self.full_batch, self.predicted, self.rounded)
+        reference, full_batch, predicted, rounded = (name and rename(name) for name in names)
+        return Yardsticks(reference or self.reference, full_batch, predicted, rounded, self.single_rank)
 
 
 @dataclass(frozen=True)
@@ -51,19 +62,53 @@ class Comparisons:
     control: Control
     store: GradientStore
     references: References
+    single_rank: bool = False
+    """Whether cases are held against what rank 0 computes alone, too."""
+    _singles: set[str] = field(default_factory=set)
     earlier: dict[Case, list[Case]] = field(default_factory=lambda: defaultdict(list))
     """Cases whose gradients wait, by setting."""
 
     def yardsticks(self, case: Case, trial: Trial) -> Yardsticks:
         """Compute what the case is held against, where it is the first to need it. Raises CaseFailedError."""
-        workload = key_of(case, "workload")
-        cut = f"{workload}.{key_of(case, 'sharding')}"
-        predicted = self._prediction(cut, trial)
+        cut = f"{key_of(case, 'workload')}.{key_of(case, 'sharding')}"
+        coarse = trial.parts.precision.rounded(torch.ones(())) is not None
+        found = Yardsticks(
+            reference=self._reference(case, trial, cut),
+            full_batch=self._full_batch(case, trial) if trial.cut.spans_ranks else None,
+            predicted=self._prediction(cut, trial),
+            rounded=self._reference(case, trial, cut, trial.parts.precision.rounded) if coarse else None,
+            single_rank=self._single_rank(case, trial) if self.single_rank and trial.cut.spans_ranks else None,
+        )
+        factor, own = trial.parts.clip.factor, not trial.cut.spans_ranks or trial.parts.fault.leaves_own
+        if case.clip == USUAL["clip"]:
+            return found
+        return found.renamed(lambda name: self.references.shortened(name, key_of(case, "clip"), factor, everywhere=own))
+
+    def _reference(self, case: Case, trial: Trial, cut: str, rounding: Rounding | None = None) -> str:
+        """As the case's samples meet: rank by rank, or all of them; or this rank's own, where nothing is summed."""
         if not trial.cut.spans_ranks:
             own = trial.cut.shards()[self.control.rank]
-            return Yardsticks(self.references.own_shard(cut, trial.material, own), None, predicted)
-        shard_wise = self.references.shard_wise(cut, trial.material, trial.cut.shards())
-        return Yardsticks(shard_wise, self.references.full_batch(workload, trial.material), predicted)
+            return self.references.own_shard(_rounded(cut, case, rounding), trial.material, own, rounding)
+        if trial.parts.batchnorm.synced:
+            return self._full_batch(case, trial, rounding)
+        return self.references.shard_wise(_rounded(cut, case, rounding), trial.material, trial.cut.shards(), rounding)
+
+    def _full_batch(self, case: Case, trial: Trial, rounding: Rounding | None = None) -> str:
+        return self.references.full_batch(_rounded(key_of(case, "workload"), case, rounding), trial.material, rounding)
+
+    def _single_rank(self, case: Case, trial: Trial) -> str | None:
+        """Computed once for all cases that differ in nothing else than how the ranks come together."""
+        alone = trial.alone()
+        if alone.skip_reason():
+            return None
+        axes = ("workload", "reduction", "precision", "determinism", "execution", "clip")
+        name = "single_rank." + ".".join(key_of(case, axis) for axis in axes)
+        if name not in self._singles:
+            measured = together(self.control, lambda: alone.measure(_unseen) if self.control.rank == 0 else None)
+            if measured is not None:
+                self.store.save(name, measured.gradient)
+            self._singles.add(name)
+        return name
 
     def between(self, yardsticks: Yardsticks) -> Apart:
         """How far apart the yardsticks are. On rank 0; nowhere else does it mean anything."""
@@ -93,7 +138,13 @@ class Comparisons:
 
     def _sorted_out(self, trial: Trial, yardsticks: Yardsticks) -> tuple[dict[str, str], dict[str, str]]:
         """`against` to name: what every rank has one of its own of, and what rank 0 alone has."""
-        names = {REFERENCE: yardsticks.reference, FULL_BATCH: yardsticks.full_batch, PREDICTED: yardsticks.predicted}
+        names = {
+            REFERENCE: yardsticks.reference,
+            FULL_BATCH: yardsticks.full_batch,
+            PREDICTED: yardsticks.predicted,
+            ROUNDED: yardsticks.rounded,
+            SINGLE_RANK: yardsticks.single_rank,
+        }
         own = set() if trial.cut.spans_ranks else set(names)
         if trial.parts.fault.leaves_own:
             own.add(PREDICTED)
@@ -167,6 +218,14 @@ def _records(case: Case, rank: int, against: str, rows: list[Row]) -> list[Discr
 def _rows(value: Gradient, against: Gradient) -> list[Row]:
     whole, parameters = compare_all(value, against)
     return [("", whole.metrics()), *((name, found.metrics()) for name, found in parameters.items())]
+
+
+def _rounded(key: str, case: Case, rounding: Rounding | None) -> str:
+    return f"{key}.rounded.{key_of(case, 'precision')}" if rounding else key
+
+
+def _unseen(phase: str) -> None:
+    """What is computed to compare with is no phase of the case."""
 
 
 def key_of(case: Case, axis: str) -> str:

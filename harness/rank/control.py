@@ -18,10 +18,15 @@ class Control:
 
     def meet(self, *, failed: bool = False) -> None:
         """Wait for all ranks; raises PeerFailedError, on all of them, when one came here because it failed."""
-        flag = torch.tensor(failed, dtype=torch.uint8)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
-        if flag:
+        if self.any(failed):
             raise PeerFailedError
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on some rank."""
+        somewhere = torch.tensor(flag, dtype=torch.uint8)
+        if self.size > 1:
+            dist.all_reduce(somewhere, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(somewhere)
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Tensors of all ranks, equal in shape and dtype, in order of rank on rank 0; empty elsewhere."""

@@ -54,9 +54,9 @@ class Cut:
         return [normalization.denominator(own, sum(counts)) * share for own in counts]
 
     def counts_nothing(self) -> str | None:
-        """A mean over no terms is 0/0; under one denominator for all ranks, an empty shard is as good as any."""
+        """A mean over no terms is 0/0, that of no samples 0; under one denominator for all, such a shard is as good as any."""
         for lag in range(len(self.material.batches)):
-            for rank, denominator in enumerate(self.denominators(lag)):
-                if not denominator:
+            for rank, (denominator, own) in enumerate(zip(self.denominators(lag), self.entering(lag), strict=True)):
+                if own and not denominator:
                     return f"no target of rank {rank}'s shard counts in the loss: the rank's own mean is 0/0"
         return None

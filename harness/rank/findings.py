@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from harness.rank.compare import Apart
-from harness.rank.theory import acts
+from harness.rank.theory import acts, other_function
 from harness.rank.trial import Measured, Trial
-from harness.schema.case import Case
+from harness.schema.case import USUAL, Case
 from harness.schema.record import METRICS, RANK_0, REFERENCE, Discrepancy, Finding
 
 COUPLED = 1e-9
@@ -22,9 +22,12 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
         yield _fault(case, trial, from_reference)
     coupling = apart.references.relative_l2 if apart.references else 0.0
     if coupling > COUPLED:
-        yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, coupling), coupling)
-    if trial.material.couples_samples and any(trial.parts.reduction.splits(len(shard)) for shard in trial.cut.shards()):
-        yield Finding(case.case_id, "other_function", _other_function(case, from_reference), from_reference)
+        yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, trial.material.coupling, coupling), coupling)
+    other = other_function(trial.cut)
+    if other:
+        yield Finding(case.case_id, "other_function", _other_function(case, other, from_reference), from_reference)
+    if trial.parts.aggregation.lossy or trial.parts.communication.dtype is not None:
+        yield Finding(case.case_id, "lossy", _lossy(case, from_reference), from_reference)
     if trial.parts.aggregation.needs_own_forward and trial.parts.reduction.keeps_graph:
         yield Finding(case.case_id, "second_forward", _second_forward(case), float("nan"))
     yield from _unequal_denominators(case, trial, from_reference)
@@ -57,18 +60,31 @@ def _ranks_disagree(case: Case, whole: dict[tuple[str, int], dict[str, float]]) 
             yield Finding(case.case_id, "ranks_disagree", words, share)
 
 
-def _coupling(workload: str, apart: float) -> str:
+_COUPLED = {
+    "BatchNorm": "each rank normalizes by its own shard's statistics",
+    "dropout": "each rank draws its own masks",
+}
+"""What ranks do by themselves that one rank would do otherwise."""
+_BY_ITSELF = {"BatchNorm": "BatchNorm normalizes each by its own statistics", "dropout": "dropout draws new masks each time"}
+
+
+def _coupling(workload: str, kinds: Sequence[str], apart: float) -> str:
     return (
-        f"{workload} couples the samples of a batch (BatchNorm): each rank normalizes by its own shard's statistics, which is "
-        f"another function than the full batch on one rank; their exact gradients are {apart:.1e} apart (relative L2)"
+        f"{workload} has {' and '.join(kinds)}: {' and '.join(_COUPLED[kind] for kind in kinds)}, which is another "
+        f"function than the full batch on one rank; their exact gradients are {apart:.1e} apart (relative L2)"
     )
 
 
-def _other_function(case: Case, distance: float) -> str:
+def _other_function(case: Case, other: str, distance: float) -> str:
     return (
-        f"{case.reduction} shows {case.workload} parts of the batch by themselves, and BatchNorm normalizes each by its own "
-        f"statistics: another function{_away(case, distance)}, and no error of rounding"
+        f"{case.reduction} under {case.aggregation} shows {case.workload} parts of the batch by themselves, or the batch "
+        f"twice, and {_BY_ITSELF[other]}: another function{_away(case, distance)}, and no error of rounding"
     )
+
+
+def _lossy(case: Case, distance: float) -> str:
+    dtype = "" if case.communication == USUAL["communication"] else f" with communication={case.communication}"
+    return f"{case.aggregation}{dtype} rounds or drops what it sends{_away(case, distance)}"
 
 
 def _second_forward(case: Case) -> str:

@@ -1,7 +1,7 @@
 """Gradients that wait to be compared, in files: memory holds the gradient at hand only."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -51,8 +51,3 @@ class GradientStore:
 
     def _path(self, name: str) -> Path:
         return self._folder / hashlib.sha256(name.encode()).hexdigest()
-
-
-def named_gradients(parameters: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """(name, gradient) of every parameter; zeros where a parameter took no part."""
-    return [(name, p.grad if p.grad is not None else torch.zeros_like(p)) for name, p in parameters.items()]

@@ -8,7 +8,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from harness.axes.precision.base import without_tf32
+from harness.axes.precision.base import tf32
 from harness.axes.workload.base import Batch, Criterion
 from harness.probes.base import Machine, Probe, Question, Subject
 from harness.rank.agreement import CaseFailedError, together
@@ -42,7 +42,7 @@ class Inquiry:
         if question.unsupported:
             return SKIPPED, question.unsupported
         try:
-            with without_tf32():
+            with tf32(False):
                 own = together(world.control, lambda: list(question.ask()))
         except CaseFailedError as error:
             world.rebuild_measured()

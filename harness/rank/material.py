@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from harness.axes.workload.base import Batch, Criterion, Workload, couples_samples, draw, fingerprint
+from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint
 from harness.rank.control import Control
 from harness.schema.refusal import RefusedError
 from harness.schema.seeding import derive_seed
@@ -27,7 +27,8 @@ class Material:
     """Global batches; every case's last iteration is on the first. The others are for what needs iterations to differ."""
     batch_terms: tuple[tuple[float, ...], ...]
     """What each sample of a batch counts: 1, or its tokens that count."""
-    couples_samples: bool
+    coupling: tuple[str, ...]
+    """By what a sample's output depends on the batch that it is in; see workload.base."""
     data_sha256: str
     data_samples: int
 
@@ -41,6 +42,11 @@ class Material:
         """What each sample of `batch` counts."""
         return self.batch_terms[0]
 
+    @property
+    def trains(self) -> bool:
+        """Whether any parameter gets a gradient."""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
+
     def fresh_model(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """A copy of the initial model."""
         return copy.deepcopy(self.model).to(device, dtype)
@@ -48,6 +54,11 @@ class Material:
     def fresh_criterion(self, device: torch.device, dtype: torch.dtype) -> Criterion:
         """A loss of its own, for the case may move it."""
         return self.workload.build_criterion().to(device, dtype)
+
+
+def step_seed(seed: int, name: str, rank: int) -> int:
+    """What a rank's model draws in a step of the workload `name` comes from it; equal in all iterations."""
+    return derive_seed(seed, name, "step", str(rank))
 
 
 def prepare(workload: Workload, name: str, seed: int, global_batch_size: int, batches: int = 1) -> Material:
@@ -65,7 +76,7 @@ def prepare(workload: Workload, name: str, seed: int, global_batch_size: int, ba
     if not all(of_batch.sum() > 0 for of_batch in terms):
         raise RefusedError(f"workload.{name}: no target of the batch counts in its loss")
     counted = tuple(tuple(of_batch.tolist()) for of_batch in terms)
-    return Material(workload, name, model, drawn, counted, couples_samples(model), fingerprint(data), len(data))
+    return Material(workload, name, model, drawn, counted, coupling(model), fingerprint(data), len(data))
 
 
 def _draw_batches(data: Batch, size: int, seed: int, count: int) -> tuple[Batch, ...]:

@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,9 @@ class World:
     measured: ProcessGroup
     control: Control
     deadline_s: float
+    ranks_per_node: int = 1
+    """As torchrun started them on this host."""
+    _subgroups: dict[int, tuple[ProcessGroup, ProcessGroup]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: BenchmarkConfig, store: Store, rank: int, size: int) -> "World":
@@ -44,12 +47,36 @@ class World:
         dist.init_process_group("gloo", store=dist.PrefixStore("control", store), rank=rank, world_size=size, timeout=timeout)
         control = Control(dist.GroupMember.WORLD, rank, size)
         measured = _measured_group(backend, config.deadline_s, device)
-        return cls(rank, size, device, backend, measured, control, config.deadline_s)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        return cls(rank, size, device, backend, measured, control, config.deadline_s, local)
+
+    def alone(self) -> "World":
+        """This rank as its own world: there is nobody to wait for, and nothing may be sent."""
+        return replace(self, rank=0, size=1, control=Control(None, 0, 1))
 
     def rebuild_measured(self) -> None:
         """Replace the measured group, which a failure may have broken on some ranks only."""
-        dist.destroy_process_group(self.measured)
+        for group in (self.measured, *(group for pair in self._subgroups.values() for group in pair)):
+            dist.destroy_process_group(group)
+        self._subgroups.clear()
         self.measured = _measured_group(self.backend, self.deadline_s, self.device)
+
+    def subgroups(self, size: int) -> tuple[ProcessGroup, ProcessGroup]:
+        """The run of `size` neighbouring ranks that this rank is in, and those that have its place in their runs.
+
+        Made once, for every rank takes part in making every group. Raises ValueError where the world is no multiple of it.
+        """
+        if self.size % size:
+            raise ValueError(f"runs of {size} ranks do not make a world of {self.size}")
+        if size not in self._subgroups:
+            inside = [range(start, start + size) for start in range(0, self.size, size)]
+            across = [range(place, self.size, size) for place in range(size)]
+            self._subgroups[size] = self._mine(inside), self._mine(across)
+        return self._subgroups[size]
+
+    def _mine(self, cut: list[range]) -> ProcessGroup:
+        groups = [_measured_group(self.backend, self.deadline_s, self.device, list(ranks)) for ranks in cut]
+        return next(group for group, ranks in zip(groups, cut, strict=True) if self.rank in ranks)
 
     def close(self) -> None:
         """Leave the groups together, so that no rank tears down what another one still reads."""
@@ -76,10 +103,10 @@ def choose_backend(config: BenchmarkConfig, device: torch.device) -> str:
     return backend
 
 
-def _measured_group(backend: str, deadline_s: float, device: torch.device) -> ProcessGroup:
+def _measured_group(backend: str, deadline_s: float, device: torch.device, ranks: list[int] | None = None) -> ProcessGroup:
+    """A group of these ranks, or of all; a mere mark on the others."""
     device_id = device if backend == "nccl" else None
-    group = dist.new_group(backend=backend, timeout=_seconds(deadline_s), device_id=device_id)
-    assert isinstance(group, ProcessGroup)
+    group: ProcessGroup = dist.new_group(ranks, backend=backend, timeout=_seconds(deadline_s), device_id=device_id)
     return group
 
 

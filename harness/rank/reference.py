@@ -4,16 +4,22 @@ They come from torch.autograd.grad of the summed loss, not from backward and `.g
 of rank, not by a collective; and they wait in files.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.axes.workload.base import Batch, Criterion
 from harness.rank.agreement import together
 from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
-from harness.rank.material import Material
+from harness.rank.material import Material, step_seed
+
+Shards = Sequence[Sequence[int]]
+Rounding = Callable[[Tensor], Tensor | None]
+"""What a precision makes of a floating tensor."""
 
 
 class References:
@@ -22,38 +28,40 @@ class References:
     Raises CaseFailedError, on all ranks, when the workload cannot be computed in float64 on one of them.
     """
 
-    def __init__(self, store: GradientStore, control: Control, device: torch.device) -> None:
-        self._store, self._control, self._device = store, control, device
+    def __init__(self, store: GradientStore, control: Control, device: torch.device, seed: int) -> None:
+        self._store, self._control, self._device, self._seed = store, control, device, seed
         self._known: set[str] = set()
 
-    def shard_wise(self, key: str, material: Material, shards: Sequence[Sequence[int]]) -> str:
+    def shard_wise(
+        self, key: str, material: Material, shards: Sequence[Sequence[int]], rounding: Rounding | None = None
+    ) -> str:
         """The batch cut as `shards`, each part with its own batch statistics, over the global denominator. On rank 0."""
         name = f"reference.{key}"
         if name not in self._known:
-            own = material.batch[torch.tensor(shards[self._control.rank])]
-            summed = together(self._control, lambda: self._summed(material, own))
+            own = _picked(material, shards[self._control.rank])
+            summed = together(self._control, lambda: self._summed(material, own, rounding=rounding))
             self._save_sum_over_ranks(name, summed, sum(material.terms))
             self._known.add(name)
         return name
 
-    def full_batch(self, key: str, material: Material) -> str:
+    def full_batch(self, key: str, material: Material, rounding: Rounding | None = None) -> str:
         """One forward of the whole batch. On rank 0."""
         name = f"full_batch.{key}"
         if name not in self._known:
             whole = material.batch if self._control.rank == 0 else None
-            summed = together(self._control, lambda: self._summed(material, whole) if whole else {})
+            summed = together(self._control, lambda: self._summed(material, whole, rounding=rounding) if whole else {})
             if self._control.rank == 0:
                 self._save(name, summed, sum(material.terms))
             self._known.add(name)
         return name
 
-    def own_shard(self, key: str, material: Material, shard: Sequence[int]) -> str:
-        """The mean over this rank's shard alone. On every rank, each its own."""
+    def own_shard(self, key: str, material: Material, shard: Sequence[int], rounding: Rounding | None = None) -> str:
+        """The mean over this rank's shard alone; 0 where it has none. On every rank, each its own."""
         name = f"own_shard.{key}"
         if name not in self._known:
-            own = material.batch[torch.tensor(shard)]
-            summed = together(self._control, lambda: self._summed(material, own))
-            self._save(name, summed, sum(material.terms[index] for index in shard))
+            own = _picked(material, shard)
+            summed = together(self._control, lambda: self._summed(material, own, rounding=rounding))
+            self._save(name, summed, sum(material.terms[index] for index in shard) or 1.0)
             self._known.add(name)
         return name
 
@@ -69,12 +77,29 @@ class References:
             self._known.add(name)
         return name
 
-    def _summed(self, material: Material, batch: Batch, weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+    def shortened(self, name: str, key: str, factor: Callable[[float], float], *, everywhere: bool) -> str:
+        """Another gradient times `factor` of its L2 norm: on rank 0; or each rank's own."""
+        short = f"{name}.{key}"
+        if short not in self._known:
+            if everywhere or self._control.rank == 0:
+                norm = math.sqrt(sum(float(tensor.square().sum()) for _, tensor in self._store.load(name)))
+                self._store.save(short, ((parameter, tensor * factor(norm)) for parameter, tensor in self._store.load(name)))
+            self._known.add(short)
+        return short
+
+    def _summed(
+        self, material: Material, batch: Batch, weights: Sequence[float] | None = None, rounding: Rounding | None = None
+    ) -> dict[str, Tensor]:
         """Gradient of the sum of the batch's losses, or of their weighted sum."""
         model = material.fresh_model(self._device, torch.float64)
         criterion = material.fresh_criterion(self._device, torch.float64)
         batch = batch.to(self._device, torch.float64)
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not len(batch):
+            return {name: torch.zeros_like(parameter).cpu() for name, parameter in named.items()}
+        if rounding is not None:
+            batch = _round(model, batch, rounding)
+        torch.manual_seed(step_seed(self._seed, material.name, self._control.rank))
         loss = _loss(criterion, model(*batch.inputs), batch.target, weights)
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         return {
@@ -97,6 +122,23 @@ class References:
 
     def _save(self, name: str, summed: dict[str, Tensor], denominator: float) -> None:
         self._store.save(name, ((parameter, tensor / denominator) for parameter, tensor in summed.items()))
+
+
+def _picked(material: Material, shard: Sequence[int]) -> Batch:
+    return material.batch[torch.tensor(shard, dtype=torch.long)]
+
+
+@torch.no_grad()
+def _round(model: nn.Module, batch: Batch, rounding: Rounding) -> Batch:
+    """Give the model, and the batch's floating inputs, the values that the precision computes with."""
+
+    def rounded(tensor: Tensor) -> Tensor:
+        found = rounding(tensor) if tensor.is_floating_point() else None
+        return tensor if found is None else found
+
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.copy_(rounded(tensor))
+    return replace(batch, inputs=tuple(map(rounded, batch.inputs)))
 
 
 def _loss(criterion: Criterion, output: Tensor, target: Tensor, weights: Sequence[float] | None) -> Tensor:

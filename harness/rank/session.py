@@ -11,18 +11,21 @@ from torch.distributed import Store
 
 from harness.axes.workload.base import Workload
 from harness.probes.base import Machine
+from harness.probes.bits import digest
 from harness.rank import environment
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.assemble import Parts, assemble, assemble_probes
 from harness.rank.compare import Apart, Comparisons
 from harness.rank.drift import BATCHES, Drifts
 from harness.rank.findings import findings
+from harness.rank.footprint import Footprint
 from harness.rank.gradient_store import GradientStore
 from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.process_group import World
 from harness.rank.reference import References
 from harness.rank.trial import Measured, Trial
+from harness.rank.usage import Usages
 from harness.rank.writer import Writer
 from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig
@@ -50,6 +53,8 @@ class Session:
     inquiries: list[Inquiry]
     machine: Machine
     writer: Writer
+    usages: Usages
+    footprint: Footprint
 
     @classmethod
     def open(cls, run_dir: RunDir, world: World, state: RankState, config: BenchmarkConfig) -> "Session":
@@ -67,10 +72,24 @@ class Session:
         if world.rank == 0:
             run_dir.write_environment(described)
         store = GradientStore(run_dir.scratch(world.rank))
-        comparisons = Comparisons(world.control, store, References(store, world.control, world.device))
+        references = References(store, world.control, world.device, config.seed)
+        comparisons = Comparisons(world.control, store, references, config.single_rank)
         drifts = Drifts(config.drift, world.control, store)
         machine = machine_of(world, config, named.items())
-        return cls(config, world, state, parts, materials, comparisons, drifts, inquiries, machine, Writer(run_dir))
+        return cls(
+            config=config,
+            world=world,
+            state=state,
+            parts=parts,
+            materials=materials,
+            comparisons=comparisons,
+            drifts=drifts,
+            inquiries=inquiries,
+            machine=machine,
+            writer=Writer(run_dir),
+            usages=Usages(world.control, world.device),
+            footprint=Footprint(world.control),
+        )
 
     def run(self, progress: Progress) -> None:
         """Every case, then every probe, in order."""
@@ -103,15 +122,18 @@ class Session:
     def _outcome(self, case: Case, trial: Trial) -> Outcome:
         """What a case's own code raises fails the case; what fails beside it (a full disk) ends the rank, and so the run."""
         blank = self._blank(case, trial)
-        reason = trial.skip_reason()
-        if reason:
-            return replace(blank, status=SKIPPED, reason=reason)
         try:
+            if trial.material.trains and trial.parts.aggregation.in_backward:
+                trial = replace(trial, usage=self.usages.of(trial.material, trial.cut))
+            reason = trial.skip_reason()
+            if reason:
+                return replace(blank, status=SKIPPED, reason=reason)
+            bare = self.footprint.bare(case, trial)
             measured = together(self.world.control, lambda: trial.measure(self.state.enter))
             self.state.enter("drift")
             drifts = self.drifts.of(case, trial)
             self.state.enter("compare")
-            evaluated = self._evaluate(case, trial, measured, blank)
+            evaluated = self._evaluate(case, trial, measured, self.footprint.of(trial, measured, bare, blank))
             if self.world.rank == 0 and self.config.drift.steps:
                 self.writer.write_drifts(case, drifts)
             return evaluated
@@ -128,7 +150,7 @@ class Session:
             backend=self.world.backend,
             device=self.world.device.type,
             iterations=self.config.iterations,
-            warm_up=self.config.warm_up,
+            warm_up=trial.warm_up,
             denominator=sum(terms),
             min_rank_denominator=min(terms),
             max_rank_denominator=max(terms),
@@ -143,17 +165,16 @@ class Session:
         rows = self.comparisons.of(case, trial, measured.gradient, yardsticks)
         compared = perf_counter()
         samples = self.world.control.gather(measured.seconds)
-        peaks = self.world.control.gather(torch.tensor(measured.peak_memory_bytes))
         if self.world.rank == 0:
-            self.writer.write_samples(case, measured.columns, samples, self.config.warm_up)
+            self.writer.write_samples(case, measured.columns, samples, trial.warm_up)
             self._write_verdicts(case, trial, measured, rows, apart)
         return replace(
             blank,
             num_parameters=sum(gradient.numel() for _, gradient in measured.gradient),
             gradient_bytes=sum(gradient.nbytes for _, gradient in measured.gradient),
+            gradient_sha256=digest(measured.gradient).hex(),
             predicted_max_abs=apart.predicted.max_abs if apart.predicted else nan,
             predicted_relative_l2=apart.predicted.relative_l2 if apart.predicted else nan,
-            peak_memory_bytes=max(map(int, peaks), default=0),
             reference_s=referenced - started,
             compare_s=compared - referenced,
         )

@@ -21,9 +21,18 @@ def right(cut: Cut) -> list[Share]:
 
 def expected(cut: Cut, iteration: int) -> list[Share] | None:
     """What samples weigh in the result of an iteration: [rank]; None where no theory can say. Equal on all ranks."""
-    if cut.material.couples_samples and any(cut.parts.reduction.splits(len(shard)) for shard in cut.shards()):
-        return None  # parts of the batch by themselves are another function
+    if other_function(cut):
+        return None
     return cut.parts.fault.expected(situation(cut, iteration))
+
+
+def other_function(cut: Cut) -> str:
+    """By what the case differentiates another function than its reference; empty where it does not."""
+    coupling, reduction = cut.material.coupling, cut.parts.reduction
+    if coupling and any(reduction.splits(len(shard)) for shard in cut.shards()):
+        return coupling[0]  # parts of the batch by themselves
+    twice = cut.parts.aggregation.needs_own_forward and reduction.keeps_graph
+    return "dropout" if "dropout" in coupling and twice else ""  # a second forward draws other masks
 
 
 def acts(cut: Cut, iteration: int) -> bool:
@@ -54,5 +63,6 @@ def weigh(cut: Cut, terms: Sequence[Sequence[float]]) -> list[Share]:
 
 def _carries(cut: Cut) -> tuple[float, ...]:
     """How much of what a rank finds in `.grad` is in its next result: each adds its leftover, and the sum is divided."""
-    leftover = [cut.parts.reduction.leftover(denominator) for denominator in cut.denominators()]
+    denominators = zip(cut.denominators(), cut.counts(), strict=True)
+    leftover = [cut.parts.reduction.leftover(denominator) if count else 1.0 for denominator, count in denominators]
     return tuple(leftover) if not cut.spans_ranks else (sum(leftover) / cut.divisor,) * cut.world_size

@@ -1,8 +1,9 @@
 """One case on one rank: warm up, time the phases, leave the gradient of the last iteration to be compared."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TypeVar
 from warnings import catch_warnings, simplefilter, warn
@@ -10,20 +11,27 @@ from warnings import catch_warnings, simplefilter, warn
 import torch
 from torch import Tensor, nn
 
-from harness.axes.fault.base import Contribution, Pass
-from harness.axes.reduction.base import LocalWork, Phases
+from harness.axes.batchnorm.base import Batchnorm
+from harness.axes.clip.base import Clip
+from harness.axes.communication.base import Communication
+from harness.axes.fault.base import Fault
+from harness.axes.reduction.base import Phases
+from harness.axes.sync.base import Sync
 from harness.probes.descent import OPTIMIZERS
+from harness.rank.alone import Alone, BareStep, WholeBatch
 from harness.rank.assemble import Parts
 from harness.rank.clock import Stopwatch
 from harness.rank.cut import Cut
-from harness.rank.gradient_store import named_gradients
-from harness.rank.material import Material
-from harness.rank.memory import peak_bytes, reset_peak
+from harness.rank.material import Material, step_seed
+from harness.rank.memory import Meter, peak_bytes, reset_peak
 from harness.rank.process_group import World
+from harness.rank.rig import Builder, Rig
+from harness.rank.usage import Usage
 from harness.schema.context import Context
-from harness.schema.seeding import derive_seed
 
 T = TypeVar("T")
+_SETTLING = 40
+"""Halvings of a loss scale; from 2^16 they end below the least float16."""
 Keep = Callable[[int, list[tuple[str, Tensor]]], None]
 
 
@@ -38,20 +46,9 @@ class Measured:
     gradient: list[tuple[str, Tensor]]
     """The last iteration's, on the CPU: (parameter name, tensor)."""
     peak_memory_bytes: int
+    taken_memory_bytes: int
+    """At the same peak, above what was there before the case began."""
     tolerated_warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Rig:
-    """A case made ready to iterate: its own model, and what runs on each of its batches in turn."""
-
-    model: nn.Module
-    works: list[LocalWork]
-    phases: list[Phases]
-
-    def names(self) -> list[str]:
-        """Of the phases."""
-        return [name for name, _ in self.phases[0]]
 
 
 @dataclass(frozen=True)
@@ -61,11 +58,17 @@ class Trial:
     parts: Parts
     material: Material
     world: World
-    warm_up: int
+    asked_warm_up: int
     measured: int
     """Iterations after the warm-up."""
     seed: int = 0
     """What a model draws in a step (dropout) comes from it and from the rank, whatever ran before."""
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def warm_up(self) -> int:
+        """Iterations before the measured ones: as asked for, and as many as the aggregation needs."""
+        return max(self.asked_warm_up, self.parts.aggregation.warm_up)
 
     @property
     def iterations(self) -> int:
@@ -79,19 +82,29 @@ class Trial:
 
     def skip_reason(self) -> str | None:
         """Why an option cannot serve this case; None when all can. Equal on all ranks."""
-        context = Context(
+        if not self.material.trains:
+            return "the model has no parameter that gets a gradient: there is nothing to aggregate"
+        options = (getattr(self.parts, axis.name) for axis in fields(self.parts))
+        context = self._context()
+        return next((reason for option in options if (reason := option.unsupported(context))), self.cut.counts_nothing())
+
+    def _context(self) -> Context:
+        parts, cut = self.parts, self.cut
+        return Context(
             device=self.world.device.type,
             backend=self.world.backend,
             world_size=self.world.size,
-            spans_ranks=self.cut.spans_ranks,
-            averages=self.parts.aggregation.averages,
-            in_backward=self.parts.aggregation.in_backward,
-            couples_samples=self.material.couples_samples,
-            shard_sizes=tuple(map(len, self.cut.shards())),
-            denominators=tuple(self.cut.counts()),
+            ranks_per_node=self.world.ranks_per_node,
+            spans_ranks=cut.spans_ranks,
+            averages=parts.aggregation.averages,
+            in_backward=parts.aggregation.in_backward,
+            separates_samples=parts.reduction.separates_samples,
+            coupling=self.material.coupling,
+            shard_sizes=tuple(map(len, cut.shards())),
+            denominators=tuple(cut.counts()),
+            passes=tuple(len(parts.reduction.passes(own)) for own in cut.terms()),
+            unequal_use=self.usage.unequal,
         )
-        options = (getattr(self.parts, field.name) for field in fields(self.parts))
-        return next((reason for option in options if (reason := option.unsupported(context))), self.cut.counts_nothing())
 
     def measure(self, enter: Callable[[str], None]) -> Measured:
         """Run all iterations; `enter` is told each phase that begins.
@@ -99,21 +112,25 @@ class Trial:
         Timed: the phases alone. Not timed: clearing `.grad`, the barrier of the control group before the first clock read of an
         iteration, reading the events, and writing the numbers down.
         """
-        with self.parts.precision.computing(), catch_warnings(record=True) as caught:
+        with self._computing(), catch_warnings(record=True) as caught:
             simplefilter("default")
+            meter = Meter(self.world.device)
             rig = self._rig(self.parts.fault.batches)
+            self._settle(rig)
             stopwatch = Stopwatch(self.world.device, rig.names(), enter)
             rows = []
             for left in reversed(range(self.iterations)):
                 if left == self.measured - 1:
                     reset_peak(self.world.device)
                 rows.append(self._iterate(rig.model, partial(stopwatch.time, rig.phases[left % len(rig.phases)])))
-            peak = peak_bytes(self.world.device)
+            peak, taken = peak_bytes(self.world.device), meter.taken
+            gradient = rig.gradient()
         return Measured(
             columns=stopwatch.columns,
             seconds=torch.tensor(rows, dtype=torch.float64),
-            gradient=[(name, gradient.cpu()) for name, gradient in named_gradients(_trained(rig.model))],
+            gradient=gradient,
             peak_memory_bytes=peak,
+            taken_memory_bytes=taken,
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
         )
 
@@ -123,71 +140,65 @@ class Trial:
         Returns, for each checkpoint, this rank's part of the mean loss of the compared batch.
         """
         losses = []
-        with self.parts.precision.computing(), catch_warnings():
+        with self._computing(), catch_warnings():
             simplefilter("ignore")  # the measured iterations have told them
             rig = self._rig(len(self.material.batches))
-            parameters = _trained(rig.model)
-            stepper = OPTIMIZERS[optimizer](parameters.values(), lr=rate)
+            self._settle(rig)
+            stepper = OPTIMIZERS[optimizer](rig.trained().values(), lr=rate)
             for step in range(1, max(checkpoints) + 1):
                 self._iterate(rig.model, partial(_run, rig.phases[(step - 1) % len(rig.phases)]))
                 stepper.step()
                 if step in checkpoints:
-                    keep(step, [(name, parameter.detach()) for name, parameter in parameters.items()])
-                    losses.append(self._own_loss(rig.works[0]))
+                    keep(step, rig.parameters())
+                    losses.append(self._own_loss(rig))
         return losses
 
+    def alone(self) -> "Trial":
+        """The case on one rank that has the whole batch: what its gradient is without any aggregation."""
+        parts = replace(self.parts, aggregation=Alone(), sharding=WholeBatch(), sync=Sync(), communication=Communication())
+        parts = replace(parts, batchnorm=Batchnorm(), fault=Fault())
+        return replace(self, parts=parts, world=self.world.alone(), asked_warm_up=0, measured=1, usage=Usage())
+
+    def bare(self) -> "Trial":
+        """Forward and backward of this rank's mean loss, and nothing else: what the case's memory is held against."""
+        parts = replace(self.parts, reduction=BareStep(), aggregation=Alone(), sync=Sync(), communication=Communication())
+        parts = replace(parts, batchnorm=Batchnorm(), fault=Fault(), clip=Clip())
+        return replace(self, parts=parts, asked_warm_up=1, measured=1, usage=Usage())
+
     @torch.no_grad()
-    def _own_loss(self, work: LocalWork) -> float:
-        summed = work.criterion.sum(work.model(*work.batch.inputs), work.batch.target)
+    def _own_loss(self, rig: Rig) -> float:
+        work = rig.works[0]
+        if not work.count:
+            return 0.0
+        criterion = self.material.fresh_criterion(self.world.device, self.parts.precision.parameter_dtype)
+        summed = criterion.sum(rig.exchange.model(*work.batch.inputs), work.batch.target)
         return float(summed) / (sum(self.cut.counts()) if self.cut.spans_ranks else work.count)
+
+    def _settle(self, rig: Rig) -> None:
+        """Where the loss is scaled, iterate until no rank's gradient overflows: from then on the scale stays."""
+        scaler = rig.scaler
+        for _ in range(_SETTLING if scaler else 0):
+            assert scaler is not None
+            before = scaler.get_scale()
+            self._iterate(rig.model, partial(_run, rig.phases[0]))
+            if not self.world.control.any(scaler.get_scale() < before):
+                return
 
     def _iterate(self, model: nn.Module, run: Callable[[], T]) -> T:
         self.parts.fault.clear(model)
-        torch.manual_seed(derive_seed(self.seed, self.material.name, "step", str(self.world.rank)))
+        torch.manual_seed(step_seed(self.seed, self.material.name, self.world.rank))
         self.world.control.meet()
         return run()
 
     def _rig(self, batches: int) -> Rig:
-        model = self.material.fresh_model(self.world.device, self.parts.precision.parameter_dtype)
-        wrapped = self.parts.aggregation.wrap(self.parts.fault.model(model), self.world.measured)
-        parameters = list(_trained(model).values())
-        around_pass = self.parts.fault.passes(parameters)
-        aggregate = partial(self._aggregate, parameters, self.parts.fault.contribution(self.world.rank))
-        works = [self._local_work(wrapped, around_pass, lag) for lag in range(batches)]
-        return Rig(model, works, [self._phases(work, aggregate) for work in works])
+        return Builder(self.cut, self.world, self.usage).build(batches)
 
-    def _local_work(self, model: nn.Module, around_pass: Pass, lag: int) -> LocalWork:
-        world, rank, dtype = self.world, self.world.rank, self.parts.precision.parameter_dtype
-        own = self.cut.entering(lag)[rank]
-        batch = self.material.batches[lag][torch.tensor(own)].to(world.device, dtype)
-        return LocalWork(
-            model=model,
-            criterion=self.material.fresh_criterion(world.device, dtype),
-            batch=replace(batch, inputs=self.parts.fault.inputs(rank, batch.inputs)),
-            terms=tuple(self.material.batch_terms[lag][index] for index in own),
-            denominator=self.parts.fault.denominator(self.cut.denominators(lag)[rank], self.cut.divisor, world.size),
-            accumulating=partial(self.parts.aggregation.accumulating, model),
-            in_backward=self.parts.aggregation.in_backward,
-            needs_own_forward=self.parts.aggregation.needs_own_forward,
-            around_pass=around_pass,
-        )
-
-    def _phases(self, work: LocalWork, aggregate: Callable[[], None]) -> Phases:
-        group, device, sync = self.world.measured, self.world.device, self.parts.sync
-        then = [
-            ("sync", sync.before_aggregate(group, device)),
-            ("aggregate", aggregate if self.cut.spans_ranks else None),
-            ("sync", sync.after_aggregate(group, device)),
-        ]
-        return [*self.parts.reduction.phases(work), *((name, call) for name, call in then if call)]
-
-    def _aggregate(self, parameters: list[nn.Parameter], contribute: Contribution) -> None:
-        gradients, group, fault = [_gradient(parameter) for parameter in parameters], self.world.measured, self.parts.fault
-        contribute(gradients)
-        fault.total(lambda summed: self.parts.aggregation.finish(summed, group), gradients, group, self.world.control.meet)
-        divisor = fault.divisor(1 if self.parts.aggregation.averages else self.cut.divisor, self.world.size)
-        if divisor != 1:
-            torch._foreach_div_(gradients, divisor)
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with ExitStack() as flags:
+            for option in (self.parts.precision, self.parts.determinism, self.parts.execution):
+                flags.enter_context(option.computing())
+            yield
 
     def _sort_out(self, messages: list[str]) -> list[str]:
         """The warnings that are facts about the mode; the others go to the rank's log."""
@@ -201,14 +212,3 @@ class Trial:
 def _run(phases: Phases) -> None:
     for _, call in phases:
         call()
-
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """A parameter that took no part still takes part in the collective, or the other ranks would wait for it."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad

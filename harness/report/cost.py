@@ -7,7 +7,7 @@ from harness.report.labels import labelled
 from harness.report.text import milliseconds
 
 STATISTICS = ("median", "iqr", "p95")
-_PHASES = ("forward", "backward", "local_gradient", "sync", "aggregate", "step")
+_PHASES = ("forward", "backward", "local_gradient", "sync", "aggregate", "unscale", "clip", "step")
 
 
 def cost(run: Run) -> pd.DataFrame:

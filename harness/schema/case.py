@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 
@@ -17,7 +17,12 @@ class Case:
     aggregation: str
     sync: str
     precision: str
-    fault: str
+    fault: str = "none"
+    communication: str = "same"
+    determinism: str = "default"
+    execution: str = "eager"
+    batchnorm: str = "per_rank"
+    clip: str = "none"
     parameters: tuple[tuple[str, Any], ...] = ()
     """Sorted ("axis.parameter", value) pairs; values are JSON's. Nested parameters are dotted: ("workload.model.width", 32)."""
 
@@ -28,9 +33,14 @@ class Case:
 
     @property
     def case_id(self) -> str:
-        """Readable, unique in a run, equal between runs that ask for the same, and safe as a file name."""
+        """Readable, unique in a run, equal between runs that ask for the same, and safe as a file name.
+
+        Options of the axes without a usual one stand by themselves, the others as `axis=option` where they are not usual.
+        """
+        named = [option if USUAL[axis] is None else f"{axis}={option}" for axis, option in self.options.items()]
+        told = [name for name, (axis, option) in zip(named, self.options.items(), strict=True) if option != USUAL[axis]]
         digest = hashlib.sha256(json.dumps(self.parameters).encode()).hexdigest()[:8]
-        return ".".join(self.options.values()) + (f"-{digest}" if self.parameters else "")
+        return ".".join(told) + (f"-{digest}" if self.parameters else "")
 
     @property
     def setting(self) -> "Case":
@@ -42,3 +52,5 @@ class Case:
 PROBE = "probe"
 """The group of questions that are put to the machine beside the cases; selected as the options of an axis are."""
 AXES = tuple(field.name for field in fields(Case) if field.name != "parameters")
+USUAL = {field.name: None if field.default is MISSING else field.default for field in fields(Case) if field.name in AXES}
+"""Axis to the option that goes without saying; None where none does."""

@@ -87,6 +87,8 @@ class BenchmarkConfig:
     """Seconds after which a measured collective is given up: its case fails (gloo), or torch ends the rank (nccl)."""
     dry_run: bool = False
     """Print what would be run, and start nothing."""
+    single_rank: bool = False
+    """Hold every case also against what rank 0 computes alone on the whole batch, in the case's own precision."""
     story: str = ""
     """The text whose claims the report judges: reduction_modes, gradient_sums or unequal_derivatives (docs/stories.md)."""
     env: dict[str, str] = field(default_factory=dict)
@@ -102,6 +104,11 @@ class BenchmarkConfig:
     sync: dict[str, Any] = field(default_factory=dict)
     precision: dict[str, Any] = field(default_factory=dict)
     fault: dict[str, Any] = field(default_factory=dict)
+    communication: dict[str, Any] = field(default_factory=dict)
+    determinism: dict[str, Any] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)
+    batchnorm: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -18,12 +18,20 @@ class Context:
     """Whether the aggregation leaves the mean over ranks, not the sum."""
     in_backward: bool
     """Whether the aggregation communicates during backward."""
-    couples_samples: bool
-    """Whether samples of a batch influence each other's output (BatchNorm in train mode)."""
+    coupling: tuple[str, ...]
+    """By what a sample's output depends on the batch that it is in: BatchNorm (in train mode), dropout. Mostly nothing."""
     shard_sizes: tuple[int, ...]
     """Samples a rank."""
     denominators: tuple[float, ...]
     """What each rank's loss counts: samples, or tokens that count."""
+    passes: tuple[int, ...] = (1,)
+    """Backward passes that each rank makes in an iteration."""
+    ranks_per_node: int = 1
+    """As torchrun started them."""
+    unequal_use: bool = False
+    """Whether some rank's batch gives a gradient to parameters to which another's gives none."""
+    separates_samples: bool = False
+    """Whether the reduction takes samples one by one by torch.func, and not by backward."""
 
 
 class Option:

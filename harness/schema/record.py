@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import nan
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the run directory, in environment.json. A change of the contract changes it."""
 
 OK, SKIPPED, FAILED = "ok", "skipped", "failed"
@@ -24,6 +24,7 @@ METRICS = (
 """Columns of `discrepancies` beside case_id, rank, against and parameter; see harness.numerics.discrepancy."""
 
 REFERENCE, FULL_BATCH, PREDICTED, RANK_0 = "reference", "reference:full_batch", "predicted", "rank:0"
+ROUNDED, SINGLE_RANK = "reference:rounded", "single_rank"
 """Values of `against`; the other one is f"{CASE}<case_id>"."""
 CASE = "case:"
 
@@ -51,8 +52,14 @@ class Outcome:
     predicted_max_abs: float = nan
     """How far theory puts rank 0's gradient from `reference`, where a fault or a normalization is known to move it."""
     predicted_relative_l2: float = nan
+    gradient_sha256: str = ""
+    """Of rank 0's bits: equal where two runs computed the same."""
     peak_memory_bytes: int = 0
     """Over the timed iterations, the largest of all ranks: resident set on the CPU, allocated device memory on CUDA."""
+    above_bare_bytes: int = 0
+    """What the case takes more than one forward and one backward of the rank's mean loss do; of the rank where it is most."""
+    declared_bytes: int = 0
+    """What aggregation and reduction say that they need beside the gradient, of the rank where it is most."""
     reference_s: float = 0.0
     """Rank 0's seconds in references that this case was the first to need; no part of any sample."""
     compare_s: float = 0.0

@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.rank.material import prepare
 from harness.rank.process_group import World, open_store
 from harness.rank.trial import Trial
+from harness.schema.case import AXES
 from tests.options import CONFIG, make, parts_of
 from tests.worlds.closed_form import WORKLOADS, sum_of_gradients
 
@@ -135,7 +136,7 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
     axes = ("reduction", "normalization", "fault")
-    options = {axis: make(axis) for axis in (*axes, "sharding", "aggregation", "sync", "precision")}
+    options = {axis: make(axis) for axis in AXES if axis != "workload"}
     errors = {}
     for name in ("regression", "tokens"):
         material = prepare(WORKLOADS[name], name, 0, SIZE, batches=2)
@@ -145,7 +146,7 @@ def main(out: Path) -> None:
                 continue
             chosen = {"reduction": reduction, "normalization": normalization, "aggregation": aggregation, "fault": fault}
             parts = parts_of(options, WORKLOADS[name], **chosen)
-            trial = Trial(parts, material, world, warm_up=1, measured=ITERATION - 1)
+            trial = Trial(parts, material, world, asked_warm_up=1, measured=ITERATION - 1)
             if aggregation != "all_reduce" and fault in IN_DIVISION:
                 assert "averages by itself" in str(trial.skip_reason())
                 continue

@@ -42,7 +42,7 @@ def main(out: Path) -> None:
         chosen = {"reduction": "mean", "normalization": "rank_mean", "aggregation": "ddp", "precision": "fp32"}
         parts = parts_of(options, options["workload"][name], **chosen)
         material = prepare(parts.workload, name, 0, SIZE)
-        measured = Trial(parts, material, world, warm_up=1, measured=1).measure(enter=lambda phase: None)
+        measured = Trial(parts, material, world, asked_warm_up=1, measured=1).measure(enter=lambda phase: None)
         ours = [gradient for _, gradient in measured.gradient]
         same = all(torch.equal(one, other) for one, other in zip(ours, plain(material, world), strict=True))
         equal[name] = all(bool(flag) for flag in world.control.all_gather(torch.tensor(same)))

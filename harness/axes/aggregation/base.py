@@ -1,16 +1,53 @@
 """Aggregation: how the ranks' local gradients become the global one."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from harness.schema.context import Option
+from harness.schema.context import Context, Option
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """The ranks that a case's gradients are aggregated over."""
+
+    group: ProcessGroup
+    """All of them; it is what is measured."""
+    ranks_per_node: int
+    subgroups: Callable[[int], tuple[ProcessGroup, ProcessGroup]]
+    """Given a number of ranks, cuts the group into runs of so many: the run of this rank, and those that have its place in
+    their runs. Made once; every rank must ask for the same. Raises ValueError where the world is no multiple of it."""
+    some_unused: bool = False
+    """Whether some rank's batch leaves a parameter without a gradient."""
+
+
+class Exchange:
+    """A strategy at work on one case: `model` is what the passes go through; after them comes `finish`, in each iteration."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """Around passes after which another one follows: what communicates in backward keeps quiet."""
+        return nullcontext()
+
+    def backward_ended(self) -> None:
+        """After the last backward of a strategy that communicates in it: send what backward did not reach on this rank."""
+
+    def finish(self, gradients: list[Tensor]) -> None:
+        """Leave in `gradients` their sum over ranks; or their mean, where the strategy averages."""
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A parameter or its gradient in one piece; of a strategy that shards them, gathered. Every rank calls alike."""
+        return tensor
 
 
 class Aggregation(Option):
-    """Sums gradients over ranks, or averages them. `wrap` is called once; then, in each iteration, the passes and `finish`."""
+    """Sums gradients over ranks, or averages them. One that waits for backward to end has `finish` alone."""
 
     spans_ranks: ClassVar[bool] = True
     """False: a rank keeps what it has alone; it is its own world, and there is nothing to finish."""
@@ -18,18 +55,47 @@ class Aggregation(Option):
     averages: ClassVar[bool] = False
     """True: what is left is the mean over ranks, not the sum."""
 
+    lossy: ClassVar[bool] = False
+    """True: it rounds or drops what it sends, by design."""
+
     in_backward: ClassVar[bool] = False
     """True: gradients leave the rank during backward, so that nothing can be done to them between the two."""
     needs_own_forward: ClassVar[bool] = False
     """True: the last of several backward passes must have a forward of its own, outside `accumulating`."""
+    accumulates: ClassVar[bool] = True
+    """False: every iteration must be one forward and one backward."""
+    needs_a_pass: ClassVar[bool] = False
+    """True: a rank that has no samples must go through a forward and a backward, or the others would wait for it."""
+    needs_equal_use: ClassVar[bool] = False
+    """True: every rank's batch must give a gradient to the same parameters."""
+    warm_up: ClassVar[int] = 0
+    """Iterations that it needs before it does what it is named for."""
 
-    def wrap(self, model: nn.Module, group: ProcessGroup) -> nn.Module:
-        """The module that the passes go through; one that communicates in backward is made here."""
-        return model
+    def unsupported(self, context: Context) -> str | None:
+        if not self.accumulates and max(context.passes) > 1:
+            return f"this aggregation takes one backward an iteration, and here a rank makes {max(context.passes)}"
+        if self.needs_equal_use and context.unequal_use:
+            return "this aggregation needs gradients of the same parameters on every rank; the ranks' batches differ in that"
+        return None
 
-    def accumulating(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """Around passes after which another one follows, in which a wrapped module must not communicate."""
-        return nullcontext()
+    def begin(self, model: nn.Module, fabric: Fabric) -> Exchange:
+        """Make a case ready. Every rank calls alike."""
+        return _AfterBackward(model, lambda gradients: self.finish(gradients, fabric.group))
 
     def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
         """Leave in `gradients` their sum over ranks; or their mean, where it averages."""
+
+    def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
+        """Device memory that it takes beside the gradients themselves, at its peak."""
+        return 0
+
+
+class _AfterBackward(Exchange):
+    """Nothing is sent before all local gradients are there."""
+
+    def __init__(self, model: nn.Module, finish: Callable[[list[Tensor]], None]) -> None:
+        super().__init__(model)
+        self._finish = finish
+
+    def finish(self, gradients: list[Tensor]) -> None:
+        self._finish(gradients)

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from harness.axes.precision.base import Precision, without_tf32
+from harness.axes.precision.base import Precision, tf32
 
 
 class Fp32Precision(Precision):
@@ -13,4 +13,4 @@ class Fp32Precision(Precision):
     parameter_dtype = torch.float32
 
     def computing(self) -> AbstractContextManager[None]:
-        return without_tf32()
+        return tf32(False)

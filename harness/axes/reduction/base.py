@@ -29,9 +29,12 @@ class Samples(Protocol):
 class Losses(Protocol):
     """A loss under its three reductions, each (output, target) -> Tensor."""
 
-    none: Callable[[Tensor, Tensor], Tensor]
-    sum: Callable[[Tensor, Tensor], Tensor]
-    mean: Callable[[Tensor, Tensor], Tensor]
+    @property
+    def none(self) -> Callable[[Tensor, Tensor], Tensor]: ...
+    @property
+    def sum(self) -> Callable[[Tensor, Tensor], Tensor]: ...
+    @property
+    def mean(self) -> Callable[[Tensor, Tensor], Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class Reduction(Option, ABC):
 
     keeps_graph: ClassVar[bool] = False
     """Whether several backward passes share one forward."""
+    separates_samples: ClassVar[bool] = False
+    """Whether it takes samples one by one by torch.func, and not by backward."""
     tolerated_warnings: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of warnings that are facts about the mode, recorded as a finding instead of printed."""
 
@@ -105,6 +110,10 @@ class Reduction(Option, ABC):
     def passes(self, terms: Sequence[float]) -> list[range]:
         """The samples of each backward, one after the other; `terms` is what each sample counts."""
         return [range(len(terms))]
+
+    def needs_bytes(self, gradients: list[Tensor], samples: int) -> int:
+        """Device memory that it takes beside one forward and one backward over the rank's samples."""
+        return 0
 
     def leftover(self, denominator: float) -> float:
         """What the phases leave of a gradient that is in `.grad` before them: all of it, where they only add to it."""

@@ -11,6 +11,7 @@ from harness.schema.context import Context
 class PerSampleVmapReduction(Interleaved):
     """vmap over grad: a gradient [samples, ...] a parameter, summed and divided. Holds one gradient a sample in memory."""
 
+    separates_samples = True
     tolerated_warnings = (r"There is a performance drop because we have not yet implemented the batching rule",)
 
     def splits(self, samples: int) -> bool:
@@ -22,8 +23,10 @@ class PerSampleVmapReduction(Interleaved):
     def unsupported(self, context: Context) -> str | None:
         if context.in_backward:
             return "torch.func computes gradients without the backward in which this aggregation communicates"
-        if context.couples_samples:
+        if "BatchNorm" in context.coupling:
             return "vmap takes samples one by one, and BatchNorm in train mode needs the batch and updates its buffers in place"
+        if "dropout" in context.coupling:
+            return "vmap draws no random numbers unless it is told how samples share them: dropout's masks"
         return None
 
     def local_gradient(self, work: LocalWork) -> None:

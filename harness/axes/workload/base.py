@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from harness.schema.context import Option
 
@@ -122,9 +123,14 @@ def draw(data: Batch, size: int, seed: int) -> Batch:
     return data[order[:size]]
 
 
-def couples_samples(model: nn.Module) -> bool:
-    """Whether samples of a batch influence each other by way of batch statistics."""
-    return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
+def coupling(model: nn.Module) -> tuple[str, ...]:
+    """By what a sample's output depends on the batch that it is in: statistics over it, or masks drawn by place."""
+    training = [module for module in model.modules() if module.training]
+    kinds = {
+        "BatchNorm": any(isinstance(module, _BatchNorm) for module in training),
+        "dropout": any(isinstance(module, _DropoutNd) and module.p > 0 for module in training),
+    }
+    return tuple(kind for kind, found in kinds.items() if found)
 
 
 def fingerprint(batch: Batch) -> str:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.axes.workload.base import Batch, Criterion, couples_samples, draw, fingerprint
+from harness.axes.workload.base import Batch, Criterion, coupling, draw, fingerprint
 from tests.options import make
 
 WORKLOADS = make("workload")
@@ -28,8 +28,9 @@ def test_digits() -> None:
     assert data.inputs[0].shape == (1797, 1, 8, 8)
     assert (data.inputs[0].min(), data.inputs[0].max()) == (0, 1)
     assert sorted(set(data.target.tolist())) == list(range(10))
-    assert couples_samples(WORKLOADS["cnn_digits"].build_model(0))
-    assert not couples_samples(WORKLOADS["mlp_digits"].build_model(0))
+    assert coupling(WORKLOADS["cnn_digits"].build_model(0)) == ("BatchNorm",)
+    assert coupling(WORKLOADS["dropout_digits"].build_model(0)) == ("dropout",)
+    assert coupling(WORKLOADS["mlp_digits"].build_model(0)) == ()
 
 
 def test_topics_are_different_sequences_of_unequal_length_at_least_a_quarter_padded() -> None:

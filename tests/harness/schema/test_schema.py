@@ -41,8 +41,10 @@ def test_case_ids_are_file_names_and_depend_on_what_is_asked_alone() -> None:
     one = expand_cases(config("workload=[mlp_digits]", "reduction=[sum]"))[0]
     other = expand_cases(config("workload=[mlp_digits]", "reduction=[mean,sum]", "iterations=3", "seed=7"))[1]
     assert one.case_id == other.case_id
-    assert one.case_id.startswith("mlp_digits.sum.global_mean.even.all_reduce.none.fp32.none-")
-    nested = Case(*"abcdefgh", parameters=(("workload.model._target_", "../../etc/passwd"),))
+    assert one.case_id.startswith("mlp_digits.sum.global_mean.even.all_reduce.none.fp32-")
+    unusual = expand_cases(config("workload=[mlp_digits]", "reduction=[sum]", "communication=[fp32]", "fault=[alias]"))[0]
+    assert unusual.case_id.startswith("mlp_digits.sum.global_mean.even.all_reduce.none.fp32.fault=alias.communication=fp32-")
+    nested = Case(*"abcdefg", parameters=(("workload.model._target_", "../../etc/passwd"),))
     assert "/" not in nested.case_id
 
 
@@ -79,7 +81,7 @@ def test_no_run_directory(tmp_path: Path) -> None:
 def test_a_run_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     run_dir = RunDir.create(config(f"results_dir={tmp_path}"), NOW)
     run_dir.write_environment({"schema_version": 1})
-    with pytest.raises(RefusedError, match="is of schema_version 1, and this version reads 2"):
+    with pytest.raises(RefusedError, match="is of schema_version 1, and this version reads 3"):
         RunDir.open(run_dir.path)
 
 

@@ -1,0 +1,16 @@
+"""torch's DistributedDataParallel, sending float16."""
+
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from harness.axes.aggregation.base import Fabric
+from harness.axes.aggregation.replicas import Replicated
+
+
+class DdpFp16Aggregation(Replicated):
+    """fp16_compress_hook: buckets are cast to float16, divided by W, summed, and cast back. Beyond 65504 lies infinity."""
+
+    lossy = True
+
+    def register(self, replica: DistributedDataParallel, fabric: Fabric) -> None:
+        replica.register_comm_hook(fabric.group, fp16_compress_hook)

@@ -1,0 +1,7 @@
+"""No limit."""
+
+from harness.axes.clip.base import Clip
+
+
+class NoneClip(Clip):
+    """Gradients as they are."""

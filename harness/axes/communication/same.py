@@ -1,0 +1,7 @@
+"""Gradients travel in their own dtype."""
+
+from harness.axes.communication.base import Communication
+
+
+class SameCommunication(Communication):
+    """No cast."""

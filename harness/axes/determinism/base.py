@@ -1,0 +1,14 @@
+"""Determinism: whether torch may choose kernels whose result varies between runs."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from harness.schema.context import Option
+
+
+class Determinism(Option):
+    """Flags around everything that the case computes."""
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Around everything that the case computes."""
+        return nullcontext()

@@ -1,0 +1,21 @@
+"""Given shares."""
+
+import itertools
+from collections.abc import Sequence
+
+from harness.axes.sharding.base import Sharding
+
+
+class UnevenSharding(Sharding):
+    """Runs of neighbouring samples in proportion to `shares`, which ranks take in turn; every rank has one sample at least."""
+
+    def __init__(self, shares: Sequence[float] = (3, 1)) -> None:
+        if not shares or not all(0 < share < float("inf") for share in shares):
+            raise ValueError(f"shares={list(shares)}: expected numbers of more than 0, one a rank")
+        self._shares = tuple(shares)
+
+    def shards(self, terms: Sequence[float], world_size: int) -> list[list[int]]:
+        shares = list(itertools.islice(itertools.cycle(self._shares), world_size))
+        left = len(terms) - world_size  # one each, and the rest by share
+        ends = [rank + round(left * part / sum(shares)) for rank, part in enumerate(itertools.accumulate(shares), 1)]
+        return [list(range(start, end)) for start, end in itertools.pairwise([0, *ends])]

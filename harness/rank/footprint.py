@@ -1,0 +1,45 @@
+"""Footprint: what memory a case takes more than a bare training step, beside what its options say that they need."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from harness.rank.agreement import together
+from harness.rank.compare import key_of
+from harness.rank.control import Control
+from harness.rank.trial import Measured, Trial
+from harness.schema.case import Case
+from harness.schema.record import Outcome
+
+_AXES = ("workload", "sharding", "precision", "determinism", "execution")
+"""What the bare step's memory depends on."""
+
+
+@dataclass
+class Footprint:
+    """Bare steps that were measured, by what they depend on. All ranks call alike."""
+
+    control: Control
+    _bare: dict[str, int] = field(default_factory=dict)
+
+    def bare(self, case: Case, trial: Trial) -> int:
+        """Bytes that a forward and a backward of this rank's mean loss take. Raises CaseFailedError."""
+        key = ".".join(key_of(case, axis) for axis in _AXES)
+        if key not in self._bare:
+            self._bare[key] = together(self.control, lambda: trial.bare().measure(lambda phase: None)).taken_memory_bytes
+        return self._bare[key]
+
+    def of(self, trial: Trial, measured: Measured, bare: int, outcome: Outcome) -> Outcome:
+        """`outcome` with its memory filled in: of the rank where each figure is largest."""
+        own = [measured.peak_memory_bytes, measured.taken_memory_bytes - bare, _declared(trial, measured, self.control.rank)]
+        peak, above, declared = torch.stack(self.control.all_gather(torch.tensor(own))).amax(0).tolist()
+        return replace(outcome, peak_memory_bytes=peak, above_bare_bytes=above, declared_bytes=declared)
+
+
+def _declared(trial: Trial, measured: Measured, rank: int) -> int:
+    gradients, parts = [gradient for _, gradient in measured.gradient], trial.parts
+    samples = len(trial.cut.entering()[rank])
+    sent = sum(gradient.numel() for gradient in gradients) * (
+        parts.communication.dtype.itemsize if parts.communication.dtype else 0
+    )
+    return parts.aggregation.needs_bytes(gradients, trial.world.size) + parts.reduction.needs_bytes(gradients, samples) + sent

@@ -1,0 +1,176 @@
+"""Rig: a case made ready to iterate. Where its options meet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from harness.axes.aggregation.base import Exchange, Fabric
+from harness.axes.reduction.base import LocalWork, Phases
+from harness.rank.assemble import Parts
+from harness.rank.cut import Cut
+from harness.rank.losses import adapt_losses, adapt_model
+from harness.rank.process_group import World
+from harness.rank.usage import Usage, idle_batch
+
+Summing = Callable[[list[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A case's own model, and what runs on each of its batches in turn."""
+
+    model: nn.Module
+    exchange: Exchange
+    works: list[LocalWork]
+    phases: list[Phases]
+    scaler: GradScaler | None
+
+    def names(self) -> list[str]:
+        """Of the phases."""
+        return [name for name, _ in self.phases[0]]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Parameters that get a gradient."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def gradient(self) -> list[tuple[str, Tensor]]:
+        """(parameter, gradient), each in one piece on the CPU."""
+        return [(name, self._whole(gradient_of(parameter))) for name, parameter in self.trained().items()]
+
+    def parameters(self) -> list[tuple[str, Tensor]]:
+        """(name, parameter), each in one piece on the CPU."""
+        return [(name, self._whole(parameter.detach())) for name, parameter in self.trained().items()]
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        return self.exchange.whole(tensor).cpu()
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes rigs of a case."""
+
+    cut: Cut
+    world: World
+    usage: Usage
+
+    @property
+    def parts(self) -> Parts:
+        """Of the case."""
+        return self.cut.parts
+
+    def build(self, batches: int) -> Rig:
+        """A fresh model, and what runs on so many batches. Every rank calls alike."""
+        parts, world = self.parts, self.world
+        model = self._model()
+        exchange = parts.aggregation.begin(parts.fault.model(model), self._fabric())
+        scaler = parts.precision.scaler(world.device)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        around_pass = parts.fault.passes(trained)
+        works = [replace(self._local_work(exchange, scaler, lag), around_pass=around_pass) for lag in range(batches)]
+        after = self._after_backward(trained, exchange, scaler)
+        return Rig(model, exchange, works, [[*self._local_phases(work, exchange), *after] for work in works], scaler)
+
+    def _model(self) -> nn.Module:
+        parts, world = self.parts, self.world
+        model = self.cut.material.fresh_model(world.device, parts.precision.parameter_dtype)
+        model = parts.batchnorm.prepare(model, world.measured)
+        adapt_model(model, parts.precision, world.device)
+        parts.execution.prepare(model)
+        return model
+
+    def _fabric(self) -> Fabric:
+        world = self.world
+        return Fabric(world.measured, world.ranks_per_node, world.subgroups, self.usage.some_unused)
+
+    def _local_work(self, exchange: Exchange, scaler: GradScaler | None, lag: int) -> LocalWork:
+        parts, cut, world = self.parts, self.cut, self.world
+        rank, material, precision = world.rank, cut.material, parts.precision
+        own = cut.entering(lag)[rank]
+        batch = material.batches[lag][torch.tensor(own, dtype=torch.long)].to(world.device, precision.parameter_dtype)
+        criterion = material.fresh_criterion(world.device, precision.parameter_dtype)
+        return LocalWork(
+            model=exchange.model,
+            criterion=adapt_losses(criterion, precision, world.device, scaler),
+            batch=replace(batch, inputs=parts.fault.inputs(rank, batch.inputs)),
+            terms=tuple(material.batch_terms[lag][index] for index in own),
+            denominator=parts.fault.denominator(cut.denominators(lag)[rank], cut.divisor, world.size),
+            accumulating=exchange.accumulating,
+            in_backward=parts.aggregation.in_backward,
+            needs_own_forward=parts.aggregation.needs_own_forward,
+        )
+
+    def _local_phases(self, work: LocalWork, exchange: Exchange) -> Phases:
+        """A rank on which nothing counts contributes zeros; it passes through the model where others would wait for it."""
+        phases = self.parts.reduction.phases(work)
+        if not work.count:
+            first = partial(self._pass_idly, work, exchange) if self.parts.aggregation.needs_a_pass else _nothing
+            phases = [(name, _nothing if place else first) for place, (name, _) in enumerate(phases)]
+        if not self.parts.aggregation.in_backward:
+            return phases
+        *others, (name, last) = phases
+        return [*others, (name, partial(_one_after_the_other, last, exchange.backward_ended))]
+
+    def _pass_idly(self, work: LocalWork, exchange: Exchange) -> None:
+        batch = idle_batch(self.cut.material).to(self.world.device, self.parts.precision.parameter_dtype)
+        (work.criterion.sum(exchange.model(*batch.inputs), batch.target) * 0).backward()
+
+    def _after_backward(self, trained: list[nn.Parameter], exchange: Exchange, scaler: GradScaler | None) -> Phases:
+        parts, group, device = self.parts, self.world.measured, self.world.device
+        aggregate = partial(self._aggregate, trained, exchange, parts.fault.contribution(self.world.rank))
+        then = [
+            ("sync", parts.sync.before_aggregate(group, device)),
+            ("aggregate", aggregate if self.cut.spans_ranks else None),
+            ("sync", parts.sync.after_aggregate(group, device)),
+            ("unscale", _unscaling(scaler, trained) if scaler else None),
+            ("clip", parts.clip.clipping(trained)),
+        ]
+        return [(name, call) for name, call in then if call]
+
+    def _aggregate(self, trained: list[nn.Parameter], exchange: Exchange, contribute: Summing) -> None:
+        gradients, fault, averages = [gradient_of(one) for one in trained], self.parts.fault, self.parts.aggregation.averages
+        contribute(gradients)
+        fault.total(self._summing(exchange), gradients, self.world.measured, self.world.control.meet)
+        divisor = fault.divisor(1 if averages else self.cut.divisor, self.world.size)
+        if divisor != 1:
+            torch._foreach_div_(gradients, divisor)
+
+    def _summing(self, exchange: Exchange) -> Summing:
+        dtype = self.parts.communication.dtype
+        return exchange.finish if dtype is None else partial(_cast_and_sum, exchange, dtype)
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """A parameter that took no part still takes part in the collective, or the other ranks would wait for it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _cast_and_sum(exchange: Exchange, dtype: torch.dtype, gradients: list[Tensor]) -> None:
+    sent = [gradient.to(dtype) for gradient in gradients]
+    exchange.finish(sent)
+    torch._foreach_copy_(gradients, sent)
+
+
+def _unscaling(scaler: GradScaler, trained: list[nn.Parameter]) -> Callable[[], None]:
+    """As a training loop does before it would step, but for the step."""
+    holder = torch.optim.SGD(trained, lr=0.0)
+
+    def unscale() -> None:
+        scaler.unscale_(holder)
+        scaler.update()
+
+    return unscale
+
+
+def _one_after_the_other(first: Callable[[], None], then: Callable[[], None]) -> None:
+    first()
+    then()
+
+
+def _nothing() -> None:
+    """The phase of a rank that has nothing to do in it."""

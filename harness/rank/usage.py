@@ -1,0 +1,65 @@
+"""Usage: which parameters get a gradient from a rank's batch. Some aggregations must know beforehand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from harness.axes.workload.base import Batch
+from harness.rank.agreement import together
+from harness.rank.control import Control
+from harness.rank.cut import Cut
+from harness.rank.material import Material
+
+IDLE_SAMPLES = 2
+"""What a rank without samples passes through the model where it must: one alone is too few for some normalizations."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of all ranks; equal on all of them."""
+
+    some_unused: bool = False
+    """Whether some rank's batch leaves a parameter without a gradient."""
+    unequal: bool = False
+    """Whether another rank's gives it one."""
+
+
+@dataclass
+class Usages:
+    """Usage by material and shards, each found out when the first case needs it. All ranks call alike."""
+
+    control: Control
+    device: torch.device
+    _known: dict[tuple[str, str], Usage] = field(default_factory=dict)
+
+    def of(self, material: Material, cut: Cut) -> Usage:
+        """One forward and backward of the rank's batch, and of its last sample alone. Raises CaseFailedError."""
+        shards = cut.shards()
+        key = (f"{material.data_sha256}.{id(material)}", repr(shards))
+        if key not in self._known:
+            own = shards[self.control.rank]
+            used = together(self.control, lambda: torch.tensor(_used_in_all(material, own, self.device)))
+            everywhere = torch.stack(self.control.all_gather(used))
+            self._known[key] = Usage(not bool(everywhere.all()), bool((everywhere != everywhere[0]).any()))
+        return self._known[key]
+
+
+def idle_batch(material: Material) -> Batch:
+    """Samples for a pass whose loss counts nothing."""
+    return material.batch[slice(IDLE_SAMPLES)]
+
+
+def _used_in_all(material: Material, own: Sequence[int], device: torch.device) -> list[bool]:
+    batches = [material.batch[torch.tensor(part)] for part in (own, own[-1:])] if own else [idle_batch(material)]
+    each = [_used(material, batch, device) for batch in batches]
+    return [all(of_parameter) for of_parameter in zip(*each, strict=True)]
+
+
+def _used(material: Material, batch: Batch, device: torch.device) -> list[bool]:
+    """For each trained parameter; in eval mode, which asks for no number of samples and draws nothing."""
+    model, criterion = material.fresh_model(device, torch.float32).eval(), material.fresh_criterion(device, torch.float32)
+    batch = batch.to(device, torch.float32)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    loss = criterion.sum(model(*batch.inputs), batch.target)
+    return [gradient is not None for gradient in torch.autograd.grad(loss, trained, allow_unused=True)]
