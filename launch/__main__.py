@@ -9,7 +9,7 @@ from harness import __version__
 from harness.schema.config import dump_config
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from launch.compose import available_options, split_sweep
+from launch.compose import available_options, compose_config, split_sweep
 from launch.help import help_text
 from launch.job import configure, launch
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
@@ -52,21 +52,44 @@ def refuse(error: RefusedError) -> int:
 
 def _run(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir | None]:
     """One run with its report; a failed case makes the status 1."""
+    sizes = compose_config(overrides, config_dir=config_dir).world_sizes
+    if sizes:
+        return _run_sizes(overrides, config_dir, sizes)
+    verdict, run_dir = _measure(overrides, config_dir)
+    if verdict.stopped or run_dir is None or not run_dir.finished() or verdict.status == REFUSAL:
+        return verdict, run_dir
+    return replace(verdict, status=max(verdict.status, _report([run_dir]))), run_dir
+
+
+def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -> tuple[Verdict, RunDir | None]:
+    """A run for each number of ranks, whatever became of the ones before; then one report over them."""
+    run_dirs, worst = [], SUCCESS
+    for size in sizes:
+        print(f"\n{size} rank{'s' * (size > 1)}:", flush=True)
+        verdict, run_dir = _measure([*overrides, f"torchrun.nproc_per_node={size}", "world_sizes=[]"], config_dir)
+        worst = max(worst, verdict.status)
+        run_dirs += [run_dir] if run_dir and run_dir.finished() else []
+        if verdict.stopped:
+            break
+    if run_dirs:
+        worst = max(worst, _report(run_dirs))
+    return replace(verdict, status=worst), run_dir
+
+
+def _measure(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir | None]:
+    """One run without its report."""
     verdict, run_dir = launch(configure(overrides, config_dir))
     for line in verdict.lines:
         print(f"reducebench: {line}", file=sys.stderr)
-    if run_dir is None or verdict.status == REFUSAL:
-        return verdict, run_dir
-    if verdict.stopped or not run_dir.finished():
+    if run_dir and verdict.status != REFUSAL and (verdict.stopped or not run_dir.finished()):
         print(f"finished cases, if any, are in {run_dir.path}; python -m harness.report show {run_dir.path}")
-        return verdict, run_dir
-    return replace(verdict, status=max(verdict.status, _report(run_dir))), run_dir
+    return verdict, run_dir
 
 
-def _report(run_dir: RunDir) -> int:
+def _report(run_dirs: list[RunDir]) -> int:
     from harness.report.render import show  # pandas: not before the ranks have ended
 
-    return FAILURE if show([run_dir.path]) else SUCCESS
+    return FAILURE if show([run_dir.path for run_dir in run_dirs]) else SUCCESS
 
 
 def _run_all(jobs: list[list[str]], config_dir: str | None) -> int:

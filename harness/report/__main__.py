@@ -12,20 +12,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every case is ok or skipped; 1: one failed or is missing; 2: RUN is no run directory."""
     parser = argparse.ArgumentParser(prog="python -m harness.report", description="Read run directories.")
     commands = parser.add_subparsers(required=True)
-    show = commands.add_parser("show", help="print the report of a run and write it to RUN/report/")
-    show.add_argument("run", type=Path, metavar="RUN", help="results/<name>/<timestamp>, or results/<name>/latest")
+    show = commands.add_parser("show", help="print the report of a run, or of several side by side; write it to RUN/report/")
+    show.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="results/<name>/<timestamp>, or results/<name>/latest")
     arguments = parser.parse_args(argv)
     try:
-        return _show(arguments.run)
+        return _show(arguments.runs)
     except RefusedError as error:
         print(f"reducebench-report: {error}", file=sys.stderr)
         return 2
 
 
-def _show(run: Path) -> int:
+def _show(runs: list[Path]) -> int:
     from harness.report.render import show  # pandas: not for --help
 
-    return int(show([run]))
+    return int(show(runs))
 
 
 if __name__ == "__main__":

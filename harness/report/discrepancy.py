@@ -5,7 +5,17 @@ import pandas as pd
 from harness.report.frame import Run
 from harness.report.labels import labelled
 from harness.report.text import number, yes
-from harness.schema.record import FULL_BATCH, METRICS, RANK_0, REFERENCE
+from harness.schema.record import FULL_BATCH, METRICS, RANK_0, REFERENCE, ROUNDED, SINGLE_RANK
+
+WORST = "relative_l2"
+"""The metric by which a distance is told in one number."""
+_YARDSTICKS = (REFERENCE, FULL_BATCH, ROUNDED, SINGLE_RANK)
+_BESIDE = {
+    FULL_BATCH: "relative L2, full batch",
+    ROUNDED: "relative L2, rounded parameters",
+    SINGLE_RANK: "relative L2, one rank alone",
+}
+"""Other yardsticks than the reference, and their columns."""
 
 
 def discrepancy(run: Run) -> pd.DataFrame:
@@ -23,20 +33,24 @@ def parameters(run: Run) -> pd.DataFrame:
     each = run.discrepancies
     if each.empty:
         return each
-    each = each[each.against.isin([REFERENCE, FULL_BATCH]) & (each.parameter != "")]
+    each = each[each.against.isin(_YARDSTICKS) & (each.parameter != "")]
     return _joined(run, each[["case_id", "against", "rank", "parameter", *METRICS]])
 
 
 def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
-    """For a person: one row a case, both references beside each other."""
+    """For a person: one row a case, the references beside each other."""
     by_case = {against: group.set_index("case_id") for against, group in rows.groupby("against")}
-    reference, full = by_case[REFERENCE], by_case.get(FULL_BATCH, pd.DataFrame())
+    reference = by_case[REFERENCE]
     worst = _worst_parameter(run)
     columns = {
         "max abs": reference.max_abs.map(number),
         "relative L2": reference.relative_l2.map(number),
         "most of it from": reference.index.map(worst.get),
-        "relative L2, full batch": reference.index.map(lambda c: number(full.relative_l2[c]) if c in full.index else ""),
+        **{
+            name: by_case[against][WORST].map(number).reindex(reference.index, fill_value="")
+            for against, name in _BESIDE.items()
+            if against in by_case
+        },
         "ranks equal": reference.index.map(_ranks_equal(run).get),
         "NaN or Inf": reference.nonfinite.map(number),
     }
@@ -48,7 +62,7 @@ def _against_references(run: Run) -> pd.DataFrame:
     rows = run.discrepancies
     if rows.empty:
         return rows
-    return rows[rows.against.isin([REFERENCE, FULL_BATCH]) & (rows.parameter == "")]
+    return rows[rows.against.isin(_YARDSTICKS) & (rows.parameter == "")]
 
 
 def _worst_parameter(run: Run) -> dict[str, str]:

@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from harness.report.across import across, across_table, remarks
 from harness.report.answer import answer
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
@@ -20,6 +22,7 @@ from harness.report.prediction import prediction, prediction_table
 from harness.report.probes import probe_tables
 from harness.report.stories import tell
 from harness.report.tables import Table, escape, plain
+from harness.report.trade import trade, trade_table
 from harness.schema.record import FAILED, OK
 from harness.schema.run_dir import RunDir
 
@@ -45,7 +48,16 @@ _DRIFT = (
     "After {} optimizer steps from equal parameters: the two modes whose parameters are furthest apart, and their losses. "
     "All pairs and checkpoints stand in drift.csv."
 )
-_ON_REQUEST = ("prediction", "drift", "observations")
+_TRADE = (
+    "Median step of the slowest rank; peak memory above one forward and one backward of the rank's mean loss, on the rank "
+    "where it is most, beside what is allowed: two gradients, and what aggregation and reduction declare."
+)
+_MEMORY = {"cpu": " It is the resident set, which moves by some MiB of its own accord: told for large models."}
+_ACROSS = (
+    "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
+    "step, less that of aggregation=local in the same run."
+)
+_ON_REQUEST = ("prediction", "trade", "drift", "observations")
 """CSV files that are written when there is something in them."""
 
 
@@ -56,6 +68,8 @@ class Report:
     run: Run
     answer: list[str]
     findings: list[str]
+    pictures: dict[str, bytes]
+    """File name to PNG."""
     tables: list[Table]
     brief_tables: list[Table]
     """For a narrow terminal."""
@@ -79,26 +93,52 @@ def build(path: Path | str) -> Report:
         "drift": drift(run),
         "parameters": parameters(run),
     }
+    traded = trade(run, frames["cost"], frames["discrepancy"])
     return Report(
         run=run,
         answer=answer(run, frames["discrepancy"], frames["cost"]),
         findings=_findings(run),
-        tables=list(_tables(run, frames, brief=False)),
-        brief_tables=list(_tables(run, frames, brief=True)),
-        frames={**frames, "cost": frames["cost"].reset_index(names="case_id"), "observations": run.observations},
+        pictures={f"trade-{workload}.png": picture for workload, picture in _pictures(traded)},
+        tables=list(_tables(run, frames | {"trade": traded}, brief=False)),
+        brief_tables=list(_tables(run, frames | {"trade": traded}, brief=True)),
+        frames={
+            **frames,
+            "cost": frames["cost"].reset_index(names="case_id"),
+            "trade": traded.reset_index(names="case_id"),
+            "observations": run.observations,
+        },
     )
 
 
 def show(paths: Sequence[Path]) -> bool:
-    """Print reports, write them to report/, and end with the pages' paths. True when a case failed or is missing."""
-    reports = [build(path) for path in paths]
+    """Print the report of a run, or of several side by side; write it, and each run's own, to report/, and end with the paths.
+
+    True when a case failed or is missing. Raises RefusedError when a path is no run directory.
+    """
+    reports = [build(path) for path in dict.fromkeys(Path(path).resolve() for path in paths)]
     pages = [write(report) for report in reports]
     console = Console() if sys.stdout.isatty() else Console(width=_UNBOUNDED)
-    for report in reports:
-        _print(report, console)
+    if len(reports) == 1:
+        _print(reports[0], console)
+    else:
+        pages.append(_show_across([report.run for report in reports], console))
     for page in pages:
         print(page)
     return any(report.failed for report in reports)
+
+
+def _show_across(runs: list[Run], console: Console) -> Path:
+    """Print several runs side by side, and write them to the report of the last."""
+    rows, run_dir = across(runs), RunDir(runs[-1].path)
+    note = " ".join([_ACROSS, *remarks(runs)])
+    tables = list(_by_workload("Across runs", across_table(rows), note)) if len(rows) else []
+    for table in tables:
+        table.print(console)
+    page = run_dir.report / "across.md"
+    run_dir.write(run_dir.report / "across.csv", rows.to_csv(index=False).encode())
+    head = [f"# {escape(runs[-1].config.name)}: {len(runs)} runs", "\n".join(f"- {escape(str(run.path))}" for run in runs)]
+    run_dir.write(page, "\n\n".join([*head, *(table.markdown() for table in tables)]).encode())
+    return page
 
 
 def write(report: Report) -> Path:
@@ -108,6 +148,8 @@ def write(report: Report) -> Path:
     for name, frame in report.frames.items():
         if len(frame) or name not in _ON_REQUEST:
             run_dir.write(run_dir.report / f"{name}.csv", frame.to_csv(index=False).encode())
+    for name, picture in report.pictures.items():
+        run_dir.write(run_dir.report / name, picture)
     page = run_dir.report / "report.md"
     run_dir.write(page, _markdown(report).encode())
     return page
@@ -128,7 +170,8 @@ def _markdown(report: Report) -> str:
     head = [f"# {escape(report.run.config.name)}, {escape(report.run.path.name)}", *map(escape, report.answer)]
     findings = ["## Findings\n\n" + "\n".join(f"- {escape(finding)}" for finding in report.findings)] if report.findings else []
     environment = Table("Environment", _environment(report.run.environment))
-    return "\n\n".join([*head, *findings, *(table.markdown() for table in (*report.tables, environment))])
+    pictures = [f"![{escape(name)}]({quote(name)})" for name in report.pictures]
+    return "\n\n".join([*head, *findings, *pictures, *(table.markdown() for table in (*report.tables, environment))])
 
 
 def _findings(run: Run) -> list[str]:
@@ -138,11 +181,14 @@ def _findings(run: Run) -> list[str]:
 
 
 def _tables(run: Run, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
+    device = str(run.environment.get("device"))
     yield from tell(run)
     if len(frames["discrepancy"]):
-        clocks = _CLOCKS.get(str(run.environment.get("device")), "")
+        clocks = _CLOCKS.get(device, "")
         yield from _by_workload("Cost", cost_table(frames["cost"], brief=brief), (_MEDIANS if brief else _COST) + clocks)
         yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), _DISCREPANCY)
+    if len(frames["trade"]):
+        yield from _by_workload("Trade", trade_table(frames["trade"]), _TRADE + _MEMORY.get(device, ""))
     if len(frames["prediction"]):
         yield from _by_workload("Prediction", prediction_table(frames["prediction"]), _PREDICTION)
     if len(frames["pairwise"]):
@@ -160,6 +206,13 @@ def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
         group = group.drop(columns=["workload", "case_id"], errors="ignore")
         empty = [column for column in group.columns if (group[column] == "").all()]
         yield Table(f"{title}: {workload}", group.drop(columns=empty), "" if position else note)
+
+
+def _pictures(traded: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    if len(traded):
+        from harness.report.picture import pictures  # matplotlib takes half a second
+
+        yield from pictures(traded)
 
 
 def _not_measured(run: Run) -> pd.DataFrame:

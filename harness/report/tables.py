@@ -77,5 +77,5 @@ def escape(text: str) -> str:
 
 
 def _justify(column: pd.Series) -> Literal["left", "right"]:
-    numeric = column.astype(str).str.fullmatch(r"[\d.(][^a-df-z]*|NaN|inf|").all()
+    numeric = column.astype(str).str.fullmatch(r"-?[\d.(][^a-df-z]*|NaN|inf|").all()
     return "right" if numeric else "left"

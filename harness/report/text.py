@@ -25,6 +25,12 @@ def milliseconds(seconds: float) -> str:
     return f"{value:.{min(digits, 4)}f}"
 
 
+def mebibytes(value: float) -> str:
+    """In MiB; tenths below 100."""
+    size = value / 2**20
+    return f"{size:.0f}" if abs(size) >= 100 else f"{size:.1f}"
+
+
 def yes(value: bool) -> str:
     """yes or no."""
     return "yes" if value else "no"

@@ -87,6 +87,8 @@ class BenchmarkConfig:
     """Seconds after which a measured collective is given up: its case fails (gloo), or torch ends the rank (nccl)."""
     dry_run: bool = False
     """Print what would be run, and start nothing."""
+    world_sizes: list[int] = field(default_factory=list)
+    """One run for each of these numbers of ranks, and one report over them; empty: one run. For python -m launch."""
     single_rank: bool = False
     """Hold every case also against what rank 0 computes alone on the whole batch, in the case's own precision."""
     story: str = ""
@@ -133,6 +135,8 @@ class BenchmarkConfig:
             value = getattr(self, key)
             if not least <= value < 2**63:
                 raise ValueError(f"{key}={value}: expected a whole number of at least {least}")
+        if any(size < 1 for size in self.world_sizes) or len(set(self.world_sizes)) < len(self.world_sizes):
+            raise ValueError(f"world_sizes={self.world_sizes}: expected different numbers of ranks, each at least 1")
         if not 0 < self.deadline_s <= 1e6:
             raise ValueError(f"deadline_s={self.deadline_s}: expected seconds, more than 0 and at most 1e6")
 

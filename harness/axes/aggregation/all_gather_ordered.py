@@ -19,3 +19,7 @@ class AllGatherOrderedAggregation(Aggregation):
             for theirs in everyone:
                 total += theirs
             gradient.copy_(total)
+
+    def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
+        """Every rank's gradient of one parameter, gathered by way of one buffer, and their sum in float64."""
+        return (2 * world_size + 2) * max(gradient.nbytes for gradient in gradients)

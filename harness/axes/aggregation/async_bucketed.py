@@ -18,3 +18,7 @@ class AsyncBucketedAggregation(InBuckets):
         for work, buffer, bucket in started:
             work.wait()
             unflatten(buffer, bucket)
+
+    def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
+        """All buffers at once."""
+        return sum(gradient.nbytes for gradient in gradients)

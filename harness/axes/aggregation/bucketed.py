@@ -15,3 +15,7 @@ class BucketedAggregation(InBuckets):
             buffer = flatten(bucket)
             dist.all_reduce(buffer, group=group)
             unflatten(buffer, bucket)
+
+    def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
+        """The largest buffer."""
+        return max(sum(gradient.nbytes for gradient in bucket) for bucket in self.buckets(gradients))

@@ -16,3 +16,7 @@ class CoalescedAggregation(Aggregation):
             with dist._coalescing_manager(group):
                 for gradient in alike:
                     dist.all_reduce(gradient, group=group)
+
+    def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
+        """gloo and NCCL may gather what is coalesced into one buffer."""
+        return sum(gradient.nbytes for gradient in gradients)

@@ -1,5 +1,6 @@
 """torch's DistributedDataParallel, sending bfloat16."""
 
+from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,3 +21,7 @@ class DdpBf16Aggregation(Replicated):
 
     def register(self, replica: DistributedDataParallel, fabric: Fabric) -> None:
         replica.register_comm_hook(fabric.group, bf16_compress_hook)
+
+    def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
+        """Beside the buckets, their copies in bfloat16."""
+        return super().needs_bytes(gradients, world_size) + 2 * sum(gradient.numel() for gradient in gradients)

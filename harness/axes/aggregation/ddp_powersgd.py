@@ -1,5 +1,7 @@
 """torch's DistributedDataParallel, sending a low-rank approximation of each matrix."""
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -9,6 +11,13 @@ from harness.axes.aggregation.replicas import Replicated
 
 _START = 2
 """The least that torch allows with error feedback; until then the hook is an exact all-reduce."""
+
+
+def _one_at_a_time(state: PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """The hook sends more from callbacks, which gloo runs in any order: with two buckets under way ranks would mismatch."""
+    future: torch.futures.Future[Tensor] = powerSGD_hook(state, bucket)
+    future.wait()
+    return future
 
 
 class DdpPowersgdAggregation(Replicated):
@@ -28,7 +37,7 @@ class DdpPowersgdAggregation(Replicated):
 
     def register(self, replica: DistributedDataParallel, fabric: Fabric) -> None:
         state = PowerSGDState(fabric.group, matrix_approximation_rank=self._rank, start_powerSGD_iter=_START)
-        replica.register_comm_hook(state, powerSGD_hook)
+        replica.register_comm_hook(state, _one_at_a_time if dist.get_backend(fabric.group) == "gloo" else powerSGD_hook)
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """Beside the buckets, what was lost in the last iteration, and a copy while this one's loss is worked out."""

@@ -16,3 +16,7 @@ class FlatAggregation(Aggregation):
             buffer = flatten(alike)
             dist.all_reduce(buffer, group=group)
             unflatten(buffer, alike)
+
+    def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
+        """The buffer."""
+        return sum(gradient.nbytes for gradient in gradients)

@@ -39,8 +39,8 @@ class FsdpAggregation(Aggregation):
         return ShardedExchange(model, fabric.group, self._policy)
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
-        """While a block is at work: its parameters gathered and its gradients whole, each also as the collective's buffer."""
-        return 4 * sum(gradient.nbytes for gradient in gradients)
+        """While a block is at work: its parameters gathered and its gradients whole, beside the shards."""
+        return 2 * sum(gradient.nbytes for gradient in gradients)
 
 
 class ShardedExchange(Exchange):

@@ -18,3 +18,7 @@ class ReduceScatterAllGatherAggregation(Aggregation):
             dist.reduce_scatter_tensor(share, buffer, group=group)
             dist.all_gather_into_tensor(buffer, share, group=group)
             unflatten(buffer, alike)
+
+    def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
+        """The buffer, and this rank's share of it."""
+        return 2 * sum(gradient.nbytes for gradient in gradients)

@@ -157,6 +157,10 @@ class Interleaved(Reduction):
 class EachSample(Reduction):
     """Modes with one backward a sample, whose sum in `.grad` is divided in place."""
 
+    def needs_bytes(self, gradients: list[Tensor], samples: int) -> int:
+        """Each backward's gradient, parameter by parameter, until it is added to the others'."""
+        return max(gradient.nbytes for gradient in gradients)
+
     def passes(self, terms: Sequence[float]) -> list[range]:
         return parts(len(terms), 1)
 

@@ -40,3 +40,7 @@ class PerSampleVmapReduction(Interleaved):
         per_sample = vmap(grad(loss), in_dims=(None, 0, 0))(detached, work.batch.inputs, work.batch.target)
         for name, parameter in named.items():
             parameter.grad = torch.sum(per_sample[name], 0) / work.denominator
+
+    def needs_bytes(self, gradients: list[Tensor], samples: int) -> int:
+        """A gradient a sample."""
+        return samples * sum(gradient.nbytes for gradient in gradients)

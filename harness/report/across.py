@@ -1,0 +1,124 @@
+"""Several runs side by side: the same cases on other numbers of ranks."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+
+from harness.report.cost import cost
+from harness.report.discrepancy import WORST, discrepancy
+from harness.report.frame import Run
+from harness.report.labels import labelled
+from harness.report.text import milliseconds, number, yes
+from harness.schema.config import BenchmarkConfig
+from harness.schema.record import FULL_BATCH, REFERENCE, SINGLE_RANK
+
+_MAY_DIFFER = {"torchrun", "results_dir", "name", "config_dir", "world_sizes", "dry_run", "story", "probe"}
+_LOCAL = "local"
+"""The aggregation that sends nothing."""
+
+
+def across(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a measured case and run, the runs of a case together, in order of their ranks.
+
+    speed_up: seconds of a step on the fewest ranks, over its own. efficiency: the speed-up over how many times as many ranks.
+    exposed_s: seconds of a step more than those of the same step without communication (aggregation=local of the same run).
+    same_bits: whether rank 0 holds the bits of the run with the fewest ranks.
+    """
+    table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
+    if table.empty:
+        return table
+    order = {case_id: place for place, case_id in enumerate(dict.fromkeys(table.case_id))}
+    table = table.sort_values(
+        ["case_id", "ranks"], key=lambda column: column.map(order) if column.name == "case_id" else column
+    )
+    first = table.groupby("case_id", sort=False)[["step_s", "ranks", "gradient_sha256"]].transform("first")
+    alone = table.ranks == first.ranks
+    return table.assign(
+        speed_up=first.step_s / table.step_s,
+        efficiency=first.step_s / table.step_s * first.ranks / table.ranks,
+        same_bits=(table.gradient_sha256 == first.gradient_sha256).where(~alone),
+    ).reset_index(drop=True)
+
+
+def across_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """For a person."""
+    labels = list(rows.columns[1 : list(rows.columns).index("ranks")])
+    crowded = rows.threads > rows.cores
+    texts = {
+        "ranks": rows.ranks.astype(str),
+        "step, ms": rows.step_s.map(milliseconds),
+        "speed-up": rows.speed_up.map(number) + crowded.map({True: " (!)", False: ""}),
+        "efficiency": rows.efficiency.map("{:.0%}".format),
+        "exposed communication, ms": rows.exposed_s.map(lambda value: "" if pd.isna(value) else milliseconds(value)),
+        "relative L2": rows[REFERENCE].map(_distance),
+        "relative L2, full batch": rows[FULL_BATCH].map(_distance),
+        "relative L2, one rank alone": rows[SINGLE_RANK].map(_distance),
+        "bits of the fewest ranks": rows.same_bits.map(lambda value: "" if pd.isna(value) else yes(bool(value))),
+    }
+    return rows[labels].assign(**texts)
+
+
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """What to know before the figures are compared."""
+    threads = sorted({run.config.threads_per_rank for run in runs})
+    lines = [f"Threads a rank: {', '.join(map(str, threads))}."]
+    lines += [
+        f"(!) {_threads(run)} threads on {_cores(run)} cores ({_ranks(run)} ranks): the speed-up is not that of as many cores."
+        for run in runs
+        if _threads(run) > _cores(run)
+    ]
+    unlike = [
+        field.name
+        for field in fields(BenchmarkConfig)
+        if field.name not in _MAY_DIFFER and len({repr(getattr(run.config, field.name)) for run in runs}) > 1
+    ]
+    return lines + ([f"The runs differ in more than their ranks: {', '.join(unlike)}."] if unlike else [])
+
+
+def _of_run(run: Run) -> pd.DataFrame:
+    costs, distances = cost(run), discrepancy(run)
+    if costs.empty or distances.empty:
+        return pd.DataFrame()
+    far = distances.pivot(index="case_id", columns="against", values=WORST)
+    cases = run.cases.set_index("case_id")
+    clock = "cuda_event" if "cuda_event.step.median" in costs else "host"
+    step = costs[f"{clock}.step.median"]
+    facts = pd.DataFrame({"ranks": cases.world_size, "step_s": step, "exposed_s": step - _without_communication(cases, step)})
+    facts = facts.assign(gradient_sha256=cases.gradient_sha256, threads=_threads(run), cores=_cores(run))
+    facts = facts.join(far.reindex(columns=[REFERENCE, FULL_BATCH, SINGLE_RANK])).dropna(subset="step_s")
+    return labelled(run.cases).join(facts, how="right").rename_axis("case_id").reset_index()
+
+
+def _without_communication(cases: pd.DataFrame, step: pd.Series) -> pd.Series:
+    """Seconds of the case's step under aggregation=local, whatever else it has in common; NaN where the run has none."""
+    apart = ("case_id", "aggregation", "communication")
+    like = [c for c in cases.columns if c not in apart and not c.startswith("aggregation.") and _is_label(cases[c])]
+    key = cases[like].astype(str).agg("|".join, axis=1)
+    local = step[cases.aggregation.reindex(step.index) == _LOCAL]
+    seconds = {key[case_id]: value for case_id, value in local.items()}
+    return pd.Series(
+        [np.nan if cases.aggregation[c] == _LOCAL else seconds.get(key[c], np.nan) for c in cases.index], cases.index
+    )
+
+
+def _is_label(column: pd.Series) -> bool:
+    return isinstance(column.dtype, pd.CategoricalDtype) or "." in str(column.name)
+
+
+def _distance(value: float) -> str:
+    return "" if pd.isna(value) else number(value)
+
+
+def _ranks(run: Run) -> int:
+    return int(run.environment.get("world_size", 1))
+
+
+def _threads(run: Run) -> int:
+    return _ranks(run) * run.config.threads_per_rank
+
+
+def _cores(run: Run) -> int:
+    hosts = {rank.get("host") for rank in run.environment.get("ranks", [])}
+    return int(run.environment.get("cores") or 1) * max(1, len(hosts))

@@ -1,0 +1,86 @@
+"""The trade as a picture: one panel for time, one for memory, one for the distance from the true gradient."""
+
+import io
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.report.tables import plain
+from harness.report.trade import labels_of
+
+_EXACT = 1e-17
+"""Where an exact zero stands on an axis of powers of ten: left of everything that rounding leaves."""
+_MARKERS = "osD^vP*XhdsoD"
+_WAYS = ("aggregation", "communication")
+"""Axes that make a way of aggregating."""
+_PANELS = (
+    ("step_s", 1e3, "median step of the slowest rank, ms"),
+    ("above_bare_bytes", 2**-20, "peak memory above the bare step, MiB"),
+    ("relative_l2", 1.0, "relative L2 from the reference"),
+)
+_WIDTH, _ROW, _FRAME = 13.0, 0.32, 1.9
+"""Inches: of the whole, of a row, and of what stands above and below the rows."""
+
+
+def pictures(rows: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """(workload, PNG) of each workload; `rows` as `trade` gives them."""
+    for workload, group in rows.groupby("workload", sort=False):
+        yield str(workload), _png(_draw(str(workload), group))
+
+
+def _draw(workload: str, rows: pd.DataFrame) -> Figure:
+    """A row a way of aggregating; what else varies is told by colour and marker."""
+    ways, kinds = _names(rows, aggregation=True), _names(rows, aggregation=False)
+    places = {way: place for place, way in enumerate(reversed(dict.fromkeys(ways)))}
+    figure = Figure(figsize=(_WIDTH, _FRAME + _ROW * len(places)), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    for panel, (column, factor, title) in zip(panels, _PANELS, strict=True):
+        for index, kind in enumerate(dict.fromkeys(kinds)):
+            own = kinds == kind
+            values = (rows[column][own] * factor).clip(lower=_EXACT if column == "relative_l2" else None)
+            style = {"marker": _MARKERS[index % len(_MARKERS)], "color": f"C{index % 10}", "alpha": 0.75}
+            panel.scatter(values, ways[own].map(places), label=kind or "all cases", s=34, **style)
+        _furnish(panel, title, logarithmic=column == "relative_l2")
+    panels[0].set_yticks(list(places.values()), list(places))
+    figure.suptitle(f"{plain(workload)}: what a way of aggregating takes, and where it leads")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    return figure
+
+
+def _furnish(panel: Axes, title: str, *, logarithmic: bool) -> None:
+    panel.set_xlabel(title)
+    panel.grid(axis="both", linewidth=0.4, alpha=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+    if logarithmic:
+        panel.set_xscale("log")
+        panel.axvline(_EXACT, color="grey", linewidth=0.8, linestyle=":")
+        low, high = panel.get_xlim()
+        panel.set_xlim(min(low, _EXACT / 3) if low < 10 * _EXACT else low, high * 3)
+    else:
+        panel.set_xlim(left=min(0.0, panel.get_xlim()[0]))
+
+
+def _names(rows: pd.DataFrame, *, aggregation: bool) -> pd.Series:
+    """The labels that say how gradients are aggregated, or all others, as one text a case."""
+    own = [
+        c for c in labels_of(rows) if c != "workload" and (c.split(".")[0] in ("aggregation", "communication")) == aggregation
+    ]
+    varying = [column for column in own if rows[column].nunique() > 1]
+    told = [rows[column].map(lambda value, column=column: _told(column, value)) for column in varying]
+    texts = pd.concat(told, axis=1).apply(lambda cells: " ".join(filter(None, cells)), axis=1) if told else ""
+    return pd.Series(texts, index=rows.index).map(plain)
+
+
+def _told(column: str, value: str) -> str:
+    if not value or "." not in column:
+        return value
+    return f"{column.split('.', 1)[1]}={value}"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
