@@ -81,3 +81,9 @@ def gradient_sums(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def unequal_derivatives(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """`python -m launch experiment=unequal_derivatives`."""
     return _experiment("unequal_derivatives", tmp_path_factory.mktemp("unequal_derivatives"))
+
+
+@pytest.fixture(scope="session")
+def aggregation(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """`python -m launch experiment=aggregation`."""
+    return _experiment("aggregation", tmp_path_factory.mktemp("aggregation"))

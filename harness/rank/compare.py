@@ -163,7 +163,7 @@ class Comparisons:
         share = shares[self.control.rank]
         shard = trial.cut.shards(share.lag)[self.control.rank]
         entering = [(index, weight) for index, weight in zip(shard, share.weights, strict=True) if weight is not None]
-        batch = trial.material.batches[share.lag][torch.tensor([index for index, _ in entering])]
+        batch = trial.material.batches[share.lag][torch.tensor([index for index, _ in entering], dtype=torch.long)]
         key = f"{cut}.{hashlib.sha256(repr((shares, over_ranks)).encode()).hexdigest()}"
         weights = [weight for _, weight in entering]
         return self.references.weighted(key, trial.material, batch, weights, over_ranks=over_ranks)

@@ -39,7 +39,7 @@ class Usages:
         key = (f"{material.data_sha256}.{id(material)}", repr(shards))
         if key not in self._known:
             own = shards[self.control.rank]
-            used = together(self.control, lambda: torch.tensor(_used_in_all(material, own, self.device)))
+            used = together(self.control, lambda: torch.tensor(_used_in_each(material, own, self.device)))
             everywhere = torch.stack(self.control.all_gather(used))
             self._known[key] = Usage(not bool(everywhere.all()), bool((everywhere != everywhere[0]).any()))
         return self._known[key]
@@ -50,10 +50,9 @@ def idle_batch(material: Material) -> Batch:
     return material.batch[slice(IDLE_SAMPLES)]
 
 
-def _used_in_all(material: Material, own: Sequence[int], device: torch.device) -> list[bool]:
-    batches = [material.batch[torch.tensor(part)] for part in (own, own[-1:])] if own else [idle_batch(material)]
-    each = [_used(material, batch, device) for batch in batches]
-    return [all(of_parameter) for of_parameter in zip(*each, strict=True)]
+def _used_in_each(material: Material, own: Sequence[int], device: torch.device) -> list[list[bool]]:
+    batches = [material.batch[torch.tensor(part)] for part in (own, own[-1:])] if own else [idle_batch(material)] * 2
+    return [_used(material, batch, device) for batch in batches]
 
 
 def _used(material: Material, batch: Batch, device: torch.device) -> list[bool]:

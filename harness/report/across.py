@@ -95,7 +95,7 @@ def _without_communication(cases: pd.DataFrame, step: pd.Series) -> pd.Series:
     """Seconds of the case's step under aggregation=local, whatever else it has in common; NaN where the run has none."""
     apart = ("case_id", "aggregation", "communication")
     like = [c for c in cases.columns if c not in apart and not c.startswith("aggregation.") and _is_label(cases[c])]
-    key = cases[like].astype(str).agg("|".join, axis=1)
+    key = cases[like].astype(object).map(str).agg("|".join, axis=1)
     local = step[cases.aggregation.reindex(step.index) == _LOCAL]
     seconds = {key[case_id]: value for case_id, value in local.items()}
     return pd.Series(

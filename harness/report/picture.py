@@ -56,9 +56,7 @@ def _furnish(panel: Axes, title: str, *, logarithmic: bool) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     if logarithmic:
         panel.set_xscale("log")
-        panel.axvline(_EXACT, color="grey", linewidth=0.8, linestyle=":")
-        low, high = panel.get_xlim()
-        panel.set_xlim(min(low, _EXACT / 3) if low < 10 * _EXACT else low, high * 3)
+        panel.margins(x=0.1)
     else:
         panel.set_xlim(left=min(0.0, panel.get_xlim()[0]))
 

@@ -1,8 +1,9 @@
-"""A torchrun world: what the option `ddp` leaves in `.grad`, and what a plain script with DistributedDataParallel leaves.
+"""A torchrun world: what options leave in `.grad`, beside what a plain script with DistributedDataParallel leaves.
 
     torchrun --nproc-per-node=W -m tests.worlds.plain_ddp OUT.json
 
-Rank 0 writes {workload: whether every rank's gradients are equal bit for bit}; both are those of the second iteration.
+Rank 0 writes {workload: {aggregation: [relative L2 from the script's gradient, whether all bits are equal, whether the bits are
+those of the ranks' own gradients summed in gloo's order]}}; all are those of the second iteration.
 """
 
 import json
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.numerics.discrepancy import compare_all
 from harness.rank.material import Material, prepare
 from harness.rank.process_group import World, open_store
 from harness.rank.trial import Trial
@@ -20,9 +22,11 @@ from harness.schema.case import AXES
 from tests.options import CONFIG, make, parts_of
 
 SIZE = 48
+AGGREGATIONS = ("ddp", "all_reduce", "flat")
+_MEBIBYTE = 2**20
 
 
-def plain(material: Material, world: World) -> list[Tensor]:
+def plain(material: Material, world: World) -> list[tuple[str, Tensor]]:
     """As every tutorial has it: each rank's shard, the mean loss, backward."""
     size = SIZE // world.size
     batch = material.batch[slice(world.rank * size, (world.rank + 1) * size)]
@@ -30,24 +34,56 @@ def plain(material: Material, world: World) -> list[Tensor]:
     for _ in range(2):
         model.zero_grad()
         nn.CrossEntropyLoss()(model(*batch.inputs), batch.target).backward()
-    return [parameter.grad for parameter in model.parameters()]
+    return [(name, parameter.grad) for name, parameter in model.module.named_parameters()]
+
+
+def in_gloo_order(ranks: list[Tensor]) -> Tensor:
+    """The sum of flat float32 tensors, one a rank, added as gloo's ring does (NUMERICS: gloo/allreduce.cc)."""
+    size, (elements,), width = len(ranks), ranks[0].shape, ranks[0].itemsize
+    segments = _up(max(-(-elements * width // _MEBIBYTE), 2 * size), size)
+    chunk = _up(-(-elements * width // segments), width) // width * (segments // size)
+    total = torch.empty_like(ranks[0])
+    for place in range(size):
+        part = slice(min(place * chunk, elements), min((place + 1) * chunk, elements))
+        total[part] = ranks[place - 1][part]
+        for step in range(2, size + 1):
+            total[part] += ranks[(place - step) % size][part]
+    return total
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def replayed(own: list[Tensor], aggregation: str, world: World) -> Tensor:
+    """The mean of the ranks' own gradients, as flat, in the order that the aggregation's all-reduces take."""
+    messages = own if aggregation == "all_reduce" else [torch.cat([tensor.flatten() for tensor in own])]
+    sums = [in_gloo_order(world.control.all_gather(message.flatten().contiguous())) for message in messages]
+    return torch.cat(sums) / world.size
 
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
     options = {axis: make(axis) for axis in AXES}
-    equal = {}
+    found: dict[str, dict[str, tuple[float, bool, bool]]] = {}
     for name in ("mlp_digits", "cnn_digits", "transformer_topics"):
-        chosen = {"reduction": "mean", "normalization": "rank_mean", "aggregation": "ddp", "precision": "fp32"}
-        parts = parts_of(options, options["workload"][name], **chosen)
-        material = prepare(parts.workload, name, 0, SIZE)
-        measured = Trial(parts, material, world, asked_warm_up=1, measured=1).measure(enter=lambda phase: None)
-        ours = [gradient for _, gradient in measured.gradient]
-        same = all(torch.equal(one, other) for one, other in zip(ours, plain(material, world), strict=True))
-        equal[name] = all(bool(flag) for flag in world.control.all_gather(torch.tensor(same)))
+        material = prepare(options["workload"][name], name, 0, SIZE)
+        gradients = {}
+        for aggregation in ("local", *AGGREGATIONS):
+            chosen = {"reduction": "mean", "normalization": "rank_mean", "aggregation": aggregation, "precision": "fp32"}
+            trial = Trial(parts_of(options, material.workload, **chosen), material, world, asked_warm_up=1, measured=1)
+            gradients[aggregation] = trial.measure(enter=lambda phase: None).gradient
+        own, script = [gradient for _, gradient in gradients["local"]], plain(material, world)
+        found[name] = {}
+        for aggregation in AGGREGATIONS:
+            apart, _ = compare_all(gradients[aggregation], script)
+            bits = torch.cat([gradient.flatten() for _, gradient in gradients[aggregation]])
+            told = torch.equal(bits, replayed(own, aggregation, world))
+            flags = world.control.all_gather(torch.tensor([apart.relative_l2, apart.bitwise_equal, told], dtype=torch.float64))
+            found[name][aggregation] = (float(flags[0][0]), all(bool(f[1]) for f in flags), all(bool(f[2]) for f in flags))
     if world.rank == 0:
-        out.write_text(json.dumps(equal))
+        out.write_text(json.dumps(found))
     world.close()
 
 

@@ -42,7 +42,7 @@ class Replicated(Aggregation):
             device_ids=[device] if device.type == "cuda" else None,
             process_group=fabric.group,
             bucket_cap_mb=self._bucket_cap_mb,
-            find_unused_parameters=fabric.some_unused,
+            find_unused_parameters=fabric.some_unused and self.accumulates,  # a static graph finds them by itself
             static_graph=not self.accumulates,
         )
         self.register(replica, fabric)

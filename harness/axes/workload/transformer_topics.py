@@ -15,7 +15,7 @@ IGNORED = -100
 class TransformerTopicsWorkload(Workload):
     """A pre-norm transformer, `layers` deep and `width` wide, on paragraphs of pydoc_data.topics cut to `context` bytes."""
 
-    def __init__(self, context: int = 64, width: int = 32, heads: int = 2, layers: int = 2, samples: int | None = None) -> None:
+    def __init__(self, context: int = 96, width: int = 32, heads: int = 2, layers: int = 2, samples: int | None = None) -> None:
         super().__init__(
             model=partial(CausalTransformer, context, width, heads, layers),
             loss=nn.CrossEntropyLoss,

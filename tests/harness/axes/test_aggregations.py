@@ -7,15 +7,67 @@ import pytest
 import torch
 
 from harness.axes.aggregation.buffers import InBuckets, by_dtype, flatten, unflatten
-from tests.running import torchrun
+from harness.report.frame import load_run
+from harness.schema.record import REFERENCE
+from launch.compose import compose_config
+from tests.options import AVAILABLE
+from tests.running import launch, torchrun
+from tests.skips import unknown
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ddp_leaves_the_bits_of_a_plain_script(ranks: int, tmp_path: Path) -> None:
-    out = tmp_path / "equal.json"
+    """So does one all-reduce a parameter, or one of all, at two ranks; from three on, the order of summation differs."""
+    out = tmp_path / "found.json"
     done = torchrun(ranks, "-m", "tests.worlds.plain_ddp", str(out))
     assert done.returncode == 0, done.stderr
-    assert json.loads(out.read_text()) == {"mlp_digits": True, "cnn_digits": True, "transformer_topics": True}
+    for workload, found in json.loads(out.read_text()).items():
+        assert found["ddp"][:2] == [0, True], workload
+        for aggregation in ("all_reduce", "flat"):
+            apart, same_bits, order_told = found[aggregation]
+            assert same_bits == (ranks == 2), (workload, aggregation)
+            assert apart < 1e-6, (workload, aggregation)
+            assert order_told, f"{workload} {aggregation}: not the ranks' own gradients, summed in gloo's order"
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_frozen_tied_and_unused_parameters(ranks: int, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    done = torchrun(ranks, "-m", "tests.worlds.odd_models", str(out))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert unknown(found["skipped"].values()) == []
+    assert all(found["bits"].values()), "all ranks hold the same bits"
+    lossless = {case: error for case, error in found["errors"].items() if case.split()[1] not in ("ddp_fp16", "ddp_powersgd")}
+    assert {case: error for case, error in lossless.items() if not error < 1e-12} == {}
+    unequal = [case for case, reason in found["skipped"].items() if "the ranks' batches differ" in reason]
+    assert sorted({tuple(case.split()[:2]) for case in unequal}) == [("SometimesUsed", "fsdp")]
+
+
+def test_every_strategy_is_in_the_experiments_of_all() -> None:
+    for experiment in ("aggregation", "memory"):
+        assert set(compose_config([f"experiment={experiment}"], nproc_per_node=2).aggregation) == set(AVAILABLE["aggregation"])
+
+
+def test_nodes_inside_a_host(tmp_path: Path) -> None:
+    """Four ranks as two nodes of two: the means of two, then of both; three would not divide."""
+    done = launch(
+        "workload=[mlp_digits]",
+        "reduction=[mean]",
+        "aggregation=[hierarchical]",
+        "aggregation.hierarchical.ranks_per_node=[1,2,3,4]",
+        "precision=[fp64]",
+        "torchrun.nproc_per_node=4",
+        "iterations=1",
+        f"results_dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "default" / "latest")
+    cases = run.cases.set_index("aggregation.ranks_per_node")
+    assert cases.status.to_dict() == {1: "ok", 2: "ok", 3: "skipped", 4: "ok"}
+    assert unknown([cases.reason[3]]) == []
+    rows = run.discrepancies[(run.discrepancies.parameter == "") & (run.discrepancies.against == REFERENCE)]
+    assert (rows.relative_l2 < 1e-15).all()
 
 
 def test_buckets_hold_what_fits_and_one_dtype() -> None:

@@ -1,0 +1,224 @@
+"""Every way of aggregating, as `experiment=aggregation` shows it; precisions, and what travels."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.report.frame import Run, load_run
+from harness.schema.record import FULL_BATCH, RANK_0, REFERENCE, ROUNDED
+from tests.conftest import Finished
+from tests.running import launch
+from tests.skips import unknown
+
+LOSSY = ("ddp_fp16", "ddp_powersgd")
+
+
+def whole(run: Run, against: str) -> pd.DataFrame:
+    """Rank 0's distances of the whole gradient, with the columns of the case."""
+    rows = run.discrepancies
+    rows = rows[(rows.against == against) & (rows.parameter == "") & (rows["rank"] == 0)]
+    return rows.assign(case_id=rows.case_id.astype(str)).merge(run.cases, on="case_id")
+
+
+def run_of(tmp_path: Path, *overrides: str) -> Run:
+    done = launch(*overrides, "iterations=1", f"results_dir={tmp_path}", timeout=300)
+    assert done.returncode == 0, done.stderr
+    return load_run(tmp_path / "default" / "latest")
+
+
+def test_every_case_is_ok_or_skipped_for_a_known_reason(aggregation: Finished) -> None:
+    cases = aggregation.run.cases
+    assert not aggregation.run.missing
+    assert set(cases.status) == {"ok", "skipped"}
+    assert unknown(cases.reason[cases.status == "skipped"]) == []
+    accumulating = cases.aggregation.eq("ddp_static_graph") & cases.reduction.eq("micro_batch")
+    assert set(cases.aggregation[cases.status.eq("skipped") & ~accumulating]) == {"ddp_bf16"}
+
+
+def test_global_mean_is_right_and_rank_mean_as_wrong_as_predicted(aggregation: Finished) -> None:
+    rows = whole(aggregation.run, REFERENCE)
+    rows = rows[~rows.aggregation.isin(LOSSY)]
+    right = rows[(rows.normalization == "global_mean") | (rows.aggregation == "local")]
+    wrong = rows.drop(right.index)
+    assert (right.relative_l2 < 1e-6).all()
+    by_length = wrong[wrong.sharding == "by_length"]
+    assert (by_length.relative_l2 > 1e-2).all()
+    assert (by_length.max_rank_denominator > 1.5 * by_length.min_rank_denominator).all()
+    assert ((by_length.relative_l2 / by_length.predicted_relative_l2 - 1).abs() < 1e-6).all()
+    assert len(by_length) == 2 * (len(set(rows.aggregation)) - 1) - 1, "two reductions, less local, and accumulation in one"
+
+
+def test_ranks_hold_the_same_bits(aggregation: Finished) -> None:
+    rows = aggregation.run.discrepancies
+    assert rows.bitwise_equal[(rows.against == RANK_0) & (rows.parameter == "")].all()
+
+
+def test_what_rounds_says_so_and_stays_within_its_dtype(aggregation: Finished) -> None:
+    rows = whole(aggregation.run, REFERENCE)
+    rounding = rows[(rows.aggregation == "ddp_fp16") & (rows.normalization == "global_mean")]
+    assert rounding.relative_l2.between(1e-6, 2e-3).all()
+    named = aggregation.run.findings[aggregation.run.findings.kind == "lossy"]
+    assert set(rows[rows.case_id.isin(named.case_id.astype(str))].aggregation) == set(LOSSY)
+    assert (rows.relative_l2[rows.aggregation == "ddp_powersgd"] > 1e-2).all(), "it has started"
+
+
+def test_the_trade_is_told_and_drawn(aggregation: Finished) -> None:
+    report = aggregation.run.path / "report"
+    table = pd.read_csv(report / "trade.csv")
+    measured = aggregation.run.cases[aggregation.run.cases.status == "ok"]
+    assert list(table.case_id) == list(measured.case_id)
+    assert (table.allowed_bytes == 2 * table.gradient_bytes + table.declared_bytes).all()
+    picture = (report / "trade-transformer_topics.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert "![trade-transformer_topics.png](trade-transformer_topics.png)" in (report / "report.md").read_text()
+    assert "Trade: transformer_topics" in aggregation.output
+
+
+def test_memory_stays_within_what_is_declared(tmp_path: Path) -> None:
+    """On 50 million parameters, where a resident set means something: two gradients, and what the options ask for."""
+    run = run_of(
+        tmp_path,
+        "experiment=memory",
+        "name=default",
+        "aggregation=[all_reduce,flat,ddp,fsdp]",
+        "reduction=[mean,none]",
+    )
+    cases = run.cases
+    assert (cases.num_parameters > 50_000_000).all()
+    assert (cases.above_bare_bytes < 2 * cases.gradient_bytes + cases.declared_bytes).all()
+    flat = cases[(cases.aggregation == "flat") & (cases.reduction == "mean")]
+    assert (flat.above_bare_bytes > 0.9 * flat.gradient_bytes).all(), "its buffer is seen"
+    alone = cases[(cases.aggregation == "all_reduce") & (cases.reduction == "mean")]
+    assert (alone.above_bare_bytes < 0.3 * alone.gradient_bytes).all(), "and there is none"
+
+
+def test_what_is_sent_has_a_dtype_of_its_own(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        "workload=[mlp_digits]",
+        "reduction=[mean]",
+        "aggregation=[all_reduce,flat,ddp,local]",
+        "precision=[fp32,fp64]",
+        "communication=[same,fp32,bf16,fp16]",
+    )
+    skipped = run.cases[run.cases.status == "skipped"]
+    assert unknown(skipped.reason) == []
+    assert set(skipped.aggregation) == {"ddp", "local"}
+    rows = whole(run, REFERENCE)
+    rows = rows[rows.aggregation.isin(["all_reduce", "flat"])].set_index(["precision", "communication"]).relative_l2
+    bounds = {"same": {"fp64": 1e-15, "fp32": 1e-6}, "fp32": {"fp64": 1e-6, "fp32": 1e-6}}
+    for precision in ("fp64", "fp32"):
+        for communication in ("same", "fp32"):
+            assert (rows.loc[precision, communication] < bounds[communication][precision]).all()
+        assert rows.loc[precision, "fp16"].between(1e-6, 2e-3).all()
+        assert rows.loc[precision, "bf16"].between(1e-4, 2e-2).all()
+
+
+def test_below_fp32_the_distance_is_stated_twice(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        "workload=[mlp_digits]",
+        "reduction=[mean,sum]",
+        "precision=[fp32,tf32,bf16,bf16_autocast,fp16_scaled]",
+        "aggregation=[all_reduce,ddp,fsdp]",
+    )
+    assert unknown(run.cases.reason[run.cases.status == "skipped"]) == []
+    assert set(run.cases.precision[run.cases.status == "skipped"]) == {"tf32"}
+    original, rounded = whole(run, REFERENCE), whole(run, ROUNDED)
+    assert set(rounded.precision) == {"bf16", "bf16_autocast", "fp16_scaled"}
+    assert original.relative_l2[original.precision == "fp32"].max() < 1e-6
+    assert original.relative_l2[original.precision != "fp32"].between(1e-5, 0.1).all()
+    both = original.merge(rounded, on="case_id", suffixes=("", "_rounded"))
+    parameters = both[both.precision == "bf16"]
+    assert (parameters.relative_l2_rounded < parameters.relative_l2).all(), "part of the distance is the parameters' rounding"
+
+
+def test_clipping_is_held_against_the_clipped_gradient(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        "workload=[mlp_digits]",
+        "reduction=[mean]",
+        "precision=[fp64]",
+        "normalization=[global_mean,rank_mean]",
+        "sharding=[uneven]",
+        "aggregation=[all_reduce,ddp,fsdp,local]",
+        "clip=[none,by_norm]",
+        "clip.by_norm.max_norm=[0.01,1000]",
+    )
+    rows = whole(run, REFERENCE)
+    right = rows[(rows.normalization == "global_mean") | (rows.aggregation == "local")]
+    assert (right.relative_l2 < 1e-12).all()
+    clipped = rows[rows["clip.max_norm"] == 0.01]
+    assert (abs(clipped.against_l2 / 0.01 - 1) < 1e-4).all(), "scaled to the norm, less 1e-6 that torch adds"
+    assert (rows.against_l2[rows["clip.max_norm"] == 1000] > 0.1).all()
+    predicted = whole(run, "predicted")
+    assert (predicted.relative_l2 < 1e-12).all()
+    assert set(predicted.normalization) == {"rank_mean"}
+
+
+def test_masks_by_sample_make_dropout_a_function_of_the_batch(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        "workload=[dropout_digits]",
+        "workload.dropout_digits.masks=[rank,sample]",
+        "reduction=[mean,none,micro_batch,per_sample_vmap]",
+        "aggregation=[all_reduce,ddp]",
+        "sharding=[even,uneven]",
+        "precision=[fp64]",
+    )
+    assert unknown(run.cases.reason[run.cases.status == "skipped"]) == []
+    full, shard_wise = whole(run, FULL_BATCH), whole(run, REFERENCE)
+    assert (full.relative_l2[full["workload.masks"] == "sample"] < 1e-12).all(), "one function, however it is cut"
+    by_rank = shard_wise[shard_wise["workload.masks"] == "rank"]
+    same_masks = by_rank.reduction.eq("mean") | (by_rank.reduction.eq("none") & by_rank.aggregation.eq("all_reduce"))
+    assert (by_rank.relative_l2[same_masks] < 1e-12).all(), "one forward of the shard draws what the reference draws"
+    assert (by_rank.relative_l2[~same_masks] > 0.05).all(), "parts of it, or a second forward, draw other masks"
+    assert (full.relative_l2[full["workload.masks"] == "rank"] > 0.05).all()
+    kinds = run.findings.groupby("kind").case_id.nunique()
+    assert kinds["other_function"] == (~same_masks).sum()
+    assert kinds["batch_coupling"] == len(by_rank)
+
+
+def test_compiled_and_deterministic_are_the_same_function(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        "workload=[mlp_digits]",
+        "reduction=[mean,none,per_sample_vmap]",
+        "execution=[eager,compile]",
+        "determinism=[default,deterministic]",
+        "aggregation=[all_reduce,overlap,ddp,fsdp]",
+    )
+    assert unknown(run.cases.reason[run.cases.status == "skipped"]) == []
+    rows = whole(run, REFERENCE)
+    assert set(rows.execution) == {"eager", "compile"}
+    assert (rows.relative_l2 < 1e-6).all()
+
+
+def test_synced_batch_statistics_need_cuda(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "workload=[cnn_digits,mlp_digits]", "reduction=[mean]", "batchnorm=[per_rank,synced]")
+    synced = run.cases[run.cases.batchnorm == "synced"]
+    assert set(synced.status) == {"skipped"}
+    assert unknown(synced.reason) == []
+    assert whole(run, REFERENCE).relative_l2.max() < 1e-6
+
+
+@pytest.mark.parametrize("sharding", ["empty_rank", "uneven"])
+def test_a_rank_without_samples_hangs_nobody(sharding: str, tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        "workload=[mlp_digits,cnn_digits,transformer_topics]",
+        "reduction=[mean,micro_batch]",
+        "normalization=[global_mean,rank_mean]",
+        f"sharding=[{sharding}]",
+        "aggregation=[all_reduce,overlap,ddp,fsdp]",
+        "global_batch_size=16",
+        "deadline_s=30",
+    )
+    assert (run.cases.status == "ok").all()
+    rows = whole(run, REFERENCE)
+    right = rows[(rows.normalization == "global_mean") & ~(rows.workload.eq("cnn_digits") & rows.reduction.eq("micro_batch"))]
+    assert (right.relative_l2 < 1e-6).all()
+    if sharding == "empty_rank":
+        halved = rows[(rows.normalization == "rank_mean") & (rows.workload == "mlp_digits")]
+        assert (abs(halved.relative_l2 - 0.5) < 1e-6).all(), "the mean of a mean and of 0"

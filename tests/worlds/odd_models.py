@@ -1,0 +1,124 @@
+"""A torchrun world: every aggregation on models whose parameters are not all alike, in float64.
+
+    torchrun --nproc-per-node=W -m tests.worlds.odd_models OUT.json
+
+Rank 0 writes {"errors": {case: largest error of any rank's gradient, relative to the true one's largest element}, "skipped":
+{case: reason}, "bits": {case: whether all ranks hold the same}}. The true gradient is the whole batch's, by torch.autograd.grad.
+"""
+
+import itertools
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.axes.workload.base import Workload
+from harness.probes.bits import digest
+from harness.rank.material import Material, prepare
+from harness.rank.process_group import World, open_store
+from harness.rank.trial import Trial
+from harness.rank.usage import Usages
+from harness.schema.case import AXES
+from tests.options import CONFIG, make, parts_of
+
+FEATURES, SAMPLES = 6, 32
+SIZE = 9
+"""No number of ranks divides it but 1 and 3."""
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(SAMPLES, FEATURES, generator=generator)
+    return inputs, torch.randn(SAMPLES, 1, generator=generator)
+
+
+class Frozen(nn.Sequential):
+    """The first layer gets no gradient; between the layers stand modules without parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Identity(), nn.Linear(8, 1))
+        self[0].requires_grad_(False)
+
+
+class Tied(nn.Module):
+    """One weight is used twice, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out, self.last = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, 1)
+        self.out.weight = self.into.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        last: Tensor = self.last(torch.tanh(self.out(torch.tanh(self.into(inputs)))))
+        return last
+
+
+class NeverUsed(nn.Module):
+    """Some parameters take no part, on any rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(FEATURES, 1), nn.Linear(FEATURES, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        used: Tensor = self.used(inputs)
+        return used
+
+
+class SometimesUsed(nn.Module):
+    """A branch that a batch takes only if one of its samples calls for it: with this test's seed, not every rank's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.rare = nn.Linear(FEATURES, 1), nn.Linear(FEATURES, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        always: Tensor = self.always(inputs)
+        called = inputs[:, :1] > THRESHOLD
+        return always + torch.where(called, self.rare(inputs), 0.0) if bool(called.any()) else always
+
+
+THRESHOLD = 1.5
+MODELS = {model.__name__: model for model in (Frozen, Tied, NeverUsed, SometimesUsed)}
+REDUCTIONS = ("mean", "none", "micro_batch")
+
+
+def truth(material: Material) -> list[Tensor]:
+    model, batch = material.fresh_model(torch.device("cpu"), torch.float64), material.batch
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    loss = nn.functional.mse_loss(model(batch.inputs[0].double()), batch.target.double())
+    return list(torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True))
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    world = World.open(CONFIG, *open_store())
+    options, usages = {axis: make(axis) for axis in AXES if axis != "workload"}, Usages(world.control, world.device)
+    found: dict[str, dict[str, object]] = {"errors": {}, "skipped": {}, "bits": {}}
+    for name, model in MODELS.items():
+        workload = Workload(model=model, loss=partial(nn.MSELoss), data=data)
+        material = prepare(workload, name, 0, SIZE)
+        for aggregation, reduction in itertools.product(options["aggregation"], REDUCTIONS):
+            parts = parts_of(options, workload, aggregation=aggregation, reduction=reduction, normalization="global_mean")
+            trial = Trial(parts, material, world, asked_warm_up=1, measured=2)
+            trial = Trial(parts, material, world, asked_warm_up=1, measured=2, usage=usages.of(material, trial.cut))
+            case = f"{name} {aggregation} {reduction}"
+            if reason := trial.skip_reason():
+                found["skipped"][case] = reason
+            elif trial.cut.spans_ranks:
+                gradient = trial.measure(enter=lambda phase: None).gradient
+                largest = max(float(t.abs().max()) for t in truth(material))
+                error = max(float((g - t).abs().max()) for (_, g), t in zip(gradient, truth(material), strict=True)) / largest
+                errors = world.control.all_gather(torch.tensor(error, dtype=torch.float64))
+                found["errors"][case] = max(map(float, errors))
+                found["bits"][case] = len(set(world.control.all_gather_text(digest(gradient).hex()))) == 1
+    if world.rank == 0:
+        out.write_text(json.dumps(found))
+    world.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
