@@ -17,6 +17,11 @@ def launch(*overrides: str, cwd: Path = ROOT, timeout: float = 120) -> subproces
     return _run(sys.executable, "-m", "launch", *overrides, cwd=cwd, timeout=timeout)
 
 
+def report(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m harness.report` to its end."""
+    return _run(sys.executable, "-m", "harness.report", *arguments, cwd=ROOT, timeout=120)
+
+
 def torchrun(ranks: int, *arguments: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """`torchrun --nproc-per-node=RANKS ...` to its end."""
     return _run(*TORCHRUN, f"--nproc-per-node={ranks}", *arguments, cwd=cwd, timeout=timeout)

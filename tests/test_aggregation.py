@@ -8,7 +8,7 @@ import pytest
 from harness.report.frame import Run, load_run
 from harness.schema.record import FULL_BATCH, RANK_0, REFERENCE, ROUNDED
 from tests.conftest import Finished
-from tests.running import launch
+from tests.running import ROOT, launch, report
 from tests.skips import unknown
 
 LOSSY = ("ddp_fp16", "ddp_powersgd")
@@ -222,3 +222,63 @@ def test_a_rank_without_samples_hangs_nobody(sharding: str, tmp_path: Path) -> N
     if sharding == "empty_rank":
         halved = rows[(rows.normalization == "rank_mean") & (rows.workload == "mlp_digits")]
         assert (abs(halved.relative_l2 - 0.5) < 1e-6).all(), "the mean of a mean and of 0"
+
+
+def test_a_strategy_from_outside_runs_in_the_same_matrix(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        *("--config-dir", str(ROOT / "docs" / "example"), "aggregation=[butterfly,all_reduce]", "torchrun.nproc_per_node=4"),
+        *("workload=[mlp_digits]", "normalization=[global_mean,rank_mean]", "sharding=[even,empty_rank]", "precision=[fp64]"),
+    )
+    assert (run.cases.status == "ok").all()
+    rows = whole(run, REFERENCE)
+    right = rows[rows.normalization.eq("global_mean") | rows.sharding.eq("even")]
+    assert set(right.aggregation) == {"butterfly", "all_reduce"}
+    assert (right.relative_l2 < 1e-12).all()
+    three = launch(
+        *(
+            "--config-dir",
+            str(ROOT / "docs" / "example"),
+            "aggregation=[butterfly]",
+            "torchrun.nproc_per_node=3",
+            "iterations=1",
+        ),
+        *("workload=[mlp_digits]", "reduction=[mean]", "iterations=1", f"results_dir={tmp_path / 'three'}"),
+    )
+    assert "recursive doubling takes a power of two of ranks, not 3" in three.stdout
+
+
+def test_one_report_over_runs_of_several_sizes(tmp_path: Path) -> None:
+    asked = ["experiment=single_vs_multi", "world_sizes=[1,2,3]", "iterations=3", f"results_dir={tmp_path}"]
+    done = launch(*asked, "aggregation=[local,all_reduce,ddp]", timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path for path in (tmp_path / "single_vs_multi").iterdir() if not path.is_symlink())
+    assert [load_run(path).environment["world_size"] for path in runs] == [1, 2, 3]
+    again = report("show", *map(str, runs))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.strip() in done.stdout, "the report of the launcher, and of `show RUN RUN RUN`"
+    table = pd.read_csv(runs[-1] / "report" / "across.csv")
+    assert len(table) == 3 * 3 * 3
+    alone = table[table.ranks == 1]
+    assert (alone.speed_up == 1).all()
+    assert (alone.single_rank[alone.aggregation != "local"] == 0).all(), "one rank alone is the run on one rank"
+    several = table[(table.ranks > 1) & (table.aggregation != "local")]
+    assert (several.same_bits.astype(str) == "False").all()
+    assert table.same_bits[table.aggregation == "local"].isna().all(), "own shards are no common gradient"
+    assert several.exposed_s.notna().all()
+    assert (several[REFERENCE] < 1e-6).all()
+    assert (several.single_rank[several.workload == "cnn_digits"] > 1e-2).all(), "batch statistics are each rank's own"
+    assert (several.single_rank[several.workload != "cnn_digits"] < 1e-6).all()
+    assert "Threads a rank: 1." in done.stdout
+    cores = load_run(runs[0]).environment["cores"]
+    assert ("(!) 3 threads on" in done.stdout) == (cores < 3)
+
+
+def test_runs_that_differ_in_more_than_their_ranks_are_told(tmp_path: Path) -> None:
+    few = ("workload=[mlp_digits]", "reduction=[mean]", "iterations=1", f"results_dir={tmp_path}")
+    for name, ranks, size in (("one", 1, 64), ("two", 2, 32)):
+        done = launch(*few, f"name={name}", f"torchrun.nproc_per_node={ranks}", f"global_batch_size={size}")
+        assert done.returncode == 0, done.stderr
+    shown = report("show", *(str(tmp_path / name / "latest") for name in ("one", "two")))
+    assert "The runs differ in more than their ranks: global_batch_size." in shown.stdout
+    assert report("show", str(tmp_path / "one" / "latest"), str(tmp_path)).returncode == 2

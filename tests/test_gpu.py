@@ -72,6 +72,39 @@ def test_faults_on_cuda(tmp_path: Path) -> None:
     assert (rows[rows["rank"] == 0].relative_l2 < 1e-12).all()
 
 
+@pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
+def test_every_strategy_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
+    if backend == "nccl" and ranks > torch.cuda.device_count():
+        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    run = experiment("aggregation", backend, ranks, tmp_path, "precision=[fp64]", "workload=[mlp_digits]", "sharding=[even]")
+    rows = run.discrepancies[(run.discrepancies.against == REFERENCE) & (run.discrepancies.parameter == "")]
+    rows = rows.merge(run.cases, on="case_id")
+    lossless = rows[~rows.aggregation.isin(["ddp_fp16", "ddp_bf16", "ddp_powersgd"])]
+    assert (lossless.relative_l2 < 1e-12).all()
+    assert (backend != "nccl") or "ddp_bf16" in set(rows.aggregation)
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
+def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
+    """SyncBatchNorm is held against the full batch; TF32 is further away than float32, and nearer than bfloat16."""
+    if backend == "nccl" and ranks > torch.cuda.device_count():
+        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    done = launch(
+        *("device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", "workload=[cnn_digits,transformer_topics]"),
+        *("reduction=[mean]", "precision=[fp64,fp32,tf32,bf16,bf16_autocast,fp16_scaled]", "batchnorm=[per_rank,synced]"),
+        *("sharding=[even,uneven]", "iterations=2", f"results_dir={tmp_path}"),
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    run = load_run(tmp_path / "default" / "latest")
+    rows = run.discrepancies[(run.discrepancies.against == REFERENCE) & (run.discrepancies.parameter == "")]
+    far = rows[rows["rank"] == 0].merge(run.cases, on="case_id").groupby(["workload", "precision"], observed=True).relative_l2
+    assert (far.max().xs("fp64", level="precision") < 1e-12).all()
+    topics = far.max()["transformer_topics"]
+    assert topics["fp32"] < topics["tf32"] < topics["bf16"]
+    assert set(run.cases[run.cases.batchnorm == "synced"].query("workload == 'cnn_digits'").status) == {"ok"}
+
+
 def experiment(name: str, backend: str, ranks: int, results: Path, *overrides: str) -> Run:
     done = launch(
         *(f"experiment={name}", "device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", *overrides),

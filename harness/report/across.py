@@ -34,11 +34,11 @@ def across(runs: Sequence[Run]) -> pd.DataFrame:
         ["case_id", "ranks"], key=lambda column: column.map(order) if column.name == "case_id" else column
     )
     first = table.groupby("case_id", sort=False)[["step_s", "ranks", "gradient_sha256"]].transform("first")
-    alone = table.ranks == first.ranks
+    none_to_compare = (table.ranks == first.ranks) | (table.gradient_sha256 == "")
     return table.assign(
         speed_up=first.step_s / table.step_s,
         efficiency=first.step_s / table.step_s * first.ranks / table.ranks,
-        same_bits=(table.gradient_sha256 == first.gradient_sha256).where(~alone),
+        same_bits=(table.gradient_sha256 == first.gradient_sha256).where(~none_to_compare),
     ).reset_index(drop=True)
 
 
@@ -86,7 +86,8 @@ def _of_run(run: Run) -> pd.DataFrame:
     clock = "cuda_event" if "cuda_event.step.median" in costs else "host"
     step = costs[f"{clock}.step.median"]
     facts = pd.DataFrame({"ranks": cases.world_size, "step_s": step, "exposed_s": step - _without_communication(cases, step)})
-    facts = facts.assign(gradient_sha256=cases.gradient_sha256, threads=_threads(run), cores=_cores(run))
+    common = cases.gradient_sha256.where(cases.aggregation != _LOCAL, "")  # each rank's own is no common gradient
+    facts = facts.assign(gradient_sha256=common, threads=_threads(run), cores=_cores(run))
     facts = facts.join(far.reindex(columns=[REFERENCE, FULL_BATCH, SINGLE_RANK])).dropna(subset="step_s")
     return labelled(run.cases).join(facts, how="right").rename_axis("case_id").reset_index()
 

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node=W -m tests.worlds.odd_models OUT.json
 
-Rank 0 writes {"errors": {case: largest error of any rank's gradient, relative to the true one's largest element}, "skipped":
-{case: reason}, "bits": {case: whether all ranks hold the same}}. The true gradient is the whole batch's, by torch.autograd.grad.
+Rank 0 writes {"errors": {case: largest error of any rank's gradient, over the true one's largest element}, "skipped": {case:
+reason}, "bits": {case: whether all ranks hold the same}}. The true one is the whole batch's, by torch.autograd.grad.
 """
 
 import itertools
