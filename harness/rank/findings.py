@@ -28,7 +28,7 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
         yield Finding(case.case_id, "other_function", _other_function(case, other, from_reference), from_reference)
     if trial.parts.aggregation.lossy or trial.parts.communication.dtype is not None:
         yield Finding(case.case_id, "lossy", _lossy(case, from_reference), from_reference)
-    if trial.parts.aggregation.needs_own_forward and trial.parts.reduction.keeps_graph:
+    if trial.second_forward:
         yield Finding(case.case_id, "second_forward", _second_forward(case), float("nan"))
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:

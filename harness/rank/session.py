@@ -151,6 +151,7 @@ class Session:
             device=self.world.device.type,
             iterations=self.config.iterations,
             warm_up=trial.warm_up,
+            second_forward=trial.second_forward,
             denominator=sum(terms),
             min_rank_denominator=min(terms),
             max_rank_denominator=max(terms),

@@ -80,6 +80,12 @@ class Trial:
         """The batches over the ranks."""
         return Cut(self.parts, self.material, self.world.size)
 
+    @property
+    def second_forward(self) -> bool:
+        """Whether the last of a rank's several backward passes takes a forward of its own."""
+        twice = self.parts.aggregation.needs_own_forward and self.parts.reduction.keeps_graph
+        return twice and any(len(self.parts.reduction.passes(own)) > 1 for own in self.cut.terms())
+
     def skip_reason(self) -> str | None:
         """Why an option cannot serve this case; None when all can. Equal on all ranks."""
         if not self.material.trains:
@@ -123,8 +129,9 @@ class Trial:
                 if left == self.measured - 1:
                     reset_peak(self.world.device)
                 rows.append(self._iterate(rig.model, partial(stopwatch.time, rig.phases[left % len(rig.phases)])))
-            peak, taken = peak_bytes(self.world.device), meter.taken
-            gradient = rig.gradient()
+            peak, gradient = peak_bytes(self.world.device), rig.gradient()
+            del rig
+            taken = meter.taken(peak, handed_over=sum(tensor.nbytes for _, tensor in gradient))
         return Measured(
             columns=stopwatch.columns,
             seconds=torch.tensor(rows, dtype=torch.float64),

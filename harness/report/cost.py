@@ -7,6 +7,8 @@ from harness.report.labels import labelled
 from harness.report.text import milliseconds
 
 STATISTICS = ("median", "iqr", "p95")
+_PLAIN = ("second_forward", "peak_memory_bytes")
+"""Columns that are no statistics of a phase."""
 _PHASES = ("forward", "backward", "local_gradient", "sync", "aggregate", "unscale", "clip", "step")
 
 
@@ -16,8 +18,7 @@ def cost(run: Run) -> pd.DataFrame:
     if measured.empty:
         return pd.DataFrame()
     rows = pd.DataFrame({case_id: _statistics(run.samples_of(case_id)) for case_id in measured.case_id}).T
-    memory = measured.set_index("case_id").peak_memory_bytes
-    return labelled(run.cases).join(rows, how="right").join(memory)
+    return labelled(run.cases).join(rows, how="right").join(measured.set_index("case_id")[list(_PLAIN)])
 
 
 def _statistics(samples: pd.DataFrame) -> pd.Series:
@@ -45,9 +46,10 @@ def cost_table(costs: pd.DataFrame, *, brief: bool = False) -> pd.DataFrame:
         for phase in _PHASES
         if f"{clock}.{phase}.median" in costs
     }
-    labels = costs[[column for column in costs.columns if "." not in column and column != "peak_memory_bytes"]]
+    labels = costs[[column for column in costs.columns if "." not in column and column not in _PLAIN]]
     parameters = costs[[c for c in costs.columns if c.split(".")[0] not in ("host", "cuda_event") and "." in c]]
     memory = (costs.peak_memory_bytes / 2**20).map("{:.0f}".format)
+    columns["second forward"] = costs.second_forward.map({True: "yes", False: ""})
     return pd.concat([labels, parameters, pd.DataFrame(columns), memory.rename("peak memory, MiB")], axis=1)
 
 

@@ -12,6 +12,8 @@ from harness.report.trade import labels_of
 
 _EXACT = 1e-17
 """Where an exact zero stands on an axis of powers of ten: left of everything that rounding leaves."""
+_NOISE_MIB = 16
+"""Between equal cases of small models; a gradient of that size is the least whose buffers are seen."""
 _MARKERS = "osD^vP*XhdsoD"
 _WAYS = ("aggregation", "communication")
 """Axes that make a way of aggregating."""
@@ -24,13 +26,13 @@ _WIDTH, _ROW, _FRAME = 13.0, 0.32, 1.9
 """Inches: of the whole, of a row, and of what stands above and below the rows."""
 
 
-def pictures(rows: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
-    """(workload, PNG) of each workload; `rows` as `trade` gives them."""
+def pictures(rows: pd.DataFrame, *, resident: bool) -> Iterator[tuple[str, bytes]]:
+    """(workload, PNG) of each workload; `rows` as `trade` gives them. resident: whether memory is the resident set."""
     for workload, group in rows.groupby("workload", sort=False):
-        yield str(workload), _png(_draw(str(workload), group))
+        yield str(workload), _png(_draw(str(workload), group, resident))
 
 
-def _draw(workload: str, rows: pd.DataFrame) -> Figure:
+def _draw(workload: str, rows: pd.DataFrame, resident: bool) -> Figure:
     """A row a way of aggregating; what else varies is told by colour and marker."""
     ways, kinds = _names(rows, aggregation=True), _names(rows, aggregation=False)
     places = {way: place for place, way in enumerate(reversed(dict.fromkeys(ways)))}
@@ -42,6 +44,9 @@ def _draw(workload: str, rows: pd.DataFrame) -> Figure:
             values = (rows[column][own] * factor).clip(lower=_EXACT if column == "relative_l2" else None)
             style = {"marker": _MARKERS[index % len(_MARKERS)], "color": f"C{index % 10}", "alpha": 0.75}
             panel.scatter(values, ways[own].map(places), label=kind or "all cases", s=34, **style)
+        if resident and column == "above_bare_bytes":
+            panel.axvspan(-_NOISE_MIB, _NOISE_MIB, color="grey", alpha=0.15, linewidth=0)
+            title += "\n(grey: not told from the resident set's own movement)"
         _furnish(panel, title, logarithmic=column == "relative_l2")
     panels[0].set_yticks(list(places.values()), list(places))
     figure.suptitle(f"{plain(workload)}: what a way of aggregating takes, and where it leads")

@@ -52,7 +52,7 @@ _TRADE = (
     "Median step of the slowest rank; peak memory above one forward and one backward of the rank's mean loss, on the rank "
     "where it is most, beside what is allowed: two gradients, and what aggregation and reduction declare."
 )
-_MEMORY = {"cpu": " It is the resident set, which moves by some MiB of its own accord: told for large models."}
+_MEMORY = {"cpu": " It is the resident set, which moves by up to 16 MiB of its own accord: it says something of large models."}
 _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
@@ -98,7 +98,7 @@ def build(path: Path | str) -> Report:
         run=run,
         answer=answer(run, frames["discrepancy"], frames["cost"]),
         findings=_findings(run),
-        pictures={f"trade-{workload}.png": picture for workload, picture in _pictures(traded)},
+        pictures={f"trade-{workload}.png": picture for workload, picture in _pictures(run, traded)},
         tables=list(_tables(run, frames | {"trade": traded}, brief=False)),
         brief_tables=list(_tables(run, frames | {"trade": traded}, brief=True)),
         frames={
@@ -208,11 +208,11 @@ def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
         yield Table(f"{title}: {workload}", group.drop(columns=empty), "" if position else note)
 
 
-def _pictures(traded: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+def _pictures(run: Run, traded: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
     if len(traded):
         from harness.report.picture import pictures  # matplotlib takes half a second
 
-        yield from pictures(traded)
+        yield from pictures(traded, resident=run.environment.get("device") == "cpu")
 
 
 def _not_measured(run: Run) -> pd.DataFrame:

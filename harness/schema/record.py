@@ -45,6 +45,8 @@ class Outcome:
     gradient_bytes: int = 0
     iterations: int = 0
     warm_up: int = 0
+    second_forward: bool = False
+    """Whether the step takes a second forward, for an aggregation that communicates only after one made to; its time counts."""
     denominator: float = 0.0
     """What the loss of the whole batch counts: samples, or tokens that count."""
     min_rank_denominator: float = 0.0

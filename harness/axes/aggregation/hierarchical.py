@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
-from harness.axes.aggregation.buffers import by_dtype, flatten, unflatten
+from harness.axes.aggregation.buffers import all_gather_single, by_dtype, flatten, reduce_scatter_single, unflatten
 from harness.schema.context import Context
 
 
@@ -45,7 +45,7 @@ class HierarchicalExchange(Exchange):
         for alike in by_dtype(gradients):
             buffer = flatten(alike, multiple=self._inside.size())
             share = buffer.new_empty(buffer.numel() // self._inside.size())
-            dist.reduce_scatter_tensor(share, buffer, group=self._inside)
+            reduce_scatter_single(share, buffer, group=self._inside)
             dist.all_reduce(share, group=self._across)
-            dist.all_gather_into_tensor(buffer, share, group=self._inside)
+            all_gather_single(buffer, share, group=self._inside)
             unflatten(buffer, alike)

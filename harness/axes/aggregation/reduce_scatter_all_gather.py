@@ -1,11 +1,10 @@
 """The two halves of an all-reduce, as sharded optimizers take them."""
 
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from harness.axes.aggregation.base import Aggregation
-from harness.axes.aggregation.buffers import by_dtype, flatten, unflatten
+from harness.axes.aggregation.buffers import all_gather_single, by_dtype, flatten, reduce_scatter_single, unflatten
 
 
 class ReduceScatterAllGatherAggregation(Aggregation):
@@ -15,8 +14,8 @@ class ReduceScatterAllGatherAggregation(Aggregation):
         for alike in by_dtype(gradients):
             buffer = flatten(alike, multiple=group.size())
             share = buffer.new_empty(buffer.numel() // group.size())
-            dist.reduce_scatter_tensor(share, buffer, group=group)
-            dist.all_gather_into_tensor(buffer, share, group=group)
+            reduce_scatter_single(share, buffer, group=group)
+            all_gather_single(buffer, share, group=group)
             unflatten(buffer, alike)
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
