@@ -12,7 +12,7 @@ from harness.report.trade import labels_of
 
 _EXACT = 1e-17
 """Where an exact zero stands on an axis of powers of ten: left of everything that rounding leaves."""
-_NOISE_MIB = 16
+_NOISE_MIB = 24
 """Between equal cases of small models; a gradient of that size is the least whose buffers are seen."""
 _MARKERS = "osD^vP*XhdsoD"
 _WAYS = ("aggregation", "communication")

@@ -52,7 +52,7 @@ _TRADE = (
     "Median step of the slowest rank; peak memory above one forward and one backward of the rank's mean loss, on the rank "
     "where it is most, beside what is allowed: two gradients, and what aggregation and reduction declare."
 )
-_MEMORY = {"cpu": " It is the resident set, which moves by up to 16 MiB of its own accord: it says something of large models."}
+_MEMORY = {"cpu": " It is the resident set, which moves by up to 24 MiB of its own accord: it says something of large models."}
 _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
