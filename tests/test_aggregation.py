@@ -224,6 +224,53 @@ def test_a_rank_without_samples_hangs_nobody(sharding: str, tmp_path: Path) -> N
         assert (abs(halved.relative_l2 - 0.5) < 1e-6).all(), "the mean of a mean and of 0"
 
 
+def test_training_on_goes_the_same_way_under_every_strategy(tmp_path: Path) -> None:
+    """Also where a rank has nothing, the loss is scaled, and its value is asked for between steps."""
+    run = run_of(
+        tmp_path,
+        "workload=[mlp_digits]",
+        "reduction=[mean,sum]",
+        "precision=[fp32,fp16_scaled]",
+        "aggregation=[all_reduce,overlap,ddp,fsdp]",
+        "sharding=[even,empty_rank]",
+        "clip=[by_norm]",
+        "drift.steps=3",
+        "deadline_s=30",
+    )
+    assert (run.cases.status == "ok").all(), run.cases.reason
+    drifts = run.drifts.assign(case_id=run.drifts.case_id.astype(str)).merge(run.cases, on="case_id")
+    for _, rows in drifts.groupby(["precision", "optimizer", "step"], observed=True):
+        assert rows.loss.max() - rows.loss.min() < 1e-4, "one gradient, one path"
+
+
+def test_fsdp_runs_after_a_case_that_failed(tmp_path: Path) -> None:
+    """A failure replaces the measured group, and what is cached of the old one must not come back."""
+    (tmp_path / "conf" / "aggregation").mkdir(parents=True)
+    (tmp_path / "conf" / "aggregation" / "raising.yaml").write_text("raising: {_target_: raising.RaisingAggregation}\n")
+    (tmp_path / "conf" / "raising.py").write_text(RAISING)
+    done = launch(
+        *("--config-dir", str(tmp_path / "conf"), "workload=[mlp_digits]", "reduction=[mean]", "iterations=1"),
+        *("aggregation=[fsdp,raising,all_reduce]", "sharding=[even,uneven]", f"results_dir={tmp_path}"),
+    )
+    assert done.returncode == 1
+    run = load_run(tmp_path / "default" / "latest")
+    assert run.cases.groupby("aggregation", observed=True).status.unique().map(list).to_dict() == {
+        "fsdp": ["ok"],
+        "raising": ["failed"],
+        "all_reduce": ["ok"],
+    }
+
+
+RAISING = """
+from harness.axes.aggregation.base import Aggregation
+
+
+class RaisingAggregation(Aggregation):
+    def finish(self, gradients, group):
+        raise RuntimeError("planted")
+"""
+
+
 def test_a_strategy_from_outside_runs_in_the_same_matrix(tmp_path: Path) -> None:
     run = run_of(
         tmp_path,

@@ -5,6 +5,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+_FAILED = 2
+"""What a rank that failed brings where the others meet; above every other sign."""
+
 
 class PeerFailedError(Exception):
     """Some rank, this one or another, could not do its part."""
@@ -18,15 +21,19 @@ class Control:
 
     def meet(self, *, failed: bool = False) -> None:
         """Wait for all ranks; raises PeerFailedError, on all of them, when one came here because it failed."""
-        if self.any(failed):
-            raise PeerFailedError
+        self._largest(_FAILED if failed else 0)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on some rank."""
-        somewhere = torch.tensor(flag, dtype=torch.uint8)
+        """Whether it is so on some rank. Meets as `meet` does, and raises as it does."""
+        return self._largest(int(flag)) > 0
+
+    def _largest(self, sign: int) -> int:
+        signs = torch.tensor(sign, dtype=torch.uint8)
         if self.size > 1:
-            dist.all_reduce(somewhere, op=dist.ReduceOp.MAX, group=self._group)
-        return bool(somewhere)
+            dist.all_reduce(signs, op=dist.ReduceOp.MAX, group=self._group)
+        if signs == _FAILED:
+            raise PeerFailedError
+        return int(signs)
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Tensors of all ranks, equal in shape and dtype, in order of rank on rank 0; empty elsewhere."""

@@ -64,15 +64,21 @@ class Builder:
 
     def build(self, batches: int) -> Rig:
         """A fresh model, and what runs on so many batches. Every rank calls alike."""
-        parts, world = self.parts, self.world
+        parts = self.parts
         model = self._model()
         exchange = parts.aggregation.begin(parts.fault.model(model), self._fabric())
-        scaler = parts.precision.scaler(world.device)
+        scaler = self._scaler()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         around_pass = parts.fault.passes(trained)
         works = [replace(self._local_work(exchange, scaler, lag), around_pass=around_pass) for lag in range(batches)]
         after = self._after_backward(trained, exchange, scaler)
         return Rig(model, exchange, works, [[*self._local_phases(work, exchange), *after] for work in works], scaler)
+
+    def _scaler(self) -> GradScaler | None:
+        scaler = self.parts.precision.scaler(self.world.device)
+        if scaler is not None:
+            scaler.scale(torch.zeros((), device=self.world.device))  # it is set up by its first use, which a rank may not have
+        return scaler
 
     def _model(self) -> nn.Module:
         parts, world = self.parts, self.world
@@ -161,6 +167,8 @@ def _unscaling(scaler: GradScaler, trained: list[nn.Parameter]) -> Callable[[], 
     holder = torch.optim.SGD(trained, lr=0.0)
 
     def unscale() -> None:
+        for parameter in trained:
+            gradient_of(parameter)  # the scaler asks for one gradient at least
         scaler.unscale_(holder)
         scaler.update()
 

@@ -22,11 +22,12 @@ from harness.rank.alone import Alone, BareStep, WholeBatch
 from harness.rank.assemble import Parts
 from harness.rank.clock import Stopwatch
 from harness.rank.cut import Cut
+from harness.rank.losses import adapt_losses
 from harness.rank.material import Material, step_seed
 from harness.rank.memory import Meter, peak_bytes, reset_peak
 from harness.rank.process_group import World
 from harness.rank.rig import Builder, Rig
-from harness.rank.usage import Usage
+from harness.rank.usage import Usage, idle_batch
 from harness.schema.context import Context
 
 T = TypeVar("T")
@@ -174,12 +175,14 @@ class Trial:
 
     @torch.no_grad()
     def _own_loss(self, rig: Rig) -> float:
-        work = rig.works[0]
-        if not work.count:
-            return 0.0
-        criterion = self.material.fresh_criterion(self.world.device, self.parts.precision.parameter_dtype)
-        summed = criterion.sum(rig.exchange.model(*work.batch.inputs), work.batch.target)
-        return float(summed) / (sum(self.cut.counts()) if self.cut.spans_ranks else work.count)
+        """A rank on which nothing counts passes through the model all the same: others may wait for it there."""
+        work, device, dtype = rig.works[0], self.world.device, self.parts.precision.parameter_dtype
+        batch = work.batch if work.count else idle_batch(self.material).to(device, dtype)
+        criterion = adapt_losses(self.material.fresh_criterion(device, dtype), self.parts.precision, device, None)
+        summed = criterion.sum(rig.exchange.model(*batch.inputs), batch.target)
+        rig.exchange.rest()
+        total = sum(self.cut.counts()) if self.cut.spans_ranks else work.count
+        return float(summed) / total if work.count else 0.0
 
     def _settle(self, rig: Rig) -> None:
         """Where the loss is scaled, iterate until no rank's gradient overflows: from then on the scale stays."""

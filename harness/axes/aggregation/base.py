@@ -41,6 +41,9 @@ class Exchange:
     def finish(self, gradients: list[Tensor]) -> None:
         """Leave in `gradients` their sum over ranks; or their mean, where the strategy averages."""
 
+    def rest(self) -> None:
+        """After a forward that no backward follows: leave the model as it is between iterations."""
+
     def whole(self, tensor: Tensor) -> Tensor:
         """A parameter or its gradient in one piece; of a strategy that shards them, gathered. Every rank calls alike."""
         return tensor

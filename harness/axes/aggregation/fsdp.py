@@ -47,7 +47,9 @@ class ShardedExchange(Exchange):
     """A module that fully_shard has changed in place."""
 
     def __init__(self, model: nn.Module, group: ProcessGroup, policy: MixedPrecisionPolicy) -> None:
-        mesh = DeviceMesh.from_group(group, next(model.parameters()).device.type)
+        # Meshes of one name are equal to DTensor's caches, which would bring back a group that has been replaced.
+        names = (f"group{group.group_name}",)
+        mesh = DeviceMesh.from_group(group, next(model.parameters()).device.type, mesh_dim_names=names)
         for block in [*_blocks(model), model]:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         super().__init__(model)
@@ -62,6 +64,10 @@ class ShardedExchange(Exchange):
             yield
         finally:
             self._communicate(True)
+
+    def rest(self) -> None:
+        """The root stays gathered after forward: its parameters would not be those that the optimizer and zero_grad know."""
+        self._sharded.reshard()
 
     def whole(self, tensor: Tensor) -> Tensor:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
