@@ -64,9 +64,12 @@ def _run(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir 
 def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -> tuple[Verdict, RunDir | None]:
     """A run for each number of ranks, whatever became of the ones before; then one report over them."""
     run_dirs, worst = [], SUCCESS
-    for size in sizes:
+    jobs = [[*overrides, f"torchrun.nproc_per_node={size}", "world_sizes=[]"] for size in sizes]
+    for job in jobs:
+        configure(job, config_dir)  # what is refused is refused before anything is measured
+    for size, job in zip(sizes, jobs, strict=True):
         print(f"\n{size} rank{'s' * (size > 1)}:", flush=True)
-        verdict, run_dir = _measure([*overrides, f"torchrun.nproc_per_node={size}", "world_sizes=[]"], config_dir)
+        verdict, run_dir = _measure(job, config_dir)
         worst = max(worst, verdict.status)
         run_dirs += [run_dir] if run_dir and run_dir.finished() else []
         if verdict.stopped:

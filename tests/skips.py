@@ -8,6 +8,8 @@ _REASONS = (
     "DistributedDataParallel registers bf16_compress_hook for NCCL alone, and this case's group is gloo",
     r"this aggregation takes one backward an iteration, and here a rank makes \d+",
     "this aggregation needs gradients of the same parameters on every rank; the ranks' batches differ in that",
+    "this aggregation is promised that every pass uses the same parameters, and here passes differ in that",
+    "what is left in .grad is unscaled, and the gradient that is added to it is scaled",
     r"nodes of \d+ ranks do not make a world of \d+",
     "this aggregation sends nothing",
     "this aggregation sends during backward: a dtype for that is a matter of its own parameters and variants",

@@ -157,6 +157,56 @@ def test_clipping_is_held_against_the_clipped_gradient(tmp_path: Path) -> None:
     assert set(predicted.normalization) == {"rank_mean"}
 
 
+def test_clipping_where_each_rank_is_left_with_its_own(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        *("workload=[mlp_digits]", "reduction=[mean]", "normalization=[rank_mean]", "precision=[fp64]", "clip=[by_norm]"),
+        *("clip.by_norm.max_norm=0.01", "fault=[none,missing_all_reduce,dropped_rank,missing_division]"),
+    )
+    assert (run.cases.status == "ok").all()
+    predicted = run.discrepancies[(run.discrepancies.against == "predicted") & (run.discrepancies.parameter == "")]
+    assert (predicted.relative_l2 < 1e-12).all()
+    assert predicted.case_id.nunique() == 3
+
+
+def test_a_batch_that_overflows_is_found_before_the_case_begins(tmp_path: Path) -> None:
+    """Of the batches that training takes in turn the second is a thousand times as large."""
+    (tmp_path / "conf" / "workload").mkdir(parents=True)
+    (tmp_path / "conf" / "workload" / "outlier.yaml").write_text(OUTLIER_YAML)
+    (tmp_path / "conf" / "outlier.py").write_text(OUTLIER)
+    run = run_of(
+        tmp_path,
+        *("--config-dir", str(tmp_path / "conf"), "workload=[outlier]", "reduction=[sum,mean]", "global_batch_size=8"),
+        *(
+            "precision=[fp16_scaled]",
+            "aggregation=[all_reduce,ddp_powersgd,local]",
+            "drift.steps=6",
+            "drift.optimizers.sgd=1e-9",
+        ),
+    )
+    assert (run.cases.status == "ok").all(), run.cases.reason
+    assert (run.discrepancies.nonfinite == 0).all()
+    assert run.drifts.loss.notna().all()
+
+
+OUTLIER_YAML = """
+outlier:
+  _target_: harness.axes.workload.base.Workload
+  model: {_target_: torch.nn.Linear, _partial_: true, in_features: 16, out_features: 8}
+  loss: {_target_: torch.nn.MSELoss, _partial_: true}
+  data: {_target_: outlier.load, _partial_: true}
+"""
+OUTLIER = """
+import torch
+
+
+def load():
+    inputs = torch.randn(64, 16)
+    inputs[::8] *= 300
+    return inputs, torch.randn(64, 8)
+"""
+
+
 def test_masks_by_sample_make_dropout_a_function_of_the_batch(tmp_path: Path) -> None:
     run = run_of(
         tmp_path,
@@ -328,4 +378,11 @@ def test_runs_that_differ_in_more_than_their_ranks_are_told(tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr
     shown = report("show", *(str(tmp_path / name / "latest") for name in ("one", "two")))
     assert "The runs differ in more than their ranks: global_batch_size." in shown.stdout
+    skipping = launch(*few, "name=three", "precision=[fp32,tf32]", "sharding=[even,empty_rank]", "torchrun.nproc_per_node=2")
+    assert skipping.returncode == 0, skipping.stderr
+    shown = report("show", *(str(tmp_path / name / "latest") for name in ("one", "three")))
+    assert "Cases without numbers" in shown.stdout
+    table = pd.read_csv(tmp_path / "three" / "latest" / "report" / "across.csv")
+    assert set(table.sharding) == {"even", "empty_rank"}, "what varies in any of the runs names a case"
+    assert table.speed_up[table.sharding == "empty_rank"].isna().all(), "there is nothing to compare it with"
     assert report("show", str(tmp_path / "one" / "latest"), str(tmp_path)).returncode == 2

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -37,12 +37,6 @@ class Yardsticks:
     """The reference of the parameters as the case's precision rounds them; None where it does not."""
     single_rank: str | None = None
     """Rank 0's gradient of the whole batch, computed as the case does but for the aggregation; None where not asked for."""
-
-    def renamed(self, rename: Callable[[str], str]) -> "Yardsticks":
-        """Every float64 gradient under another name."""
-        names = (self.reference, self.full_batch, self.predicted, self.rounded)
-        reference, full_batch, predicted, rounded = (name and rename(name) for name in names)
-        return Yardsticks(reference or self.reference, full_batch, predicted, rounded, self.single_rank)
 
 
 @dataclass(frozen=True)
@@ -79,10 +73,23 @@ class Comparisons:
             rounded=self._reference(case, trial, cut, trial.parts.precision.rounded) if coarse else None,
             single_rank=self._single_rank(case, trial) if self.single_rank and trial.cut.spans_ranks else None,
         )
-        factor, own = trial.parts.clip.factor, not trial.cut.spans_ranks or trial.parts.fault.leaves_own
-        if case.clip == USUAL["clip"]:
-            return found
-        return found.renamed(lambda name: self.references.shortened(name, key_of(case, "clip"), factor, everywhere=own))
+        return found if case.clip == USUAL["clip"] else self._clipped(found, case, trial)
+
+    def _clipped(self, found: Yardsticks, case: Case, trial: Trial) -> Yardsticks:
+        """Every float64 gradient as the case's clipping leaves it; `single_rank` is clipped already."""
+        alone = not trial.cut.spans_ranks
+
+        def short(name: str | None, *, everywhere: bool = alone) -> str | None:
+            factor = trial.parts.clip.factor
+            return name and self.references.shortened(name, key_of(case, "clip"), factor, everywhere=everywhere)
+
+        return replace(
+            found,
+            reference=short(found.reference) or found.reference,
+            full_batch=short(found.full_batch),
+            predicted=short(found.predicted, everywhere=alone or trial.parts.fault.leaves_own),
+            rounded=short(found.rounded),
+        )
 
     def _reference(self, case: Case, trial: Trial, cut: str, rounding: Rounding | None = None) -> str:
         """As the case's samples meet: rank by rank, or all of them; or this rank's own, where nothing is summed."""

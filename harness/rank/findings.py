@@ -1,6 +1,9 @@
 """What the numbers of a case mean, in one sentence each, with the number it rests on."""
 
+import math
 from collections.abc import Iterator, Sequence
+
+import torch
 
 from harness.rank.compare import Apart
 from harness.rank.theory import acts, other_function
@@ -26,7 +29,7 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
     other = other_function(trial.cut)
     if other:
         yield Finding(case.case_id, "other_function", _other_function(case, other, from_reference), from_reference)
-    if trial.parts.aggregation.lossy or trial.parts.communication.dtype is not None:
+    if _loses(trial):
         yield Finding(case.case_id, "lossy", _lossy(case, from_reference), from_reference)
     if trial.second_forward:
         yield Finding(case.case_id, "second_forward", _second_forward(case), float("nan"))
@@ -82,6 +85,13 @@ def _other_function(case: Case, other: str, distance: float) -> str:
     )
 
 
+def _loses(trial: Trial) -> bool:
+    """Whether what is sent has less precision, or less range, than the gradient."""
+    own = torch.finfo(trial.parts.precision.parameter_dtype)
+    sent = [torch.finfo(dtype) for dtype in (trial.parts.communication.dtype, trial.parts.aggregation.sends) if dtype]
+    return trial.parts.aggregation.lossy or any(one.eps > own.eps or one.max < own.max for one in sent)
+
+
 def _lossy(case: Case, distance: float) -> str:
     dtype = "" if case.communication == USUAL["communication"] else f" with communication={case.communication}"
     return f"{case.aggregation}{dtype} rounds or drops what it sends{_away(case, distance)}"
@@ -96,7 +106,9 @@ def _second_forward(case: Case) -> str:
 
 def _away(case: Case, distance: float) -> str:
     """The distance, where no planted fault has its share in it."""
-    return f", {distance:.1e} from the reference (relative L2)" if case.fault == "none" else ""
+    if case.fault != "none":
+        return ""
+    return f", {distance:.1e} from the reference (relative L2)" if math.isfinite(distance) else ", and the result is not finite"
 
 
 def _unequal_denominators(case: Case, trial: Trial, distance: float) -> Iterator[Finding]:

@@ -12,10 +12,7 @@ _STATUS = Path("/proc/self/status")
 
 
 class Meter:
-    """What a stretch of work takes at its peak, above what was there before it, or is left after it, whichever is more.
-
-    What is left of a first time (pages of code, pools of a library) is no need of the work; nor is what it hands over.
-    """
+    """What a stretch of work takes at its peak, above what was there before it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -23,11 +20,10 @@ class Meter:
         self._before = _now(device)
         reset_peak(device)
 
-    def taken(self, peak: int, handed_over: int) -> int:
-        """Bytes; `peak` is peak_bytes at the end of the work, `handed_over` the bytes that outlive it."""
-        _give_back()
-        on_cpu = handed_over if self._device.type == "cpu" else 0
-        return max(0, peak - max(self._before, _now(self._device) - on_cpu))
+    @property
+    def taken(self) -> int:
+        """Bytes, at the peak since the last reset_peak; 0 where the system does not tell."""
+        return max(0, peak_bytes(self._device) - self._before)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -35,7 +35,7 @@ class World:
     control: Control
     deadline_s: float
     ranks_per_node: int = 1
-    """As torchrun started them on this host."""
+    """As torchrun started them; 0 where not every node has as many."""
     _subgroups: dict[int, tuple[ProcessGroup, ProcessGroup]] = field(default_factory=dict)
 
     @classmethod
@@ -47,8 +47,8 @@ class World:
         dist.init_process_group("gloo", store=dist.PrefixStore("control", store), rank=rank, world_size=size, timeout=timeout)
         control = Control(dist.GroupMember.WORLD, rank, size)
         measured = _measured_group(backend, config.deadline_s, device)
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        return cls(rank, size, device, backend, measured, control, config.deadline_s, local)
+        local = {int(n) for n in control.all_gather(torch.tensor(int(os.environ.get("LOCAL_WORLD_SIZE", size))))}
+        return cls(rank, size, device, backend, measured, control, config.deadline_s, local.pop() if len(local) == 1 else 0)
 
     def alone(self) -> "World":
         """This rank as its own world: there is nobody to wait for, and nothing may be sent."""

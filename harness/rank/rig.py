@@ -62,20 +62,20 @@ class Builder:
         """Of the case."""
         return self.cut.parts
 
-    def build(self, batches: int) -> Rig:
-        """A fresh model, and what runs on so many batches. Every rank calls alike."""
+    def build(self, batches: int, scale: float | None = None) -> Rig:
+        """A fresh model, and what runs on so many batches, the loss scaled by `scale` where it is. Every rank calls alike."""
         parts = self.parts
         model = self._model()
         exchange = parts.aggregation.begin(parts.fault.model(model), self._fabric())
-        scaler = self._scaler()
+        scaler = self._scaler(scale)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         around_pass = parts.fault.passes(trained)
         works = [replace(self._local_work(exchange, scaler, lag), around_pass=around_pass) for lag in range(batches)]
         after = self._after_backward(trained, exchange, scaler)
         return Rig(model, exchange, works, [[*self._local_phases(work, exchange), *after] for work in works], scaler)
 
-    def _scaler(self) -> GradScaler | None:
-        scaler = self.parts.precision.scaler(self.world.device)
+    def _scaler(self, scale: float | None) -> GradScaler | None:
+        scaler = self.parts.precision.scaler(self.world.device, scale)
         if scaler is not None:
             scaler.scale(torch.zeros((), device=self.world.device))  # it is set up by its first use, which a rank may not have
         return scaler

@@ -21,8 +21,8 @@ def right(cut: Cut) -> list[Share]:
 
 def expected(cut: Cut, iteration: int) -> list[Share] | None:
     """What samples weigh in the result of an iteration: [rank]; None where no theory can say. Equal on all ranks."""
-    if other_function(cut):
-        return None
+    if other_function(cut) or (cut.parts.batchnorm.synced and cut.material.coupling):
+        return None  # where all samples are normalized together, none has a gradient of its own
     return cut.parts.fault.expected(situation(cut, iteration))
 
 

@@ -111,6 +111,8 @@ class Trial:
             denominators=tuple(cut.counts()),
             passes=tuple(len(parts.reduction.passes(own)) for own in cut.terms()),
             unequal_use=self.usage.unequal,
+            varying_use=self.usage.varying,
+            scales_loss=parts.precision.scaler(self.world.device) is not None,
         )
 
     def measure(self, enter: Callable[[str], None]) -> Measured:
@@ -123,16 +125,14 @@ class Trial:
             simplefilter("default")
             meter = Meter(self.world.device)
             rig = self._rig(self.parts.fault.batches)
-            self._settle(rig)
             stopwatch = Stopwatch(self.world.device, rig.names(), enter)
             rows = []
             for left in reversed(range(self.iterations)):
                 if left == self.measured - 1:
                     reset_peak(self.world.device)
                 rows.append(self._iterate(rig.model, partial(stopwatch.time, rig.phases[left % len(rig.phases)])))
-            peak, gradient = peak_bytes(self.world.device), rig.gradient()
-            del rig
-            taken = meter.taken(peak, handed_over=sum(tensor.nbytes for _, tensor in gradient))
+            peak, taken = peak_bytes(self.world.device), meter.taken
+            gradient = rig.gradient()
         return Measured(
             columns=stopwatch.columns,
             seconds=torch.tensor(rows, dtype=torch.float64),
@@ -151,11 +151,10 @@ class Trial:
         with self._computing(), catch_warnings():
             simplefilter("ignore")  # the measured iterations have told them
             rig = self._rig(len(self.material.batches))
-            self._settle(rig)
             stepper = OPTIMIZERS[optimizer](rig.trained().values(), lr=rate)
             for step in range(1, max(checkpoints) + 1):
-                self._iterate(rig.model, partial(_run, rig.phases[(step - 1) % len(rig.phases)]))
-                stepper.step()
+                if not self._overflows(rig, (step - 1) % len(rig.phases)):
+                    stepper.step()
                 if step in checkpoints:
                     keep(step, rig.parameters())
                     losses.append(self._own_loss(rig))
@@ -184,15 +183,11 @@ class Trial:
         total = sum(self.cut.counts()) if self.cut.spans_ranks else work.count
         return float(summed) / total if work.count else 0.0
 
-    def _settle(self, rig: Rig) -> None:
-        """Where the loss is scaled, iterate until no rank's gradient overflows: from then on the scale stays."""
-        scaler = rig.scaler
-        for _ in range(_SETTLING if scaler else 0):
-            assert scaler is not None
-            before = scaler.get_scale()
-            self._iterate(rig.model, partial(_run, rig.phases[0]))
-            if not self.world.control.any(scaler.get_scale() < before):
-                return
+    def _overflows(self, rig: Rig, batch: int) -> bool:
+        """Iterate on a batch; whether this rank's scaled gradient came out infinite, so that an optimizer would not step."""
+        before = rig.scaler.get_scale() if rig.scaler else 0.0
+        self._iterate(rig.model, partial(_run, rig.phases[batch]))
+        return rig.scaler is not None and rig.scaler.get_scale() < before
 
     def _iterate(self, model: nn.Module, run: Callable[[], T]) -> T:
         self.parts.fault.clear(model)
@@ -201,7 +196,18 @@ class Trial:
         return run()
 
     def _rig(self, batches: int) -> Rig:
-        return Builder(self.cut, self.world, self.usage).build(batches)
+        """Where the loss is scaled, at a scale at which no batch of any rank overflows; each try begins anew."""
+        builder, scale = Builder(self.cut, self.world, self.usage), None
+        for _ in range(_SETTLING):
+            rig = builder.build(batches, scale)
+            if rig.scaler is None:
+                return rig
+            scale = rig.scaler.get_scale()
+            overflowed = sum(self._overflows(rig, batch) for batch in range(batches))  # as many iterations on every rank
+            if not self.world.control.any(overflowed > 0):
+                return builder.build(batches, scale)
+            scale /= 2
+        return builder.build(batches, scale)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

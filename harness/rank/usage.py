@@ -23,6 +23,8 @@ class Usage:
     """Whether some rank's batch leaves a parameter without a gradient."""
     unequal: bool = False
     """Whether another rank's gives it one."""
+    varying: bool = False
+    """Whether another batch of the same rank, or a part of it, does."""
 
 
 @dataclass
@@ -31,17 +33,20 @@ class Usages:
 
     control: Control
     device: torch.device
-    _known: dict[tuple[str, str], Usage] = field(default_factory=dict)
+    _known: dict[tuple[int, str], Usage] = field(default_factory=dict)
 
     def of(self, material: Material, cut: Cut) -> Usage:
-        """One forward and backward of the rank's batch, and of its last sample alone. Raises CaseFailedError."""
-        shards = cut.shards()
-        key = (f"{material.data_sha256}.{id(material)}", repr(shards))
+        """One forward and backward of each of the rank's batches, and of its last sample alone. Raises CaseFailedError."""
+        shards = [cut.shards(lag)[self.control.rank] for lag in range(len(material.batches))]
+        key = (id(material), repr([cut.shards(lag) for lag in range(len(material.batches))]))
         if key not in self._known:
-            own = shards[self.control.rank]
-            used = together(self.control, lambda: torch.tensor(_used_in_each(material, own, self.device)))
-            everywhere = torch.stack(self.control.all_gather(used))
-            self._known[key] = Usage(not bool(everywhere.all()), bool((everywhere != everywhere[0]).any()))
+            used = together(self.control, lambda: torch.tensor(_used_in_each(material, shards, self.device)))
+            everywhere = torch.stack(self.control.all_gather(used))  # [rank, batch, parameter]
+            self._known[key] = Usage(
+                some_unused=not bool(everywhere.all()),
+                unequal=bool((everywhere != everywhere[0]).any()),
+                varying=bool((everywhere != everywhere[:, :1]).any()),
+            )
         return self._known[key]
 
 
@@ -50,8 +55,12 @@ def idle_batch(material: Material) -> Batch:
     return material.batch[slice(IDLE_SAMPLES)]
 
 
-def _used_in_each(material: Material, own: Sequence[int], device: torch.device) -> list[list[bool]]:
-    batches = [material.batch[torch.tensor(part)] for part in (own, own[-1:])] if own else [idle_batch(material)] * 2
+def _used_in_each(material: Material, shards: Sequence[Sequence[int]], device: torch.device) -> list[list[bool]]:
+    batches = [
+        batch[torch.tensor(part)] if part else idle_batch(material)
+        for batch, own in zip(material.batches, shards, strict=True)
+        for part in (own, own[-1:])
+    ]
     return [_used(material, batch, device) for batch in batches]
 
 

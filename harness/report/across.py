@@ -1,6 +1,6 @@
 """Several runs side by side: the same cases on other numbers of ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -15,6 +15,14 @@ from harness.schema.config import BenchmarkConfig
 from harness.schema.record import FULL_BATCH, REFERENCE, SINGLE_RANK
 
 _MAY_DIFFER = {"torchrun", "results_dir", "name", "config_dir", "world_sizes", "dry_run", "story", "probe"}
+_MACHINE: dict[str, Callable[[Run], object]] = {
+    "device": lambda run: run.environment.get("device"),
+    "backend": lambda run: run.environment.get("backend"),
+    "versions": lambda run: run.environment.get("versions"),
+    "commit": lambda run: run.environment.get("commit"),
+    "hosts": lambda run: sorted({rank.get("host") for rank in run.environment.get("ranks", [])}),
+}
+"""What a run found, beside what it was asked for."""
 _LOCAL = "local"
 """The aggregation that sends nothing."""
 
@@ -22,22 +30,25 @@ _LOCAL = "local"
 def across(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a measured case and run, the runs of a case together, in order of their ranks.
 
-    speed_up: seconds of a step on the fewest ranks, over its own. efficiency: the speed-up over how many times as many ranks.
+    speed_up: seconds of a step on the fewest ranks, over its own; NaN where one run alone has the case. efficiency: the
+    speed-up over how many times as many ranks.
     exposed_s: seconds of a step more than those of the same step without communication (aggregation=local of the same run).
     same_bits: whether rank 0 holds the bits of the run with the fewest ranks.
     """
-    table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
-    if table.empty:
-        return table
-    order = {case_id: place for place, case_id in enumerate(dict.fromkeys(table.case_id))}
-    table = table.sort_values(
-        ["case_id", "ranks"], key=lambda column: column.map(order) if column.name == "case_id" else column
-    )
-    first = table.groupby("case_id", sort=False)[["step_s", "ranks", "gradient_sha256"]].transform("first")
-    none_to_compare = (table.ranks == first.ranks) | (table.gradient_sha256 == "")
+    labels = labelled(pd.concat([run.cases for run in runs]).drop_duplicates("case_id"))
+    measured = pd.concat([_of_run(run) for run in runs])
+    if measured.empty:
+        return measured.rename_axis("case_id").reset_index()
+    place = {case_id: place for place, case_id in enumerate(labels.index)}
+    table = labels.join(measured, how="inner").rename_axis("case_id").reset_index()
+    table = table.assign(place=table.case_id.map(place)).sort_values(["place", "ranks"], kind="stable").drop(columns="place")
+    by_case = table.groupby("case_id", sort=False)
+    first = by_case[["step_s", "ranks", "gradient_sha256"]].transform("first")
+    alone = by_case.ranks.transform("size") == 1
+    none_to_compare = alone | (table.ranks == first.ranks) | (table.gradient_sha256 == "")
     return table.assign(
-        speed_up=first.step_s / table.step_s,
-        efficiency=first.step_s / table.step_s * first.ranks / table.ranks,
+        speed_up=(first.step_s / table.step_s).where(~alone),
+        efficiency=(first.step_s / table.step_s * first.ranks / table.ranks).where(~alone),
         same_bits=(table.gradient_sha256 == first.gradient_sha256).where(~none_to_compare),
     ).reset_index(drop=True)
 
@@ -49,8 +60,8 @@ def across_table(rows: pd.DataFrame) -> pd.DataFrame:
     texts = {
         "ranks": rows.ranks.astype(str),
         "step, ms": rows.step_s.map(milliseconds),
-        "speed-up": rows.speed_up.map(number) + crowded.map({True: " (!)", False: ""}),
-        "efficiency": rows.efficiency.map("{:.0%}".format),
+        "speed-up": rows.speed_up.map(_distance) + (crowded & rows.speed_up.notna()).map({True: " (!)", False: ""}),
+        "efficiency": rows.efficiency.map(lambda value: "" if pd.isna(value) else f"{value:.0%}"),
         "exposed communication, ms": rows.exposed_s.map(lambda value: "" if pd.isna(value) else milliseconds(value)),
         "relative L2": rows[REFERENCE].map(_distance),
         "relative L2, full batch": rows[FULL_BATCH].map(_distance),
@@ -74,6 +85,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
         for field in fields(BenchmarkConfig)
         if field.name not in _MAY_DIFFER and len({repr(getattr(run.config, field.name)) for run in runs}) > 1
     ]
+    unlike += [name for name, of in _MACHINE.items() if len({repr(of(run)) for run in runs}) > 1 and name not in unlike]
     return lines + ([f"The runs differ in more than their ranks: {', '.join(unlike)}."] if unlike else [])
 
 
@@ -88,8 +100,7 @@ def _of_run(run: Run) -> pd.DataFrame:
     facts = pd.DataFrame({"ranks": cases.world_size, "step_s": step, "exposed_s": step - _without_communication(cases, step)})
     common = cases.gradient_sha256.where(cases.aggregation != _LOCAL, "")  # each rank's own is no common gradient
     facts = facts.assign(gradient_sha256=common, threads=_threads(run), cores=_cores(run))
-    facts = facts.join(far.reindex(columns=[REFERENCE, FULL_BATCH, SINGLE_RANK])).dropna(subset="step_s")
-    return labelled(run.cases).join(facts, how="right").rename_axis("case_id").reset_index()
+    return facts.join(far.reindex(columns=[REFERENCE, FULL_BATCH, SINGLE_RANK])).dropna(subset="step_s")
 
 
 def _without_communication(cases: pd.DataFrame, step: pd.Series) -> pd.Series:

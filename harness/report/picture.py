@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from harness.report.trade import labels_of
 
 _EXACT = 1e-17
 """Where an exact zero stands on an axis of powers of ten: left of everything that rounding leaves."""
+_NOT_FINITE = 1e4
+"""Where NaN and infinity stand on an axis of powers of ten: right of everything."""
 _NOISE_MIB = 24
 """Between equal cases of small models; a gradient of that size is the least whose buffers are seen."""
 _MARKERS = "osD^vP*XhdsoD"
@@ -41,12 +44,17 @@ def _draw(workload: str, rows: pd.DataFrame, resident: bool) -> Figure:
     for panel, (column, factor, title) in zip(panels, _PANELS, strict=True):
         for index, kind in enumerate(dict.fromkeys(kinds)):
             own = kinds == kind
-            values = (rows[column][own] * factor).clip(lower=_EXACT if column == "relative_l2" else None)
+            values = rows[column][own] * factor
+            if column == "relative_l2":
+                values = values.where(np.isfinite(values), _NOT_FINITE).clip(lower=_EXACT)
             style = {"marker": _MARKERS[index % len(_MARKERS)], "color": f"C{index % 10}", "alpha": 0.75}
             panel.scatter(values, ways[own].map(places), label=kind or "all cases", s=34, **style)
         if resident and column == "above_bare_bytes":
             panel.axvspan(-_NOISE_MIB, _NOISE_MIB, color="grey", alpha=0.15, linewidth=0)
             title += "\n(grey: not told from the resident set's own movement)"
+        if column == "relative_l2" and not np.isfinite(rows[column]).all():
+            panel.axvline(_NOT_FINITE, color="red", linewidth=0.8, linestyle=":")
+            title += "\n(dotted: not finite)"
         _furnish(panel, title, logarithmic=column == "relative_l2")
     panels[0].set_yticks(list(places.values()), list(places))
     figure.suptitle(f"{plain(workload)}: what a way of aggregating takes, and where it leads")

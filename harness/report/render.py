@@ -132,6 +132,8 @@ def _show_across(runs: list[Run], console: Console) -> Path:
     rows, run_dir = across(runs), RunDir(runs[-1].path)
     note = " ".join([_ACROSS, *remarks(runs)])
     tables = list(_by_workload("Across runs", across_table(rows), note)) if len(rows) else []
+    unfinished = pd.concat([_not_measured(run).assign(run=str(run.path)) for run in runs])
+    tables += [Table("Cases without numbers", unfinished)] if len(unfinished) else []
     for table in tables:
         table.print(console)
     page = run_dir.report / "across.md"

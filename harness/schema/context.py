@@ -27,9 +27,13 @@ class Context:
     passes: tuple[int, ...] = (1,)
     """Backward passes that each rank makes in an iteration."""
     ranks_per_node: int = 1
-    """As torchrun started them."""
+    """As torchrun started them; 0 where not every node has as many."""
     unequal_use: bool = False
     """Whether some rank's batch gives a gradient to parameters to which another's gives none."""
+    varying_use: bool = False
+    """Whether a rank's batches, or their parts, differ in the parameters that they give a gradient to."""
+    scales_loss: bool = False
+    """Whether the precision scales the loss, and unscales the gradient after the aggregation."""
     separates_samples: bool = False
     """Whether the reduction takes samples one by one by torch.func, and not by backward."""
 

@@ -81,8 +81,37 @@ class SometimesUsed(nn.Module):
         return always + torch.where(called, self.rare(inputs), 0.0) if bool(called.any()) else always
 
 
+class Nested(nn.Module):
+    """Module lists in module lists, and in blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(nn.ModuleList(Block() for _ in range(2)) for _ in range(2))
+        self.last = nn.Linear(FEATURES, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for tower in self.towers:
+            for block in tower:
+                inputs = block(inputs)
+        last: Tensor = self.last(inputs)
+        return last
+
+
+class Block(nn.Module):
+    """Two layers in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(FEATURES, FEATURES) for _ in range(2))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for layer in self.layers:
+            inputs = torch.tanh(layer(inputs))
+        return inputs
+
+
 THRESHOLD = 1.5
-MODELS = {model.__name__: model for model in (Frozen, Tied, NeverUsed, SometimesUsed)}
+MODELS = {model.__name__: model for model in (Frozen, Tied, NeverUsed, SometimesUsed, Nested)}
 REDUCTIONS = ("mean", "none", "micro_batch")
 
 

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
@@ -60,6 +61,8 @@ class Aggregation(Option):
 
     lossy: ClassVar[bool] = False
     """True: it rounds or drops what it sends, by design."""
+    sends: torch.dtype | None = None
+    """The dtype of what it sends, where its own parameters choose one."""
 
     in_backward: ClassVar[bool] = False
     """True: gradients leave the rank during backward, so that nothing can be done to them between the two."""
@@ -69,6 +72,8 @@ class Aggregation(Option):
     """False: every iteration must be one forward and one backward."""
     needs_a_pass: ClassVar[bool] = False
     """True: a rank that has no samples must go through a forward and a backward, or the others would wait for it."""
+    needs_same_use: ClassVar[bool] = False
+    """True: every pass of a rank must give a gradient to the same parameters."""
     needs_equal_use: ClassVar[bool] = False
     """True: every rank's batch must give a gradient to the same parameters."""
     warm_up: ClassVar[int] = 0
@@ -77,6 +82,8 @@ class Aggregation(Option):
     def unsupported(self, context: Context) -> str | None:
         if not self.accumulates and max(context.passes) > 1:
             return f"this aggregation takes one backward an iteration, and here a rank makes {max(context.passes)}"
+        if self.needs_same_use and context.varying_use:
+            return "this aggregation is promised that every pass uses the same parameters, and here passes differ in that"
         if self.needs_equal_use and context.unequal_use:
             return "this aggregation needs gradients of the same parameters on every rank; the ranks' batches differ in that"
         return None

@@ -13,13 +13,16 @@ from torch.distributed.tensor import DTensor
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
 
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FsdpAggregation(Aggregation):
-    """fully_shard of every repeated block (the members of each nn.ModuleList) and of the rest: gathered in forward and again in
-    backward, gradients averaged by reduce-scatter.
+    """fully_shard of every repeated block (the members of the outermost nn.ModuleLists) and of the rest.
 
+    Parameters are gathered in forward and again in backward, gradients averaged by reduce-scatter.
+
+    blocks: False shards the model as one, for a model that reads its blocks' parameters without calling the blocks.
     reduce_dtype: fp32, bf16 or fp16, in which gradients are averaged; None: their own.
     """
 
@@ -29,14 +32,14 @@ class FsdpAggregation(Aggregation):
     needs_equal_use = True
     warm_up = 1
 
-    def __init__(self, reduce_dtype: str | None = None) -> None:
+    def __init__(self, blocks: bool = True, reduce_dtype: str | None = None) -> None:
         if reduce_dtype is not None and reduce_dtype not in _DTYPES:
             raise ValueError(f"reduce_dtype={reduce_dtype}: expected one of {', '.join(_DTYPES)}, or null")
-        self._policy = MixedPrecisionPolicy(reduce_dtype=_DTYPES[reduce_dtype] if reduce_dtype else None)
-        self.lossy = reduce_dtype is not None  # type: ignore[misc]  # narrower than what it holds, but for fp32 of fp32
+        self._by_block, self.sends = blocks, _DTYPES[reduce_dtype] if reduce_dtype else None
 
     def begin(self, model: nn.Module, fabric: Fabric) -> "ShardedExchange":
-        return ShardedExchange(model, fabric.group, self._policy)
+        blocks = list(_blocks(model)) if self._by_block else []
+        return ShardedExchange(model, blocks, fabric.group, MixedPrecisionPolicy(reduce_dtype=self.sends))
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """While a block is at work: its parameters gathered and its gradients whole, beside the shards."""
@@ -46,11 +49,11 @@ class FsdpAggregation(Aggregation):
 class ShardedExchange(Exchange):
     """A module that fully_shard has changed in place."""
 
-    def __init__(self, model: nn.Module, group: ProcessGroup, policy: MixedPrecisionPolicy) -> None:
+    def __init__(self, model: nn.Module, blocks: list[nn.Module], group: ProcessGroup, policy: MixedPrecisionPolicy) -> None:
         # Meshes of one name are equal to DTensor's caches, which would bring back a group that has been replaced.
         names = (f"group{group.group_name}",)
         mesh = DeviceMesh.from_group(group, next(model.parameters()).device.type, mesh_dim_names=names)
-        for block in [*_blocks(model), model]:
+        for block in [*blocks, model]:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         super().__init__(model)
         assert isinstance(model, FSDPModule)
@@ -80,10 +83,18 @@ class ShardedExchange(Exchange):
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Members of module lists that have parameters, and share none with the rest of the model (tied weights)."""
+    """Members of the outermost module lists that have parameters, and share none with the rest of the model (tied weights)."""
     owners = Counter(parameter for module in model.modules() for parameter in module.parameters(recurse=False))
-    for modules in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
-        for block in modules:
-            own = Counter(parameter for module in block.modules() for parameter in module.parameters(recurse=False))
-            if own and all(owners[parameter] == count for parameter, count in own.items()):
-                yield block
+    for block in _members(model):
+        own = Counter(parameter for module in block.modules() for parameter in module.parameters(recurse=False))
+        if own and all(owners[parameter] == count for parameter, count in own.items()):
+            yield block
+
+
+def _members(module: nn.Module, *, listed: bool = False) -> Iterator[nn.Module]:
+    """What stands in a module list and is no container itself: a container has no forward to gather parameters for."""
+    if listed and not isinstance(module, _CONTAINERS):
+        yield module
+        return
+    for child in module.children():
+        yield from _members(child, listed=listed or isinstance(module, nn.ModuleList))

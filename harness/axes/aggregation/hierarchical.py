@@ -22,6 +22,8 @@ class HierarchicalAggregation(Aggregation):
 
     def unsupported(self, context: Context) -> str | None:
         size = self._ranks_per_node or context.ranks_per_node
+        if not size:
+            return "the nodes have unequal numbers of ranks; ranks_per_node says how many count as one"
         if context.world_size % size:
             return f"nodes of {size} ranks do not make a world of {context.world_size}"
         return super().unsupported(context)

@@ -19,7 +19,7 @@ class SyncedBatchnorm(Batchnorm):
             return "SyncBatchNorm has kernels for CUDA alone; this case runs on the CPU"
         if not context.spans_ranks:
             return "this aggregation is each rank's own world, and SyncBatchNorm spans them"
-        if 0 in context.shard_sizes or len(set(context.passes)) > 1:
+        if 0 in context.denominators or len(set(context.passes)) > 1:
             return "SyncBatchNorm communicates in every pass, and here some rank makes fewer than another"
         return None
 

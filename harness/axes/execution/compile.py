@@ -1,8 +1,7 @@
 """torch.compile."""
 
 import shutil
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import ExitStack
 
 from torch import nn
 
@@ -23,9 +22,13 @@ class CompileExecution(Execution):
     def prepare(self, model: nn.Module) -> None:
         model.compile()
 
-    def computing(self) -> AbstractContextManager[Any]:
-        """A reduction may go through one graph several times, for which backward must not reuse its saved tensors' memory."""
-        from torch._functorch import config  # slow to import
+    def computing(self) -> ExitStack:
+        """A reduction may go through one graph several times, for which backward must not reuse its saved tensors' memory; and
+        random numbers are eager's, or dropout would be another function."""
+        from torch._functorch import config as functorch  # slow to import
+        from torch._inductor import config as inductor
 
-        patched: AbstractContextManager[Any] = config.patch(donated_buffer=False)
-        return patched
+        flags = ExitStack()
+        flags.enter_context(functorch.patch(donated_buffer=False))
+        flags.enter_context(inductor.patch(fallback_random=True))
+        return flags

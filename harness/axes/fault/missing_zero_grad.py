@@ -3,6 +3,7 @@
 from torch import nn
 
 from harness.axes.fault.base import Fault, Share, Situation
+from harness.schema.context import Context
 
 
 class MissingZeroGradFault(Fault):
@@ -12,6 +13,11 @@ class MissingZeroGradFault(Fault):
     gradients are averaged over ranks, the sum of W^j, j < k, where they are summed. Modes that divide `.grad` in place divide
     the old result too; one that assigns `.grad` is not affected.
     """
+
+    def unsupported(self, context: Context) -> str | None:
+        if context.scales_loss:
+            return "what is left in .grad is unscaled, and the gradient that is added to it is scaled"
+        return super().unsupported(context)
 
     def expected(self, situation: Situation) -> list[Share]:
         factors = [sum(carry**j for j in range(situation.iteration)) for carry in situation.carries]

@@ -23,12 +23,12 @@ class Precision(Option):
         return nullcontext()
 
     def rounded(self, tensor: Tensor) -> Tensor | None:
-        """A floating tensor [...] with the values that this precision computes with; None where they are float32's or finer."""
+        """A floating tensor [...] as the coarsest dtype of this precision rounds it; None where that is float32 or finer."""
         coarse = self.autocast_dtype or self.parameter_dtype
         return tensor.to(coarse).to(tensor.dtype) if coarse.itemsize < torch.float32.itemsize else None
 
-    def scaler(self, device: torch.device) -> GradScaler | None:
-        """What scales the loss so that its gradients do not underflow; made for each case."""
+    def scaler(self, device: torch.device, scale: float | None = None) -> GradScaler | None:
+        """What scales the loss so that its gradients do not underflow, from `scale` on; made for each case."""
         return None
 
 

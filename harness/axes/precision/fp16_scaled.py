@@ -7,11 +7,15 @@ from torch.amp import GradScaler
 
 from harness.axes.precision.base import Precision, tf32
 
+_FIRST_SCALE = 2.0**16
+"""torch.amp.GradScaler's own."""
+_NEVER = 2**31 - 1
+
 
 class Fp16ScaledPrecision(Precision):
     """torch.autocast to float16 and torch.amp.GradScaler: the gradient is unscaled after the aggregation.
 
-    Where it overflows, the scale is halved for the next iteration, as in training; that is over before the warm-up.
+    A scale at which no batch's gradient overflows is found before the case begins; it does not grow again.
     """
 
     parameter_dtype = torch.float32
@@ -20,5 +24,5 @@ class Fp16ScaledPrecision(Precision):
     def computing(self) -> AbstractContextManager[None]:
         return tf32(False)
 
-    def scaler(self, device: torch.device) -> GradScaler:
-        return GradScaler(device.type)
+    def scaler(self, device: torch.device, scale: float | None = None) -> GradScaler:
+        return GradScaler(device.type, init_scale=scale or _FIRST_SCALE, growth_interval=_NEVER)

@@ -43,7 +43,9 @@ def test_topics_are_different_sequences_of_unequal_length_at_least_a_quarter_pad
     assert len(set(lengths.tolist())) > 50
     assert (lengths < tokens.shape[1]).double().mean() >= 0.25
     assert ((tokens == 256) == (data.target == -100)).all(), "padding is padding in both"
-    assert (tokens[:, 1:][lengths == tokens.shape[1]] == data.target[:, :-1][lengths == tokens.shape[1]]).all(), "the target is the next byte"
+    assert (tokens[:, 1:][lengths == tokens.shape[1]] == data.target[:, :-1][lengths == tokens.shape[1]]).all(), (
+        "the target is the next byte"
+    )
 
 
 def test_padding_changes_neither_loss_nor_gradient() -> None:
