@@ -28,7 +28,7 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
         yield Finding(case.case_id, "batch_coupling", _coupling(case.workload, trial.material.coupling, coupling), coupling)
     other = other_function(trial.cut)
     if other:
-        yield Finding(case.case_id, "other_function", _other_function(case, other, from_reference), from_reference)
+        yield Finding(case.case_id, "other_function", _other_function(case, trial, other, from_reference), from_reference)
     if _loses(trial):
         yield Finding(case.case_id, "lossy", _lossy(case, from_reference), from_reference)
     if trial.second_forward:
@@ -68,7 +68,7 @@ _COUPLED = {
     "dropout": "each rank draws its own masks",
 }
 """What ranks do by themselves that one rank would do otherwise."""
-_BY_ITSELF = {"BatchNorm": "BatchNorm normalizes each by its own statistics", "dropout": "dropout draws new masks each time"}
+_BY_ITSELF = {"BatchNorm": "BatchNorm normalizes each by its own statistics", "dropout": "dropout draws new masks for each"}
 
 
 def _coupling(workload: str, kinds: Sequence[str], apart: float) -> str:
@@ -78,11 +78,12 @@ def _coupling(workload: str, kinds: Sequence[str], apart: float) -> str:
     )
 
 
-def _other_function(case: Case, other: str, distance: float) -> str:
-    return (
-        f"{case.reduction} under {case.aggregation} shows {case.workload} parts of the batch by themselves, or the batch "
-        f"twice, and {_BY_ITSELF[other]}: another function{_away(case, distance)}, and no error of rounding"
-    )
+def _other_function(case: Case, trial: Trial, other: str, distance: float) -> str:
+    if any(trial.parts.reduction.splits(len(shard)) for shard in trial.cut.shards()):
+        how = f"{case.reduction} shows {case.workload} parts of the batch by themselves, and {_BY_ITSELF[other]}"
+    else:
+        how = f"{case.reduction} takes a second forward under {case.aggregation}, for which {other} draws new masks"
+    return f"{how}: another function{_away(case, distance)}, and no error of rounding"
 
 
 def _loses(trial: Trial) -> bool:
