@@ -18,23 +18,24 @@ class Meter:
         self._device = device
         _give_back()
         self._before = _now(device)
-        reset_peak(device)
+        self._told = reset_peak(device)
 
     @property
     def taken(self) -> int:
         """Bytes, at the peak since the last reset_peak; 0 where the system does not tell."""
-        return max(0, peak_bytes(self._device) - self._before)
+        return max(0, peak_bytes(self._device) - self._before) if self._told else 0
 
 
-def reset_peak(device: torch.device) -> None:
-    """Forget the peak so far."""
+def reset_peak(device: torch.device) -> bool:
+    """Forget the peak so far; False where the system does not let us: the peak is then that of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return
+        return True
     try:
         _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set ("high water mark")
-    except OSError:  # not Linux, or not allowed: the peak is then that of the process
-        return
+    except OSError:  # not Linux, or not allowed
+        return False
+    return True
 
 
 def peak_bytes(device: torch.device) -> int:

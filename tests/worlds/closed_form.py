@@ -8,6 +8,7 @@ Rank 0 writes {case: largest error of any rank's gradient, relative to the large
 import itertools
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from harness.axes.workload.base import Workload
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.process_group import World, open_store
 from harness.rank.trial import Trial
+from harness.rank.usage import Usages
 from harness.schema.case import AXES
 from tests.options import CONFIG, make, parts_of
 
@@ -94,6 +96,7 @@ def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
+    usages = Usages(world.control, world.device)
     errors: dict[str, float] = {}
     skipped: dict[str, str] = {}
     axes = ("reduction", "normalization", "aggregation")
@@ -106,6 +109,7 @@ def main(out: Path) -> None:
             chosen = {"reduction": reduction, "normalization": normalization, "aggregation": aggregation}
             parts = parts_of(options, workload, sharding=sharding, sync="barrier", **chosen)
             trial = Trial(parts, material, world, asked_warm_up=1, measured=1)
+            trial = replace(trial, usage=usages.of(material, trial.cut))
             cell = f"{name} {size} {sharding} {reduction} {normalization} {aggregation}"
             if reason := trial.skip_reason():
                 skipped[cell] = reason
