@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 
 from harness.axes.workload.base import Workload
-from harness.rank.assemble import Parts
 from harness.rank.clock import Stopwatch
 from harness.rank.material import prepare
 from harness.rank.process_group import World, open_store
 from harness.rank.trial import Trial
+from harness.schema.case import AXES
 from tests.bench.rounds import alternate, ratio
-from tests.options import CONFIG, make
+from tests.options import CONFIG, make, parts_of
 from tests.running import ENVIRONMENT, ROOT, TORCHRUN
 
 ROUNDS = {"mlp_digits": 80, "cnn_digits": 60, "transformer_topics": 20}
@@ -31,15 +31,17 @@ def main() -> None:
     sys.stdout.write(done.stdout)
 
 
-def measure() -> None:
+def measure(rounds_of: dict[str, int]) -> None:
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
-    for name, workload in make("workload").items():
+    workloads = make("workload")
+    for name, asked in rounds_of.items():
+        workload = workloads[name]
         harness, bare = _harness_step(world, workload, name), _bare_step(world, workload, name)
         other = _bare_step(world, workload, name)
         for warm_up in (harness, bare, other):
             warm_up()
-        rounds = alternate([harness, bare, other], ROUNDS[name])
+        rounds = alternate([harness, bare, other], asked)
         if world.rank == 0:
             print(
                 f"step of mean + all_reduce on {name}, 2 ranks, {len(rounds)} rounds of {STEPS}: time relative to a bare loop"
@@ -55,23 +57,13 @@ def _median_of_slowest(world: World, seconds: list[float]) -> float:
 
 
 def _harness_step(world: World, workload: Workload, name: str):
-    options = {axis: make(axis) for axis in ("reduction", "normalization", "aggregation", "sharding", "sync", "precision")}
-    parts = Parts(
-        workload=workload,
-        reduction=options["reduction"]["mean"],
-        normalization=options["normalization"]["global_mean"],
-        aggregation=options["aggregation"]["all_reduce"],
-        sharding=options["sharding"]["even"],
-        sync=options["sync"]["none"],
-        precision=options["precision"]["fp32"],
-    )
-    material = prepare(workload, name, 0, CONFIG.global_batch_size)
-    trial = Trial(parts, material, parts.sharding.shards(material.terms, world.size), world)
-    work = trial._local_work()
-    phases = trial._phases(work)
-    stopwatch = Stopwatch(world.device, [phase for phase, _ in phases], lambda phase: None)
+    options = {axis: make(axis) for axis in AXES if axis != "workload"}
+    parts = parts_of(options, workload, reduction="mean", normalization="global_mean", precision="fp32")
+    trial = Trial(parts, prepare(workload, name, 0, CONFIG.global_batch_size), world, asked_warm_up=0, measured=1)
+    rig = trial._rig(1)
+    stopwatch = Stopwatch(world.device, rig.names(), lambda phase: None)
     step = stopwatch.columns.index(("step", "host"))
-    iterate = partial(trial._iterate, work.model, stopwatch, phases)
+    iterate = partial(trial._iterate, rig.model, partial(stopwatch.time, rig.phases[0]))
     return lambda: _median_of_slowest(world, [iterate()[step] for _ in range(STEPS)])
 
 
@@ -99,4 +91,4 @@ def _bare_step(world: World, workload: Workload, name: str):
 
 
 if __name__ == "__main__":
-    measure()
+    measure(dict.fromkeys(ROUNDS, int(sys.argv[1])) if sys.argv[1:] else ROUNDS)
