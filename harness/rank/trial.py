@@ -11,14 +11,9 @@ from warnings import catch_warnings, simplefilter, warn
 import torch
 from torch import Tensor, nn
 
-from harness.axes.batchnorm.base import Batchnorm
-from harness.axes.clip.base import Clip
-from harness.axes.communication.base import Communication
-from harness.axes.fault.base import Fault
 from harness.axes.reduction.base import Phases
-from harness.axes.sync.base import Sync
 from harness.probes.descent import OPTIMIZERS
-from harness.rank.alone import Alone, BareStep, WholeBatch
+from harness.rank.alone import bare_step, on_one_rank
 from harness.rank.assemble import Parts
 from harness.rank.clock import Stopwatch
 from harness.rank.cut import Cut
@@ -162,15 +157,12 @@ class Trial:
 
     def alone(self) -> "Trial":
         """The case on one rank that has the whole batch: what its gradient is without any aggregation."""
-        parts = replace(self.parts, aggregation=Alone(), sharding=WholeBatch(), sync=Sync(), communication=Communication())
-        parts = replace(parts, batchnorm=Batchnorm(), fault=Fault())
-        return replace(self, parts=parts, world=self.world.alone(), asked_warm_up=0, measured=1, usage=Usage())
+        parts, world = on_one_rank(self.parts), self.world.alone()
+        return replace(self, parts=parts, world=world, asked_warm_up=0, measured=1, usage=Usage())
 
     def bare(self) -> "Trial":
         """Forward and backward of this rank's mean loss, and nothing else: what the case's memory is held against."""
-        parts = replace(self.parts, reduction=BareStep(), aggregation=Alone(), sync=Sync(), communication=Communication())
-        parts = replace(parts, batchnorm=Batchnorm(), fault=Fault(), clip=Clip())
-        return replace(self, parts=parts, asked_warm_up=1, measured=1, usage=Usage())
+        return replace(self, parts=bare_step(self.parts), asked_warm_up=1, measured=1, usage=Usage())
 
     @torch.no_grad()
     def _own_loss(self, rig: Rig) -> float:
