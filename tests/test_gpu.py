@@ -20,13 +20,7 @@ pytestmark = pytest.mark.gpu
 def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     if backend == "nccl" and ranks > torch.cuda.device_count():
         pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
-    done = launch(
-        *("device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", "sync=[none,device,barrier]"),
-        *("iterations=3", "precision=[fp32,fp64]", f"results_dir={tmp_path}"),
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    run = load_run(tmp_path / "default" / "latest")
+    run = run_of(backend, ranks, tmp_path, "sync=[none,device,barrier]", "iterations=3", "precision=[fp32,fp64]")
     skipped = run.cases[run.cases.status == "skipped"]
     assert set(zip(skipped.workload, skipped.reduction, strict=True)) == {("cnn_digits", "per_sample_vmap")}
     assert set(run.samples["clock"]) == {"host", "cuda_event"}
@@ -60,14 +54,10 @@ def test_stories_on_cuda(name: str, tmp_path: Path) -> None:
 
 
 def test_faults_on_cuda(tmp_path: Path) -> None:
-    done = launch(
-        *("device=cuda", "backend=gloo", "torchrun.nproc_per_node=2", "workload=[mlp_digits]", "reduction=[mean,none]"),
+    run = run_of(
+        *("gloo", 2, tmp_path, "workload=[mlp_digits]", "reduction=[mean,none]", "iterations=2", "warm_up=1"),
         *("normalization=[global_mean,rank_mean]", "precision=[fp64]", f"fault=[{','.join(AVAILABLE['fault'])}]"),
-        *("iterations=2", "warm_up=1", f"results_dir={tmp_path}"),
-        timeout=600,
     )
-    assert done.returncode == 0, done.stderr + done.stdout
-    run = load_run(tmp_path / "default" / "latest")
     rows = run.discrepancies[(run.discrepancies.against == PREDICTED) & (run.discrepancies.parameter == "")]
     assert (rows[rows["rank"] == 0].relative_l2 < 1e-12).all()
 
@@ -89,14 +79,10 @@ def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int
     """SyncBatchNorm is held against the full batch; TF32 is further away than float32, and nearer than bfloat16."""
     if backend == "nccl" and ranks > torch.cuda.device_count():
         pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
-    done = launch(
-        *("device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", "workload=[cnn_digits,transformer_topics]"),
-        *("reduction=[mean]", "precision=[fp64,fp32,tf32,bf16,bf16_autocast,fp16_scaled]", "batchnorm=[per_rank,synced]"),
-        *("sharding=[even,uneven]", "iterations=2", f"results_dir={tmp_path}"),
-        timeout=600,
+    run = run_of(
+        *(backend, ranks, tmp_path, "workload=[cnn_digits,transformer_topics]", "reduction=[mean]", "iterations=2"),
+        *("precision=[fp64,fp32,tf32,bf16,bf16_autocast,fp16_scaled]", "batchnorm=[per_rank,synced]", "sharding=[even,uneven]"),
     )
-    assert done.returncode == 0, done.stderr + done.stdout
-    run = load_run(tmp_path / "default" / "latest")
     rows = run.discrepancies[(run.discrepancies.against == REFERENCE) & (run.discrepancies.parameter == "")]
     far = rows[rows["rank"] == 0].merge(run.cases, on="case_id").groupby(["workload", "precision"], observed=True).relative_l2
     assert (far.max().xs("fp64", level="precision") < 1e-12).all()
@@ -106,10 +92,11 @@ def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int
 
 
 def experiment(name: str, backend: str, ranks: int, results: Path, *overrides: str) -> Run:
-    done = launch(
-        *(f"experiment={name}", "device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", *overrides),
-        f"results_dir={results}",
-        timeout=600,
-    )
+    return run_of(backend, ranks, results, f"experiment={name}", f"name={name}", *overrides)
+
+
+def run_of(backend: str, ranks: int, results: Path, *overrides: str) -> Run:
+    where = ("device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", f"results_dir={results}")
+    done = launch(*where, *overrides, timeout=600)
     assert done.returncode == 0, done.stderr + done.stdout
-    return load_run(results / name / "latest")
+    return load_run(next(results.glob("*/latest")))

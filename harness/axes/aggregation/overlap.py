@@ -54,8 +54,10 @@ class OverlapExchange(Exchange):
         if self._quiet:
             return
         self._ready.add(parameter)
-        waiting = self._order[len(self._started) :]
-        self._start(len(self._started) + next((n for n, other in enumerate(waiting) if other not in self._ready), len(waiting)))
+        upto = len(self._started)
+        while upto < len(self._order) and self._order[upto] in self._ready:
+            upto += 1
+        self._start(upto)
 
     def _start(self, upto: int) -> None:
         for parameter in self._order[len(self._started) : upto]:
