@@ -14,7 +14,7 @@ from typing import TextIO
 
 from torch.distributed import Store
 
-from harness.rank.__main__ import open_state, redirect_output, work
+from harness.rank.__main__ import leave, open_state, redirect_output, work
 from harness.rank.process_group import RENDEZVOUS_TIMEOUT_S, open_store
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
@@ -143,4 +143,4 @@ def _answer(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

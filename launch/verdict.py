@@ -61,4 +61,6 @@ def _who(status: RankStatus) -> str:
 
 
 def _where(status: RankStatus) -> str:
-    return f"in case {status.case}, phase {status.phase}" if status.case else f"before the first case, phase {status.phase}"
+    if status.case:
+        return f"in case {status.case}, phase {status.phase}"
+    return f"{'after the last' if status.done else 'before the first'} case, phase {status.phase}"

@@ -1,13 +1,15 @@
 """One worker process: `python -m harness.rank RUN_DIR`, started by torchrun."""
 
 import argparse
+import atexit
+import faulthandler
 import os
 import socket
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from harness.rank.guard import watch
 from harness.schema.rank_state import LAUNCHER_PID, RankState, RankStatus
@@ -43,6 +45,7 @@ def redirect_output(log: Path) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)
+    faulthandler.enable()  # where a crash below Python came from stands in the log too
 
 
 def open_state(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda: None) -> RankState:
@@ -85,5 +88,13 @@ def _prepare_process(run_dir: RunDir) -> None:
         sys.path.insert(0, config.config_dir)
 
 
+def leave(status: int) -> NoReturn:
+    """End the process without its teardown: all is written, and a library that crashes on its way out spoils no run."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

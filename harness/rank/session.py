@@ -212,9 +212,9 @@ def run_session(run_dir: RunDir, store: Store, rank: int, size: int, state: Rank
     torch.set_num_threads(config.threads_per_rank)
     world = World.open(config, store, rank, size)
     Session.open(run_dir, world, state, config).run(progress)
-    world.close()
     if rank == 0:
         run_dir.remove_scratch()
+    world.close()  # last: the ranks end together
 
 
 def silent(done: int, total: int, case_id: str) -> None:
