@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
-from harness.schema.record import FAILED, METRICS, Asked, Drift, Finding, Memory, Observation, Outcome
+from harness.schema.record import FAILED, METRICS, OK, Asked, Drift, Finding, Memory, Observation, Outcome
 from harness.schema.run_dir import RunDir
 
 
@@ -51,8 +51,9 @@ class Run:
 
     def raw_samples(self, case_id: str) -> pa.Table:
         """As samples_of, for arrays."""
-        files = [RunDir(self.path).case_file("samples", case_id, launch) for launch in range(self.config.launches)]
-        tables = [pq.read_table(file) for file in files if file.is_file()]
+        finished = self.launched.launch[(self.launched.case_id == case_id) & (self.launched.status == OK)]
+        files = [RunDir(self.path).case_file("samples", case_id, launch) for launch in finished]
+        tables = [pq.read_table(file) for file in files]
         return pa.concat_tables(tables) if tables else pa.table({name: [] for name in _COLUMNS["samples"]})
 
     def every(self, table: str) -> pd.DataFrame:

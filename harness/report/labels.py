@@ -36,10 +36,10 @@ def labelled(cases: pd.DataFrame) -> pd.DataFrame:
     """The label columns of every case, as text, indexed by case_id."""
     columns = label_columns(cases)
     table = cases.set_index("case_id")[columns]
-    return table.apply(lambda column: column.map(_spelled).astype(object))
+    return table.apply(lambda column: column.map(spelled).astype(object))
 
 
-def _spelled(value: object) -> str:
+def spelled(value: object) -> str:
     """A column in which some cases have nothing holds its whole numbers as floats."""
     if value is None or value != value:
         return ""
