@@ -12,11 +12,12 @@ from torch.distributed import Store
 from harness.axes.workload.base import Workload
 from harness.probes.base import Machine
 from harness.probes.bits import digest
-from harness.rank import environment
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.assemble import Parts, assemble, assemble_probes
 from harness.rank.compare import Apart, Comparisons
 from harness.rank.drift import BATCHES, Drifts
+from harness.rank.environment.describe import describe
+from harness.rank.environment.watch import Watch
 from harness.rank.findings import findings
 from harness.rank.footprint import Footprint
 from harness.rank.gradient_store import GradientStore
@@ -68,7 +69,7 @@ class Session:
             check_equal_on_ranks(material, world.control)
             _check_samples(material, world.size)
         named = _named(parts, materials)
-        described = environment.describe(world, named)
+        described = describe(world, named)
         if world.rank == 0:
             run_dir.write_environment(described)
         store = GradientStore(run_dir.scratch(world.rank))
@@ -211,7 +212,11 @@ def run_session(run_dir: RunDir, store: Store, rank: int, size: int, state: Rank
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
     world = World.open(config, store, rank, size)
-    Session.open(run_dir, world, state, config).run(progress)
+    watch = Watch(world)
+    session = Session.open(run_dir, world, state, config)
+    watch.note(run_dir)  # a run that is cut short tells what was going on when it began
+    session.run(progress)
+    watch.note(run_dir)
     if rank == 0:
         run_dir.remove_scratch()
     world.close()  # last: the ranks end together
