@@ -34,13 +34,16 @@ class Watch:
             run_dir.write_environment({**written, "conditions": [*earlier, noted]})
 
     def _seen(self) -> dict[str, Any]:
-        seen: dict[str, Any] = {"before": self._state_before, "after": self._state(), "host": None}
-        if self._look or self._gpu:
-            after = neighbours.look()
-            own = neighbours.family(after.processes, os.getpid(), _launcher())
-            seen["host"] = self._look and self._of_host(self._look, after, own)
-            seen["device_processes"] = self._gpu and _others(self._gpu.processes() or [], own)
-        return seen
+        states = {"before": self._state_before, "after": self._state()}
+        if not self._look and not self._gpu:
+            return {**states, "host": None, "device_processes": None}
+        after = neighbours.look()
+        own = neighbours.family(after.processes, os.getpid(), _launcher())
+        return {
+            **states,
+            "host": self._look and self._of_host(self._look, after, own),
+            "device_processes": self._gpu and _others(self._gpu.processes() or [], own),
+        }
 
     def _of_host(self, before: neighbours.Look, after: neighbours.Look, own: set[int]) -> dict[str, Any]:
         counts = {name: _difference(count, self._counts[name]) for name, count in self._counters().items()}
