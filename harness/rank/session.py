@@ -21,6 +21,7 @@ from harness.rank.gradient_store import GradientStore
 from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.process_group import World
+from harness.rank.profiling import Tracer
 from harness.rank.reference import References
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
@@ -80,15 +81,17 @@ class Session:
             usages=Usages(world.control, world.device),
             footprint=Footprint(world.control),
             clock=CommonClock.open(world.control),
+            tracer=Tracer(run_dir, world) if config.profile and not launch else None,
         )
         return cls(config, world, state, cases, inquiries, machine_of(world, config, named.items()), writer)
 
     def run(self, progress: Progress) -> None:
-        """Every case, then every probe, in order."""
+        """Every case, then every probe, in order; then, where they are asked for, the traces."""
         rounds = self.config.rounds if self.config.order == "interleaved" else 1
         visits = [(case, turn == rounds - 1) for turn in range(rounds) for case in self.cases.parts]
         work = [(case.case_id, partial(self.cases.visit, case, rounds, last=last)) for case, last in visits]
         work += [(f"probe {inquiry.name}", partial(self.run_probe, inquiry)) for inquiry in self.inquiries]
+        work += [(f"trace {case.case_id}", partial(self.cases.trace, case)) for case in self.cases.parts if self.config.profile]
         total = len(self.cases.parts) + len(self.inquiries)
         for name, call in work:
             done = len(self.cases.settled) + self.asked

@@ -22,6 +22,7 @@ from harness.report.prediction import prediction, prediction_table
 from harness.report.probes import probe_tables
 from harness.report.stories import tell
 from harness.report.tables import Table, escape, plain
+from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
 from harness.report.trust import doubts
 from harness.schema.record import FAILED, OK
@@ -202,6 +203,7 @@ def _tables(run: Run, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterat
     if len(frames["drift"]):
         yield from _by_workload("Drift", drift_table(frames["drift"]), _DRIFT.format(run.config.drift.steps))
     yield from probe_tables(run)
+    yield from trace_tables(run)
     unfinished = _not_measured(run)
     if len(unfinished):
         yield Table("Cases without numbers", unfinished)

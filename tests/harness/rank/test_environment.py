@@ -170,4 +170,4 @@ def test_a_run_names_its_busy_neighbour_and_no_secret(busy: "subprocess.Popen[by
     assert len(conditions["ranks"]) == len(environment["ranks"]) == 2
     assert environment["environment_variables"]["NCCL_DEBUG"] == "WARN"
     assert "sesame" not in (run.path / "environment.json").read_text()
-    assert f"(pid {busy.pid}" in done.stdout
+    assert f"(pid {host['others'][0]['pid']}, " in next(line for line in done.stdout.splitlines() if line.startswith("(!) On "))
