@@ -122,6 +122,7 @@ class Trial:
             passes=tuple(len(parts.reduction.passes(own)) for own in cut.terms()),
             unequal_use=self.usage.unequal,
             varying_use=self.usage.varying,
+            follows_sync=parts.aggregation.follows_sync,
             scales_loss=parts.precision.scaler(self.world.device) is not None,
         )
 
