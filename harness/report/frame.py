@@ -10,7 +10,7 @@ import pandas as pd
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
-from harness.schema.record import METRICS, Asked, Drift, Finding, Observation, Outcome
+from harness.schema.record import METRICS, Asked, Drift, Finding, Observation, Outcome, Timing
 from harness.schema.run_dir import RunDir
 
 
@@ -29,6 +29,8 @@ class Run:
     """One row a question of a finished probe."""
     observations: pd.DataFrame
     """What probes saw: one number a row."""
+    collectives: pd.DataFrame
+    """Timed calls of a collective sweep."""
     environment: dict[str, Any]
     missing: tuple[str, ...]
     """case_ids, and names of probes, that the configuration asks for and the run never finished."""
@@ -63,12 +65,13 @@ def load_run(path: Path | str) -> Run:
         drifts=_concatenate(tables["drifts"], "drifts"),
         probes=_concatenate(tables["probes"], "probes"),
         observations=_concatenate(tables["observations"], "observations"),
+        collectives=_concatenate(tables["collectives"], "collectives"),
         environment=run_dir.environment(),
         missing=tuple(missing),
     )
 
 
-_SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": ("probes", "observations")}
+_SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": ("probes", "observations", "collectives")}
 """What is finished with a row in `cases`, and what with one in `probes`."""
 _COLUMNS = {
     "cases": [*AXES, *(field.name for field in fields(Outcome))],
@@ -78,6 +81,7 @@ _COLUMNS = {
     "drifts": [field.name for field in fields(Drift)],
     "probes": [field.name for field in fields(Asked)],
     "observations": ["probe", "subject", "rank", *(field.name for field in fields(Observation))],
+    "collectives": ["probe", "subject", "rank", *(field.name for field in fields(Timing))],
 }
 """What a table has when no case was finished."""
 

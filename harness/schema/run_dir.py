@@ -15,7 +15,7 @@ from harness.schema.rank_state import RankStatus, read_rank_status
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 
-TABLES = ("cases", "samples", "discrepancies", "findings", "drifts", "probes", "observations")
+TABLES = ("cases", "samples", "discrepancies", "findings", "drifts", "probes", "observations", "collectives")
 
 
 class RunDir:
