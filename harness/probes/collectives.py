@@ -37,7 +37,7 @@ class CollectivesProbe(Probe):
         most_bytes: int = 2**26,
         beside_bytes: int = 2**20,
         iterations: int = 20,
-        warm_up: int = 5,
+        warm_up: int = 3,
     ) -> None:
         _check_known("collectives", collectives, COLLECTIVES)
         _check_known("dtypes", dtypes, tuple(DTYPES))

@@ -9,8 +9,8 @@ LARGEST = 127
 """Of any value and any sum: int8's, and less than the 256 up to which bfloat16 has every whole number."""
 NEVER = -1
 """No value; 255 in uint8, which is none either."""
-_CHUNK = 2**20
-"""Elements at a time: the data of a large message are made and checked in a small part of its memory."""
+_CHUNK = {"cpu": 2**15, "cuda": 2**24}
+"""Elements at a time, by device: a large message is filled and checked in a small part of its memory, and of a cache."""
 
 Values = Callable[[Tensor], Tensor]
 """Places, int64, to the values that stand there, int64."""
@@ -26,11 +26,11 @@ def contribution(rank: int, size: int, seed: int) -> Values:
     On more than LARGEST ranks, only as many of them bring something to one place as leave its sum at most LARGEST.
     """
     turns = -(-size // LARGEST)
-    most = LARGEST // -(-size // turns)
+    bits = (LARGEST // -(-size // turns) + 1).bit_length() - 1
 
     def values(places: Tensor) -> Tensor:
-        drawn = _mixed(places, rank + 1, seed) % (most + 1)
-        return drawn if turns == 1 else drawn * ((places + rank) % turns == 0)
+        drawn: Tensor = _mixed(places, rank + 1, seed) & (2**bits - 1)
+        return drawn if turns == 1 else torch.where((places + rank) % turns == 0, drawn, 0)
 
     return values
 
@@ -49,7 +49,7 @@ def total(size: int, seed: int) -> Values:
 
 def sequence(seed: int) -> Values:
     """What is only moved, and never summed."""
-    return lambda places: _mixed(places, 0, seed) % (LARGEST + 1)
+    return lambda places: _mixed(places, 0, seed) & LARGEST
 
 
 def fill(tensor: Tensor, values: Values, start: int = 0) -> None:
@@ -73,8 +73,9 @@ def check(tensor: Tensor, values: Values, start: int = 0) -> None:
 
 
 def _chunks(tensor: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for begin in range(0, tensor.numel(), _CHUNK):
-        part = tensor[begin : begin + _CHUNK]
+    length = _CHUNK[tensor.device.type]
+    for begin in range(0, tensor.numel(), length):
+        part = tensor[begin : begin + length]
         yield part, torch.arange(start + begin, start + begin + len(part), device=tensor.device)
 
 

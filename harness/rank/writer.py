@@ -48,9 +48,21 @@ _OBSERVATIONS = pa.schema(
 )
 
 _COLLECTIVES = pa.schema(
-    [("probe", _LABEL), ("subject", _LABEL), ("rank", pa.int32()), ("collective", _LABEL), ("dtype", _LABEL)]
-    + [("bytes", pa.int64()), ("count", pa.int64()), ("in_place", pa.bool_()), ("in_flight", pa.int32())]
-    + [("iteration", pa.int32()), ("warm_up", pa.bool_()), ("clock", _LABEL), ("seconds", pa.float64())]
+    [
+        ("probe", _LABEL),
+        ("subject", _LABEL),
+        ("rank", pa.int32()),
+        ("collective", _LABEL),
+        ("dtype", _LABEL),
+        ("bytes", pa.int64()),
+        ("count", pa.int64()),
+        ("in_place", pa.bool_()),
+        ("in_flight", pa.int32()),
+        ("iteration", pa.int32()),
+        ("warm_up", pa.bool_()),
+        ("clock", _LABEL),
+        ("seconds", pa.float64()),
+    ]
 )
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from harness.report.across import across, across_table, remarks
 from harness.report.answer import answer
+from harness.report.collectives import collective_tables, collectives
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
@@ -57,7 +58,7 @@ _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
 )
-_ON_REQUEST = ("prediction", "trade", "drift", "observations")
+_ON_REQUEST = ("prediction", "trade", "drift", "observations", "collectives")
 """CSV files that are written when there is something in them."""
 
 
@@ -92,13 +93,14 @@ def build(path: Path | str) -> Report:
         "pairwise": pairwise(run),
         "drift": drift(run),
         "parameters": parameters(run),
+        "collectives": collectives(run),
     }
     traded = trade(run, frames["cost"], frames["discrepancy"])
     return Report(
         run=run,
         answer=answer(run, frames["discrepancy"], frames["cost"]),
         findings=_findings(run),
-        pictures={f"trade-{workload}.png": picture for workload, picture in _pictures(run, traded)},
+        pictures=dict(_pictures(run, traded, frames["collectives"])),
         tables=list(_tables(run, frames | {"trade": traded}, brief=False)),
         brief_tables=list(_tables(run, frames | {"trade": traded}, brief=True)),
         frames={
@@ -197,6 +199,7 @@ def _tables(run: Run, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterat
         yield from _by_workload("Pairwise", pairwise_table(frames["pairwise"]), _PAIRWISE)
     if len(frames["drift"]):
         yield from _by_workload("Drift", drift_table(frames["drift"]), _DRIFT.format(run.config.drift.steps))
+    yield from collective_tables(frames["collectives"], brief=brief)
     yield from probe_tables(run)
     unfinished = _not_measured(run)
     if len(unfinished):
@@ -210,11 +213,17 @@ def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
         yield Table(f"{title}: {workload}", group.drop(columns=empty), "" if position else note)
 
 
-def _pictures(run: Run, traded: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """(file name, PNG); matplotlib takes half a second."""
     if len(traded):
-        from harness.report.picture import pictures  # matplotlib takes half a second
+        from harness.report.picture import pictures
 
-        yield from pictures(traded, resident=run.environment.get("device") == "cpu")
+        for workload, picture in pictures(traded, resident=run.environment.get("device") == "cpu"):
+            yield f"trade-{workload}.png", picture
+    if len(swept):
+        from harness.report.bandwidth_picture import bandwidth
+
+        yield "busbw.png", bandwidth(swept)
 
 
 def _not_measured(run: Run) -> pd.DataFrame:
