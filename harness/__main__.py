@@ -14,7 +14,7 @@ from typing import TextIO
 
 from torch.distributed import Store
 
-from harness.rank.__main__ import open_state, redirect_output, work
+from harness.rank.__main__ import leave, open_state, redirect_output, work
 from harness.rank.process_group import RENDEZVOUS_TIMEOUT_S, open_store
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
@@ -79,6 +79,8 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
     config = compose_config(nodes + parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=ranks)
     if parsed.multirun or parsed.cfg or config.dry_run:
         raise RefusedError("--multirun, --cfg and dry_run are for python -m launch: here the ranks run already")
+    if config.launches > 1:
+        raise RefusedError("launches is for python -m launch, which starts new processes for each: here the ranks run already")
     if config.world_sizes:
         raise RefusedError("world_sizes is for python -m launch, which starts a world of each size: here the ranks run already")
     if (config.torchrun.nproc_per_node, config.world_size) != (ranks, size):
@@ -143,4 +145,4 @@ def _answer(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

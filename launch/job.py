@@ -42,17 +42,47 @@ def check(config: BenchmarkConfig, ranks: int) -> None:
 def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made."""
     expected = expected_files(config)
-    asked = counted(expected)
+    what = counted(expected)
     if config.dry_run:
-        print(f"would run {asked}: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
+        print(f"would run {what}: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
         return Verdict(SUCCESS), None
     run_dir = RunDir.create(config, datetime.datetime.now())
-    command = torchrun.command(config, run_dir)
-    print(f"{asked} on {config.torchrun.nproc_per_node} ranks:\n$ {shlex.join(command)}", flush=True)
-    with ProgressLine(sum(map(len, expected.values()))) as line:
-        cut_short_by = run_ranks(command, torchrun.environment(config), run_dir, partial(_show, run_dir, line))
+    again = f", {config.launches} times" if config.launches > 1 else ""
+    print(
+        f"{what} on {config.torchrun.nproc_per_node} ranks{again}:\n$ {shlex.join(torchrun.command(config, run_dir))}",
+        flush=True,
+    )
+    with ProgressLine(total(config)) as line:
+        verdict = _launch_all(config, run_dir, line)
     run_dir.remove_scratch()
-    return judge(run_dir, cut_short_by), run_dir
+    return verdict, run_dir
+
+
+def _launch_all(config: BenchmarkConfig, run_dir: RunDir, line: ProgressLine) -> Verdict:
+    """One world after the other; after one that did not go well there is no next."""
+    for number in range(config.launches):
+        verdict = launch_once(config, run_dir, number, line, sum(asked(config, earlier) for earlier in range(number)))
+        if verdict.status != SUCCESS:
+            break
+    return verdict
+
+
+def launch_once(config: BenchmarkConfig, run_dir: RunDir, number: int, line: ProgressLine, before: int) -> Verdict:
+    """One world, from its start to its end; `before` cases and probes have been finished before it."""
+    run_dir.forget_ranks()
+    command = torchrun.command(config, run_dir, number)
+    cut_short_by = run_ranks(command, torchrun.environment(config), run_dir, partial(_show, run_dir, line, before))
+    return judge(run_dir, cut_short_by, number)
+
+
+def total(config: BenchmarkConfig) -> int:
+    """Cases and probes of all launches."""
+    return sum(asked(config, number) for number in range(config.launches))
+
+
+def asked(config: BenchmarkConfig, launch: int) -> int:
+    """Cases and probes of one launch."""
+    return sum(map(len, expected_files(config, launch).values()))
 
 
 def counted(expected: dict[str, list[str]]) -> str:
@@ -61,7 +91,7 @@ def counted(expected: dict[str, list[str]]) -> str:
     return f"{cases} cases" + (f" and {probes} probe{'s' * (probes > 1)}" if probes else "")
 
 
-def _show(run_dir: RunDir, line: ProgressLine) -> None:
+def _show(run_dir: RunDir, line: ProgressLine, before: int) -> None:
     statuses = run_dir.rank_statuses()
     if statuses:
-        line.show(statuses[0].done, line.total, statuses[0].case)
+        line.show(before + statuses[0].done, line.total, statuses[0].case)

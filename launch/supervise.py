@@ -23,7 +23,7 @@ Watch = Callable[[], None]
 
 def run_ranks(command: Sequence[str], environment: dict[str, str], run_dir: RunDir, watch: Watch) -> str:
     """Run the command to its end, and end every process of it. Returns the name of the signal that cut it short, or ""."""
-    with _signals() as received, run_dir.log("torchrun").open("wb") as log:
+    with _signals() as received, run_dir.log("torchrun").open("ab") as log:
         # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:

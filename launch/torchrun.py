@@ -8,12 +8,12 @@ from harness.schema.rank_state import LAUNCHER_PID
 from harness.schema.run_dir import RunDir
 
 
-def command(config: BenchmarkConfig, run_dir: RunDir) -> list[str]:
+def command(config: BenchmarkConfig, run_dir: RunDir, launch: int = 0) -> list[str]:
     """What starts the ranks; it can be repeated by hand. The rendezvous listens for this host alone."""
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={config.torchrun.nproc_per_node}"),
-        *("-m", "harness.rank", str(run_dir.path)),
+        *("-m", "harness.rank", str(run_dir.path), *(["--launch", str(launch)] if launch else [])),
     ]
 
 

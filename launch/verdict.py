@@ -20,18 +20,19 @@ class Verdict:
     """A signal to the launcher cut the run short: whoever sent it wants no further one."""
 
 
-def judge(run_dir: RunDir, cut_short_by: str) -> Verdict:
-    """The verdict on a run whose processes have all ended; `cut_short_by` is the signal that ended it, or ""."""
+def judge(run_dir: RunDir, cut_short_by: str, launch: int = 0) -> Verdict:
+    """The verdict on a launch whose processes have all ended; `cut_short_by` is the signal that ended it, or ""."""
     statuses = run_dir.rank_statuses()
     refused = [status for status in statuses if status.ended == "refused"]
     if refused:
         return Verdict(REFUSAL, (refused[0].words,))
-    expected = expected_files(run_dir.config())
-    missing = run_dir.missing()
+    expected = expected_files(run_dir.config(), launch)
+    missing = run_dir.missing(launch)
     if not missing and all(status.ended == "done" for status in statuses):
         return Verdict(SUCCESS)
     total = sum(map(len, expected.values()))
-    counted = f"{total - len(missing)} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept"
+    where = f" in launch {launch}" if launch else ""
+    counted = f"{total - len(missing)} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept{where}"
     if cut_short_by:
         return Verdict(FAILURE, (f"ended by {cut_short_by}: {counted}",), stopped=True)
     return Verdict(FAILURE, (*_culprits(run_dir, statuses), counted))
@@ -61,4 +62,6 @@ def _who(status: RankStatus) -> str:
 
 
 def _where(status: RankStatus) -> str:
-    return f"in case {status.case}, phase {status.phase}" if status.case else f"before the first case, phase {status.phase}"
+    if status.case:
+        return f"in case {status.case}, phase {status.phase}"
+    return f"{'after the last' if status.done else 'before the first'} case, phase {status.phase}"

@@ -54,13 +54,13 @@ def smoke_by_torchrun(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def every_mode(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The default matrix, with fewer iterations."""
     results = tmp_path_factory.mktemp("every_mode")
-    done = launch("iterations=2", "warm_up=1", "sync=[none,device]", f"results_dir={results}", timeout=600)
+    done = launch("iterations=2", "warm_up=1", "sync=[none,device]", f"results_dir={results}")
     assert done.returncode == 0, done.stderr
     return _finished(results, "default", done.stdout)
 
 
 def _experiment(name: str, results: Path) -> Finished:
-    done = launch(f"experiment={name}", f"results_dir={results}", timeout=600)
+    done = launch(f"experiment={name}", f"results_dir={results}")
     assert done.returncode == 0, done.stderr
     return _finished(results, name, done.stdout)
 

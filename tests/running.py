@@ -10,19 +10,21 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONWARNINGS": "default"}
+HANG_S = 900.0
+"""What takes longer hangs, also on a machine that is a few times slower than a good one."""
 
 
-def launch(*overrides: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def launch(*overrides: str, cwd: Path = ROOT, timeout: float = HANG_S) -> subprocess.CompletedProcess[str]:
     """`python -m launch` to its end."""
     return _run(sys.executable, "-m", "launch", *overrides, cwd=cwd, timeout=timeout)
 
 
 def report(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m harness.report` to its end."""
-    return _run(sys.executable, "-m", "harness.report", *arguments, cwd=ROOT, timeout=120)
+    return _run(sys.executable, "-m", "harness.report", *arguments, cwd=ROOT, timeout=HANG_S)
 
 
-def torchrun(ranks: int, *arguments: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def torchrun(ranks: int, *arguments: str, cwd: Path = ROOT, timeout: float = HANG_S) -> subprocess.CompletedProcess[str]:
     """`torchrun --nproc-per-node=RANKS ...` to its end."""
     return _run(*TORCHRUN, f"--nproc-per-node={ranks}", *arguments, cwd=cwd, timeout=timeout)
 

@@ -22,7 +22,7 @@ def whole(run: Run, against: str) -> pd.DataFrame:
 
 
 def run_of(tmp_path: Path, *overrides: str) -> Run:
-    done = launch(*overrides, "iterations=1", f"results_dir={tmp_path}", timeout=300)
+    done = launch(*overrides, "iterations=1", f"results_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     return load_run(tmp_path / "default" / "latest")
 
@@ -347,7 +347,7 @@ def test_a_strategy_from_outside_runs_in_the_same_matrix(tmp_path: Path) -> None
 
 def test_one_report_over_runs_of_several_sizes(tmp_path: Path) -> None:
     asked = ["experiment=single_vs_multi", "world_sizes=[1,2,3]", "iterations=3", f"results_dir={tmp_path}"]
-    done = launch(*asked, "aggregation=[local,all_reduce,ddp]", timeout=300)
+    done = launch(*asked, "aggregation=[local,all_reduce,ddp]")
     assert done.returncode == 0, done.stderr
     runs = sorted(path for path in (tmp_path / "single_vs_multi").iterdir() if not path.is_symlink())
     assert [load_run(path).environment["world_size"] for path in runs] == [1, 2, 3]

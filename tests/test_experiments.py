@@ -80,7 +80,6 @@ def test_every_fault_comes_out_as_predicted_on_real_models(tmp_path: Path) -> No
         *("workload=[transformer_topics,cnn_digits]", "reduction=[mean,none]", "normalization=[rank_mean]", "precision=[fp64]"),
         *(f"fault=[{faults}]", "fault.dropped_rank.rank=2", "fault.dropped_sample.rank=1", "fault.dropped_sample.sample=3"),
         *("global_batch_size=16", "iterations=2", "warm_up=0", "torchrun.nproc_per_node=3", f"results_dir={tmp_path}"),
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     run = load_run(tmp_path / "default" / "latest")

@@ -97,6 +97,6 @@ def experiment(name: str, backend: str, ranks: int, results: Path, *overrides: s
 
 def run_of(backend: str, ranks: int, results: Path, *overrides: str) -> Run:
     where = ("device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", f"results_dir={results}")
-    done = launch(*where, *overrides, timeout=600)
+    done = launch(*where, *overrides)
     assert done.returncode == 0, done.stderr + done.stdout
     return load_run(next(results.glob("*/latest")))

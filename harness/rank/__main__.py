@@ -1,13 +1,15 @@
 """One worker process: `python -m harness.rank RUN_DIR`, started by torchrun."""
 
 import argparse
+import atexit
+import faulthandler
 import os
 import socket
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from harness.rank.guard import watch
 from harness.schema.rank_state import LAUNCHER_PID, RankState, RankStatus
@@ -26,6 +28,7 @@ def main() -> int:
     """Exit status 0 once every outcome is written, 2 when the configuration is refused, 1 when the rank could not go on."""
     parser = argparse.ArgumentParser(prog="python -m harness.rank", description=__doc__)
     parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--launch", type=int, default=0, help="which of the run's launches this is, from 0")
     arguments = parser.parse_args()
     run_dir = RunDir.open(arguments.run_dir)
     rank = int(os.environ["RANK"])
@@ -34,7 +37,7 @@ def main() -> int:
 
     from harness.rank.process_group import open_store  # torch: not before the rank has reported and is guarded
 
-    return work(run_dir, state, *open_store())
+    return work(run_dir, state, *open_store(), launch=arguments.launch)
 
 
 def redirect_output(log: Path) -> None:
@@ -43,6 +46,7 @@ def redirect_output(log: Path) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)
+    faulthandler.enable()  # where a crash below Python came from stands in the log too
 
 
 def open_state(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda: None) -> RankState:
@@ -59,13 +63,21 @@ def open_state(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda
     return state
 
 
-def work(run_dir: RunDir, state: RankState, store: "Store", rank: int, size: int, progress: "Progress | None" = None) -> int:
+def work(
+    run_dir: RunDir,
+    state: RankState,
+    store: "Store",
+    rank: int,
+    size: int,
+    progress: "Progress | None" = None,
+    launch: int = 0,
+) -> int:
     """The session, and the rank's last words when it does not go well."""
     from harness.rank.session import run_session, silent
 
     try:
         _prepare_process(run_dir)
-        run_session(run_dir, store, rank, size, state, progress or silent)
+        run_session(run_dir, store, rank, size, state, progress or silent, launch)
     except RefusedError as error:
         state.update(ended="refused", words=str(error))
         return REFUSED
@@ -85,5 +97,13 @@ def _prepare_process(run_dir: RunDir) -> None:
         sys.path.insert(0, config.config_dir)
 
 
+def leave(status: int) -> NoReturn:
+    """End the process without its teardown: all is written, and a library that crashes on its way out spoils no run."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -26,6 +26,11 @@ def bare_step(parts: Parts) -> Parts:
     return replace(_without_others(parts), reduction=_BareStep(), clip=Clip())
 
 
+def silent(parts: Parts) -> Parts:
+    """The same step on every rank, with nothing between the ranks."""
+    return _without_others(parts)
+
+
 def _without_others(parts: Parts) -> Parts:
     parts = replace(parts, aggregation=_Alone(), communication=Communication(), sync=Sync())
     return replace(parts, batchnorm=Batchnorm(), fault=Fault())

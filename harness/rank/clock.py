@@ -8,6 +8,8 @@ import torch
 Phase = tuple[str, Callable[[], None]]
 
 HOST, CUDA_EVENT = "host", "cuda_event"
+ARRIVAL = "arrival"
+"""Not how long, but when: seconds on the clock of rank 0's host at which a rank entered a phase."""
 
 
 class Stopwatch:
@@ -17,19 +19,30 @@ class Stopwatch:
     host time without a synchronize is launch time, and is told from the device's.
     """
 
-    def __init__(self, device: torch.device, names: Sequence[str], enter: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        names: Sequence[str],
+        enter: Callable[[str], None],
+        arriving: str = "",
+        ahead_s: float = 0.0,
+    ) -> None:
+        """`arriving` is the phase whose beginning is noted, empty for none; this clock is `ahead_s` ahead of rank 0's."""
         self._names, self._enter, self._device = tuple(names), enter, device
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * len(names))] if device.type == "cuda" else []
+        self._anchor = torch.cuda.Event(enable_timing=True) if self._events else None
+        self._arriving, self._ahead_s = arriving, ahead_s
 
     @property
     def columns(self) -> list[tuple[str, str]]:
-        """(phase, clock) of each number that `time` returns: every phase, phases of one name summed, then `step`."""
+        """(phase, clock) of each number that `time` returns: every phase, phases of one name summed; `step`; the arrival."""
         phases = [*dict.fromkeys(self._names), "step"]
         clocks = [HOST, CUDA_EVENT] if self._events else [HOST]
-        return [(phase, clock) for clock in clocks for phase in phases]
+        return [(phase, clock) for clock in clocks for phase in phases] + [(self._arriving, ARRIVAL)] * bool(self._arriving)
 
     def time(self, phases: Sequence[Phase]) -> list[float]:
         """Run the phases once; seconds, as `columns` says. `step` is from the first clock read to the last."""
+        anchored = self._drop_anchor()
         reads = self._run_on_device(phases) if self._events else self._run(phases)
         seconds = self._by_phase(
             [end - start for start, end in zip(reads[::2], reads[1::2], strict=True)], reads[-1] - reads[0]
@@ -39,7 +52,23 @@ class Stopwatch:
             events = self._events
             spans = [start.elapsed_time(end) / 1e3 for start, end in zip(events[::2], events[1::2], strict=True)]
             seconds += self._by_phase(spans, events[0].elapsed_time(events[-1]) / 1e3)
-        return seconds
+        return seconds + ([self._arrival(reads, anchored)] if self._arriving else [])
+
+    def _drop_anchor(self) -> float:
+        """When the device and the host were at the same point; 0 where there is no device."""
+        if self._anchor is None or not self._arriving:
+            return 0.0
+        self._anchor.record()
+        self._anchor.synchronize()
+        return perf_counter()
+
+    def _arrival(self, reads: list[float], anchored: float) -> float:
+        """On CUDA that of the device, which may come long after the host has launched its work."""
+        place = self._names.index(self._arriving)
+        if self._anchor is None:
+            return reads[2 * place] - self._ahead_s
+        since = float(self._anchor.elapsed_time(self._events[2 * place])) / 1e3
+        return anchored + since - self._ahead_s
 
     def _run(self, phases: Sequence[Phase]) -> list[float]:
         reads: list[float] = []

@@ -58,6 +58,8 @@ class Comparisons:
     references: References
     single_rank: bool = False
     """Whether cases are held against what rank 0 computes alone, too."""
+    together: bool = True
+    """Whether the reductions of a setting stand together, so that an earlier setting's gradients are done with."""
     _singles: set[str] = field(default_factory=set)
     earlier: dict[Case, list[Case]] = field(default_factory=lambda: defaultdict(list))
     """Cases whose gradients wait, by setting."""
@@ -198,12 +200,12 @@ class Comparisons:
             for row in _records(case, 0, f"{CASE}{other.case_id}", _rows(gradient, self.store.load(other.case_id)))
         ]
         self.store.save(case.case_id, gradient)
-        self._forget_other_settings(case)
+        if self.together:
+            self._forget_other_settings(case)
         others.append(case)
         return rows
 
     def _forget_other_settings(self, case: Case) -> None:
-        """Reductions of one setting stand together in the run, so an earlier setting's gradients are done with."""
         for setting in [setting for setting in self.earlier if setting != case.setting]:
             self.store.drop(done.case_id for done in self.earlier.pop(setting))
 

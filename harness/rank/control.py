@@ -54,7 +54,11 @@ class Control:
 
     def send_to_0(self, tensor: Tensor) -> None:
         """Hand a tensor to rank 0, which takes it with receive."""
-        dist.send(tensor, dst=0, group=self._group)
+        self.send(tensor, 0)
+
+    def send(self, tensor: Tensor, rank: int) -> None:
+        """Hand a tensor to `rank`, which takes it with receive."""
+        dist.send(tensor, dst=rank, group=self._group)
 
     def receive(self, tensor: Tensor, rank: int) -> Tensor:
         """Fill `tensor` with what `rank` sends."""

@@ -1,16 +1,17 @@
 """Footprint: what memory a case takes more than a bare training step, beside what its options say that they need."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from harness.rank.agreement import together
 from harness.rank.compare import key_of
 from harness.rank.control import Control
 from harness.rank.trial import Measured, Trial
 from harness.schema.case import Case
-from harness.schema.record import Outcome
 
+COLUMNS = ("peak_memory_bytes", "above_bare_bytes", "declared_bytes")
 _AXES = ("workload", "sharding", "precision", "determinism", "execution")
 """What the bare step's memory depends on."""
 
@@ -29,11 +30,10 @@ class Footprint:
             self._bare[key] = together(self.control, lambda: trial.bare().measure(lambda phase: None)).taken_memory_bytes
         return self._bare[key]
 
-    def of(self, trial: Trial, measured: Measured, bare: int, outcome: Outcome) -> Outcome:
-        """`outcome` with its memory filled in: of the rank where each figure is largest."""
+    def of(self, trial: Trial, measured: Measured, bare: int) -> Tensor:
+        """What the case took on each rank, as COLUMNS says, [ranks, columns]; everywhere."""
         own = [measured.peak_memory_bytes, measured.taken_memory_bytes - bare, _declared(trial, measured, self.control.rank)]
-        peak, above, declared = torch.stack(self.control.all_gather(torch.tensor(own))).amax(0).tolist()
-        return replace(outcome, peak_memory_bytes=peak, above_bare_bytes=above, declared_bytes=declared)
+        return torch.stack(self.control.all_gather(torch.tensor(own)))
 
 
 def _declared(trial: Trial, measured: Measured, rank: int) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from harness.axes.aggregation.base import Exchange, Fabric
+from harness.axes.aggregation.base import Exchange, Fabric, Issue
 from harness.axes.reduction.base import LocalWork, Phases
 from harness.rank.assemble import Parts
 from harness.rank.cut import Cut
@@ -90,7 +90,9 @@ class Builder:
 
     def _fabric(self) -> Fabric:
         world = self.world
-        return Fabric(world.measured, world.ranks_per_node, world.subgroups, self.usage.some_unused)
+        sync = self.parts.sync
+        issue = Issue(asynchronous=sync.asynchronous, after_each=sync.after_each(world.device))
+        return Fabric(world.measured, world.ranks_per_node, world.subgroups, issue, self.usage.some_unused)
 
     def _local_work(self, exchange: Exchange, scaler: GradScaler | None, lag: int) -> LocalWork:
         parts, cut, world = self.parts, self.cut, self.world
@@ -115,10 +117,11 @@ class Builder:
         if not work.count:
             first = partial(self._pass_idly, work, exchange) if self.parts.aggregation.needs_a_pass else _nothing
             phases = [(name, _nothing if place else first) for place, (name, _) in enumerate(phases)]
-        if not self.parts.aggregation.in_backward:
+        then = exchange.backward_ended if self.parts.aggregation.in_backward else self.parts.fault.hold_up(self.world.rank)
+        if then is None:
             return phases
         *others, (name, last) = phases
-        return [*others, (name, partial(_one_after_the_other, last, exchange.backward_ended))]
+        return [*others, (name, partial(_one_after_the_other, last, then))]
 
     def _pass_idly(self, work: LocalWork, exchange: Exchange) -> None:
         batch = idle_batch(self.cut.material).to(self.world.device, self.parts.precision.parameter_dtype)

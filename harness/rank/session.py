@@ -1,37 +1,32 @@
 """The session of one rank: from the run directory's configuration to the last case's row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from math import nan
-from time import perf_counter
 
 import torch
 from torch.distributed import Store
 
 from harness.axes.workload.base import Workload
 from harness.probes.base import Machine
-from harness.probes.bits import digest
 from harness.rank import environment
-from harness.rank.agreement import CaseFailedError, together
 from harness.rank.assemble import Parts, assemble, assemble_probes
-from harness.rank.compare import Apart, Comparisons
+from harness.rank.casework import CaseWork
+from harness.rank.common_clock import CommonClock
+from harness.rank.compare import Comparisons
 from harness.rank.drift import BATCHES, Drifts
-from harness.rank.findings import findings
 from harness.rank.footprint import Footprint
 from harness.rank.gradient_store import GradientStore
 from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.process_group import World
 from harness.rank.reference import References
-from harness.rank.trial import Measured, Trial
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
 from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig
-from harness.schema.matrix import expand_cases
+from harness.schema.matrix import ordered_cases
 from harness.schema.rank_state import RankState
-from harness.schema.record import FAILED, OK, SKIPPED, Discrepancy, Outcome
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 
@@ -46,22 +41,19 @@ class Session:
     config: BenchmarkConfig
     world: World
     state: RankState
-    parts: dict[Case, Parts]
-    materials: dict[Workload, Material]
-    comparisons: Comparisons
-    drifts: Drifts
+    cases: CaseWork
     inquiries: list[Inquiry]
     machine: Machine
     writer: Writer
-    usages: Usages
-    footprint: Footprint
+    asked: int = 0
+    """Probes that have answered."""
 
     @classmethod
-    def open(cls, run_dir: RunDir, world: World, state: RankState, config: BenchmarkConfig) -> "Session":
+    def open(cls, run_dir: RunDir, world: World, state: RankState, config: BenchmarkConfig, launch: int) -> "Session":
         """Assemble every case, build every workload, write environment.json. Raises RefusedError: nothing is measured yet."""
-        parts = assemble(config, expand_cases(config))
+        parts = assemble(config, ordered_cases(config, launch))
         by_workload = {part.workload: case.workload for case, part in parts.items()}
-        inquiries = [Inquiry(name, probe) for name, probe in assemble_probes(config).items()]
+        inquiries = [Inquiry(name, probe) for name, probe in assemble_probes(config).items() if not launch]
         batches = max([min(BATCHES, config.drift.steps), *(part.fault.batches for part in parts.values())])
         materials = {w: prepare(w, name, config.seed, config.global_batch_size, batches) for w, name in by_workload.items()}
         for material in materials.values():
@@ -69,37 +61,40 @@ class Session:
             _check_samples(material, world.size)
         named = _named(parts, materials)
         described = environment.describe(world, named)
-        if world.rank == 0:
+        if world.rank == 0 and not launch:
             run_dir.write_environment(described)
         store = GradientStore(run_dir.scratch(world.rank))
         references = References(store, world.control, world.device, config.seed)
-        comparisons = Comparisons(world.control, store, references, config.single_rank)
-        drifts = Drifts(config.drift, world.control, store)
-        machine = machine_of(world, config, named.items())
-        return cls(
+        comparisons = Comparisons(world.control, store, references, config.single_rank, together=config.order == "matrix")
+        writer = Writer(run_dir, launch)
+        cases = CaseWork(
             config=config,
             world=world,
             state=state,
             parts=parts,
             materials=materials,
             comparisons=comparisons,
-            drifts=drifts,
-            inquiries=inquiries,
-            machine=machine,
-            writer=Writer(run_dir),
+            drifts=Drifts(config.drift, world.control, store),
+            writer=writer,
             usages=Usages(world.control, world.device),
             footprint=Footprint(world.control),
+            clock=CommonClock.open(world.control),
         )
+        return cls(config, world, state, cases, inquiries, machine_of(world, config, named.items()), writer)
 
     def run(self, progress: Progress) -> None:
         """Every case, then every probe, in order."""
-        work: list[tuple[str, Callable[[], None]]] = [(case.case_id, partial(self.run_case, case)) for case in self.parts]
+        rounds = self.config.rounds if self.config.order == "interleaved" else 1
+        visits = [(case, turn == rounds - 1) for turn in range(rounds) for case in self.cases.parts]
+        work = [(case.case_id, partial(self.cases.visit, case, rounds, last=last)) for case, last in visits]
         work += [(f"probe {inquiry.name}", partial(self.run_probe, inquiry)) for inquiry in self.inquiries]
-        for done, (name, call) in enumerate(work):
-            progress(done, len(work), name)
+        total = len(self.cases.parts) + len(self.inquiries)
+        for name, call in work:
+            done = len(self.cases.settled) + self.asked
+            progress(done, total, name)
             self.state.update(case=name, done=done)
             call()
-        self.state.update(case="", done=len(work))
+        self.state.update(case="", done=total)
 
     def run_probe(self, inquiry: Inquiry) -> None:
         """One probe to its rows."""
@@ -107,82 +102,7 @@ class Session:
         inquiry.run(self.world, self.machine)
         if self.world.rank == 0:
             self.writer.write_probe(inquiry.name, inquiry.asked, inquiry.seen)
-
-    def run_case(self, case: Case) -> None:
-        """One case to its row in `cases`: ok, skipped or failed."""
-        started = perf_counter()
-        outcome = self._outcome(case, self._trial(case))
-        if self.world.rank == 0:
-            self.writer.write_outcome(case, replace(outcome, wall_s=perf_counter() - started))
-
-    def _trial(self, case: Case) -> Trial:
-        parts, config = self.parts[case], self.config
-        return Trial(parts, self.materials[parts.workload], self.world, config.warm_up, config.iterations, config.seed)
-
-    def _outcome(self, case: Case, trial: Trial) -> Outcome:
-        """What a case's own code raises fails the case; what fails beside it (a full disk) ends the rank, and so the run."""
-        blank = self._blank(case, trial)
-        try:
-            if trial.material.trains and trial.parts.aggregation.in_backward:
-                trial = replace(trial, usage=self.usages.of(trial.material, trial.cut))
-            reason = trial.skip_reason()
-            if reason:
-                return replace(blank, status=SKIPPED, reason=reason)
-            bare = self.footprint.bare(case, trial)
-            measured = together(self.world.control, lambda: trial.measure(self.state.enter))
-            self.state.enter("drift")
-            drifts = self.drifts.of(case, trial)
-            self.state.enter("compare")
-            evaluated = self._evaluate(case, trial, measured, self.footprint.of(trial, measured, bare, blank))
-            if self.world.rank == 0 and self.config.drift.steps:
-                self.writer.write_drifts(case, drifts)
-            return evaluated
-        except CaseFailedError as error:
-            self.world.rebuild_measured()
-            return replace(blank, status=FAILED, reason=str(error))
-
-    def _blank(self, case: Case, trial: Trial) -> Outcome:
-        terms = trial.cut.counts()
-        return Outcome(
-            case_id=case.case_id,
-            status=OK,
-            world_size=self.world.size,
-            backend=self.world.backend,
-            device=self.world.device.type,
-            iterations=self.config.iterations,
-            warm_up=trial.warm_up,
-            second_forward=trial.second_forward,
-            denominator=sum(terms),
-            min_rank_denominator=min(terms),
-            max_rank_denominator=max(terms),
-        )
-
-    def _evaluate(self, case: Case, trial: Trial, measured: Measured, blank: Outcome) -> Outcome:
-        """Compare, gather and write. What the references cost is told apart: the first case to need one pays for it."""
-        started = perf_counter()
-        yardsticks = self.comparisons.yardsticks(case, trial)
-        apart = self.comparisons.between(yardsticks)
-        referenced = perf_counter()
-        rows = self.comparisons.of(case, trial, measured.gradient, yardsticks)
-        compared = perf_counter()
-        samples = self.world.control.gather(measured.seconds)
-        if self.world.rank == 0:
-            self.writer.write_samples(case, measured.columns, samples, trial.warm_up)
-            self._write_verdicts(case, trial, measured, rows, apart)
-        return replace(
-            blank,
-            num_parameters=sum(gradient.numel() for _, gradient in measured.gradient),
-            gradient_bytes=sum(gradient.nbytes for _, gradient in measured.gradient),
-            gradient_sha256=digest(measured.gradient).hex(),
-            predicted_max_abs=apart.predicted.max_abs if apart.predicted else nan,
-            predicted_relative_l2=apart.predicted.relative_l2 if apart.predicted else nan,
-            reference_s=referenced - started,
-            compare_s=compared - referenced,
-        )
-
-    def _write_verdicts(self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], apart: Apart) -> None:
-        self.writer.write_discrepancies(case, rows)
-        self.writer.write_findings(case, list(findings(case, trial, measured, rows, apart)))
+        self.asked += 1
 
 
 def _check_samples(material: Material, world_size: int) -> None:
@@ -206,15 +126,17 @@ def _name(case: Case, others: list[Case]) -> str:
     return " ".join([case.workload, *(f"{key.removeprefix('workload.')}={value}" for key, value in varying)])
 
 
-def run_session(run_dir: RunDir, store: Store, rank: int, size: int, state: RankState, progress: Progress) -> None:
-    """All that a rank does for a run. Raises RefusedError when the run cannot begin."""
+def run_session(
+    run_dir: RunDir, store: Store, rank: int, size: int, state: RankState, progress: Progress, launch: int = 0
+) -> None:
+    """All that a rank does for one launch of a run. Raises RefusedError when it cannot begin."""
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
     world = World.open(config, store, rank, size)
-    Session.open(run_dir, world, state, config).run(progress)
-    world.close()
+    Session.open(run_dir, world, state, config, launch).run(progress)
     if rank == 0:
         run_dir.remove_scratch()
+    world.close()  # last: the ranks end together
 
 
 def silent(done: int, total: int, case_id: str) -> None:

@@ -13,16 +13,20 @@ from torch import Tensor, nn
 
 from harness.axes.reduction.base import Phases
 from harness.probes.descent import OPTIMIZERS
-from harness.rank.alone import bare_step, on_one_rank
+from harness.rank.alone import bare_step, on_one_rank, silent
 from harness.rank.assemble import Parts
-from harness.rank.clock import Stopwatch
+from harness.rank.clock import HOST, Stopwatch
+from harness.rank.common_clock import Offset
 from harness.rank.cut import Cut
+from harness.rank.exposure import Twins
 from harness.rank.losses import adapt_losses
 from harness.rank.material import Material, step_seed
 from harness.rank.memory import Meter, peak_bytes, reset_peak
+from harness.rank.pace import GO_ON, Pace
 from harness.rank.process_group import World
 from harness.rank.rig import Builder, Rig
 from harness.rank.usage import Usage, idle_batch
+from harness.schema.config import UntilConfig
 from harness.schema.context import Context
 
 T = TypeVar("T")
@@ -38,7 +42,11 @@ class Measured:
     columns: list[tuple[str, str]]
     """(phase, clock) of each column of `seconds`."""
     seconds: Tensor
-    """float64 [warm_up + iterations, columns]."""
+    """float64 [warm_up + iterations, columns]; where a case was visited several times, that of each visit in turn."""
+    visits: list[tuple[int, int]]
+    """(warm-ups, measured iterations) of each visit."""
+    stopped: str
+    """Why no more iterations were made, where their number was left open; else empty."""
     gradient: list[tuple[str, Tensor]]
     """The last iteration's, on the CPU: (parameter name, tensor)."""
     peak_memory_bytes: int
@@ -57,6 +65,12 @@ class Trial:
     asked_warm_up: int
     measured: int
     """Iterations after the warm-up."""
+    until: UntilConfig = field(default_factory=UntilConfig)
+    """When it is enough, where the number of iterations is left open."""
+    exposed: bool = False
+    """Whether the same step without communication is run in turn with the case."""
+    offset: Offset = field(default_factory=Offset)
+    """Of this rank's clock."""
     seed: int = 0
     """What a model draws in a step (dropout) comes from it and from the rank, whatever ran before."""
     usage: Usage = field(default_factory=Usage)
@@ -107,6 +121,7 @@ class Trial:
             passes=tuple(len(parts.reduction.passes(own)) for own in cut.terms()),
             unequal_use=self.usage.unequal,
             varying_use=self.usage.varying,
+            follows_sync=parts.aggregation.follows_sync,
             scales_loss=parts.precision.scaler(self.world.device) is not None,
         )
 
@@ -118,24 +133,50 @@ class Trial:
         """
         with self._computing(), catch_warnings(record=True) as caught:
             simplefilter("default")
+            twins = self._twins()
             meter = Meter(self.world.device)
             rig = self._rig(self.parts.fault.batches)
-            stopwatch = Stopwatch(self.world.device, rig.names(), enter)
-            rows = []
-            for left in reversed(range(self.iterations)):
-                if left == self.measured - 1:
-                    reset_peak(self.world.device)
-                rows.append(self._iterate(rig.model, partial(stopwatch.time, rig.phases[left % len(rig.phases)])))
+            stopwatch = Stopwatch(self.world.device, rig.names(), enter, self._arriving, self.offset.ahead_s)
+            rows, stopped = self._rows(rig, stopwatch, twins)
             peak, taken = peak_bytes(self.world.device), meter.taken
             gradient = rig.gradient()
         return Measured(
-            columns=stopwatch.columns,
+            columns=stopwatch.columns + (twins.columns if twins else []),
             seconds=torch.tensor(rows, dtype=torch.float64),
+            visits=[(self.warm_up, len(rows) - self.warm_up)],
+            stopped=stopped,
             gradient=gradient,
             peak_memory_bytes=peak,
             taken_memory_bytes=taken,
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
         )
+
+    @property
+    def _arriving(self) -> str:
+        """The phase in which ranks wait for the last one; none where they do so all through backward."""
+        return "aggregate" if self.cut.spans_ranks and not self.parts.aggregation.in_backward else ""
+
+    def _twins(self) -> Twins | None:
+        if not self.exposed or not self.cut.spans_ranks:
+            return None
+        cut = Cut(silent(self.parts), self.material, self.world.size)
+        rig = Builder(cut, self.world, self.usage).build(self.parts.fault.batches)
+        return Twins(rig, self.world, self.parts.communication.dtype)
+
+    def _rows(self, rig: Rig, stopwatch: Stopwatch, twins: Twins | None) -> tuple[list[list[float]], str]:
+        """Seconds, a row an iteration, warm-ups first; and why there are no more. The last one is of the compared batch."""
+        rows: list[list[float]] = []
+        pace, step, batches = Pace(self.world.control, self.until), stopwatch.columns.index(("step", HOST)), len(rig.phases)
+        stretch, verdict = self.iterations, GO_ON
+        while verdict == GO_ON:
+            for left in reversed(range(stretch)):
+                if len(rows) == self.warm_up:
+                    reset_peak(self.world.device)
+                row = self._iterate(rig.model, partial(stopwatch.time, rig.phases[left % batches]))
+                rows.append(row + (twins.time(left, self._iterate) if twins else []))
+            verdict = pace.verdict(torch.tensor([row[step] for row in rows[self.warm_up :]], dtype=torch.float64))
+            stretch = self.measured + -self.measured % batches  # the batches go on in turn
+        return rows, verdict
 
     def train(self, optimizer: str, rate: float, checkpoints: list[int], keep: Keep) -> list[float]:
         """Optimizer steps from the initial parameters, over the batches in turn; `keep` is given the step and the parameters.
@@ -158,11 +199,14 @@ class Trial:
     def alone(self) -> "Trial":
         """The case on one rank that has the whole batch: what its gradient is without any aggregation."""
         parts, world = on_one_rank(self.parts), self.world.alone()
-        return replace(self, parts=parts, world=world, asked_warm_up=0, measured=1, usage=Usage())
+        return replace(self._once(), parts=parts, world=world, asked_warm_up=0)
 
     def bare(self) -> "Trial":
         """Forward and backward of this rank's mean loss, and nothing else: what the case's memory is held against."""
-        return replace(self, parts=bare_step(self.parts), asked_warm_up=1, measured=1, usage=Usage())
+        return replace(self._once(), parts=bare_step(self.parts), asked_warm_up=1)
+
+    def _once(self) -> "Trial":
+        return replace(self, measured=1, until=UntilConfig(), exposed=False, usage=Usage())
 
     @torch.no_grad()
     def _own_loss(self, rig: Rig) -> float:

@@ -5,8 +5,10 @@ from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
+from harness.rank.footprint import COLUMNS
 from harness.schema.case import AXES, Case
 from harness.schema.record import METRICS, Asked, Discrepancy, Drift, Finding, Observation, Outcome, Timing
 from harness.schema.run_dir import RunDir, writing
@@ -15,7 +17,9 @@ _LABEL = pa.dictionary(pa.int32(), pa.string())
 _SAMPLES = pa.schema(
     [
         ("case_id", _LABEL),
+        ("launch", pa.int32()),
         ("rank", pa.int32()),
+        ("visit", pa.int32()),
         ("iteration", pa.int32()),
         ("warm_up", pa.bool_()),
         ("phase", _LABEL),
@@ -25,12 +29,19 @@ _SAMPLES = pa.schema(
 )
 _TYPES = {"max_ulp": pa.float64(), "bitwise_equal": pa.bool_(), "nonfinite": pa.int64()}
 _DISCREPANCIES = pa.schema(
-    [("case_id", _LABEL), ("rank", pa.int32()), ("against", pa.string()), ("parameter", pa.string())]
+    [("case_id", _LABEL), ("launch", pa.int32())]
+    + [("rank", pa.int32()), ("against", pa.string()), ("parameter", pa.string())]
     + [(metric, _TYPES.get(metric, pa.float64())) for metric in METRICS]
 )
-_FINDINGS = pa.schema([("case_id", _LABEL), ("kind", pa.string()), ("statement", pa.string()), ("evidence", pa.float64())])
+_MEMORY = pa.schema(
+    [("case_id", _LABEL), ("launch", pa.int32()), ("rank", pa.int32())] + [(column, pa.int64()) for column in COLUMNS]
+)
+_FINDINGS = pa.schema(
+    [("case_id", _LABEL), ("launch", pa.int32()), ("kind", pa.string()), ("statement", pa.string()), ("evidence", pa.float64())]
+)
 _DRIFTS = pa.schema(
-    [("case_id", _LABEL), ("against", pa.string()), ("optimizer", _LABEL), ("step", pa.int32())]
+    [("case_id", _LABEL), ("launch", pa.int32())]
+    + [("against", pa.string()), ("optimizer", _LABEL), ("step", pa.int32())]
     + [(number, pa.float64()) for number in ("loss", "against_loss", "max_abs", "relative_l2")]
     + [("bitwise_equal", pa.bool_())]
 )
@@ -69,25 +80,45 @@ _COLLECTIVES = pa.schema(
 class Writer:
     """Writes what rank 0 has gathered."""
 
-    def __init__(self, run_dir: RunDir) -> None:
-        self._run_dir = run_dir
+    def __init__(self, run_dir: RunDir, launch: int = 0) -> None:
+        self._run_dir, self._launch = run_dir, launch
 
-    def write_samples(self, case: Case, columns: Sequence[tuple[str, str]], ranks: Sequence[Tensor], warm_up: int) -> None:
-        """`ranks` holds a float64 [iterations, columns] a rank, warm-ups first; `columns` are (phase, clock)."""
-        rows = [
-            (case.case_id, rank, iteration, iteration < warm_up, phase, clock, seconds)
-            for rank, table in enumerate(ranks)
-            for iteration, row in enumerate(table.tolist())
-            for (phase, clock), seconds in zip(columns, row, strict=True)
-        ]
-        self._write("samples", case.case_id, rows, _SAMPLES)
+    def write_samples(
+        self, case: Case, columns: Sequence[tuple[str, str]], ranks: Sequence[Tensor], visits: Sequence[tuple[int, int]]
+    ) -> None:
+        """`ranks` holds a float64 [iterations, columns] a rank; `columns` are (phase, clock), `visits` (warm-ups, measured)."""
+        seconds = torch.stack(list(ranks))
+        rank, iteration, column = (
+            place.flatten() for place in torch.meshgrid(*map(torch.arange, seconds.shape), indexing="ij")
+        )
+        visit = torch.tensor([number for number, counts in enumerate(visits) for _ in range(sum(counts))])
+        warm_up = torch.tensor([place < counts[0] for counts in visits for place in range(sum(counts))])
+        phases, clocks = zip(*columns, strict=True)
+        of_column = column.int().numpy()
+        arrays = {
+            "case_id": _repeated(case.case_id, len(rank)),
+            "launch": pa.repeat(self._launch, len(rank)),
+            "rank": rank.numpy(),
+            "visit": visit[iteration].numpy(),
+            "iteration": iteration.numpy(),
+            "warm_up": warm_up[iteration].numpy(),
+            "phase": pa.DictionaryArray.from_arrays(of_column, pa.array(phases)),
+            "clock": pa.DictionaryArray.from_arrays(of_column, pa.array(clocks)),
+            "seconds": seconds.flatten().numpy(),
+        }
+        self._save("samples", case.case_id, pa.table(arrays).cast(_SAMPLES))
+
+    def write_memory(self, case: Case, ranks: Tensor) -> None:
+        """`ranks` is int64 [ranks, COLUMNS]."""
+        rows = [(case.case_id, self._launch, rank, *figures) for rank, figures in enumerate(ranks.tolist())]
+        self._write("memory", case.case_id, rows, _MEMORY)
 
     def write_discrepancies(self, case: Case, rows: Sequence[Discrepancy]) -> None:
         """Comparisons of the case."""
         integers = {METRICS.index("bitwise_equal"): bool, METRICS.index("nonfinite"): int}
         table = [
             (
-                *(row.case_id, row.rank, row.against, row.parameter),
+                *(row.case_id, self._launch, row.rank, row.against, row.parameter),
                 *(integers.get(index, float)(metric) for index, metric in enumerate(row.metrics)),
             )
             for row in rows
@@ -96,11 +127,11 @@ class Writer:
 
     def write_findings(self, case: Case, rows: Sequence[Finding]) -> None:
         """Verdicts on the case."""
-        self._write("findings", case.case_id, [tuple(asdict(row).values()) for row in rows], _FINDINGS)
+        self._write("findings", case.case_id, [self._of_launch(row) for row in rows], _FINDINGS)
 
     def write_drifts(self, case: Case, rows: Sequence[Drift]) -> None:
         """How far the case drifts from the others of its setting."""
-        self._write("drifts", case.case_id, [tuple(asdict(row).values()) for row in rows], _DRIFTS)
+        self._write("drifts", case.case_id, [self._of_launch(row) for row in rows], _DRIFTS)
 
     def write_probe(self, probe: str, asked: Sequence[Asked], seen: Sequence[tuple[str, int, Observation | Timing]]) -> None:
         """A probe's answers; `seen` holds (subject, rank, what was seen)."""
@@ -113,8 +144,12 @@ class Writer:
         """The row that makes the case a finished one: outcome, axes and parameters."""
         described = {axis: case.options[axis] for axis in AXES}
         record = asdict(outcome)
-        row = {"case_id": record.pop("case_id"), **described, **dict(case.parameters), **record}
+        row = {"case_id": record.pop("case_id"), "launch": self._launch, **described, **dict(case.parameters), **record}
         self._save("cases", case.case_id, pa.Table.from_pylist([row]))
+
+    def _of_launch(self, row: Finding | Drift) -> tuple[object, ...]:
+        case_id, *others = asdict(row).values()
+        return (case_id, self._launch, *others)
 
     def _write(self, table: str, name: str, rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> None:
         columns = zip(*rows, strict=True) if rows else [()] * len(schema)
@@ -122,8 +157,12 @@ class Writer:
         self._save(table, name, pa.Table.from_arrays(arrays, schema=schema))
 
     def _save(self, table: str, name: str, content: pa.Table) -> None:
-        with writing(self._run_dir.case_file(table, name)) as part:
+        with writing(self._run_dir.case_file(table, name, self._launch)) as part:
             pq.write_table(content, part)
+
+
+def _repeated(text: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), count), pa.array([text]))
 
 
 def _array(values: list[object], kind: pa.DataType) -> pa.Array:

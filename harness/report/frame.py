@@ -74,9 +74,9 @@ def load_run(path: Path | str) -> Run:
 _SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": ("probes", "observations", "collectives")}
 """What is finished with a row in `cases`, and what with one in `probes`."""
 _COLUMNS = {
-    "cases": [*AXES, *(field.name for field in fields(Outcome))],
-    "samples": ["case_id", "rank", "iteration", "warm_up", "phase", "clock", "seconds"],
-    "discrepancies": ["case_id", "rank", "against", "parameter", *METRICS],
+    "cases": ["launch", *AXES, *(field.name for field in fields(Outcome))],
+    "samples": ["case_id", "launch", "rank", "visit", "iteration", "warm_up", "phase", "clock", "seconds"],
+    "discrepancies": ["case_id", "launch", "rank", "against", "parameter", *METRICS],
     "findings": [field.name for field in fields(Finding)],
     "drifts": [field.name for field in fields(Drift)],
     "probes": [field.name for field in fields(Asked)],

@@ -15,6 +15,7 @@ from harness.schema.sweep import check_sweeps
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
 OPTIMIZERS = ("sgd", "adam")
+ORDERS = ("matrix", "shuffled", "interleaved")
 STORIES = ("", "reduction_modes", "gradient_sums", "unequal_derivatives")
 _NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
@@ -60,6 +61,26 @@ class DriftConfig:
 
 
 @dataclass
+class UntilConfig:
+    """Iterate until the time is known well enough. What is asked for is reached by each case of each launch."""
+
+    relative: float | None = None
+    """Half the 95 % interval of the median step, over the median, at which a case is left, as 0.02; null: not asked for."""
+    seconds: float = 10.0
+    """A case's measured iterations end after so many seconds, however well the median is known then."""
+    most: int = 1000
+    """And after so many iterations."""
+
+    def __post_init__(self) -> None:
+        if self.relative is not None and not 0 < self.relative < 1:
+            raise ValueError(f"until.relative={self.relative}: expected a share of the median, between 0 and 1, as 0.02")
+        if not 0 < self.seconds < float("inf"):
+            raise ValueError(f"until.seconds={self.seconds}: expected seconds, more than 0")
+        if not 1 <= self.most < 2**31:
+            raise ValueError(f"until.most={self.most}: expected a whole number of at least 1")
+
+
+@dataclass
 class BenchmarkConfig:
     """Everything that a run depends on. Written to config.yaml, and enough to repeat the run."""
 
@@ -74,9 +95,18 @@ class BenchmarkConfig:
     global_batch_size: int = 64
     """Samples in the batch of all ranks together."""
     iterations: int = 10
-    """Measured iterations a case."""
+    """Measured iterations a case; where `until.relative` is given, the fewest, and as many more at a time."""
     warm_up: int = 2
     """Iterations before the measured ones: recorded, marked, and never mixed in."""
+    launches: int = 1
+    """How often the whole world is started, in fresh processes, as one run: times vary more between launches than within."""
+    order: str = "matrix"
+    """matrix: case after case, as the configuration lists them; shuffled: another order in each launch; interleaved: in
+    `rounds` rounds, in each of which every case makes its share of the iterations."""
+    rounds: int = 5
+    """Visits to each case under order=interleaved."""
+    exposed: bool = False
+    """Time each case also without communication, in turn with it: what of its communication is exposed, and what is hidden."""
     threads_per_rank: int = 1
     """CPU threads of a rank. Other counts give other bits."""
     device: str = "auto"
@@ -97,6 +127,7 @@ class BenchmarkConfig:
     """Environment variables of the ranks: `+env.NCCL_ALGO=Ring`."""
     torchrun: TorchrunConfig = field(default_factory=TorchrunConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    until: UntilConfig = field(default_factory=UntilConfig)
 
     workload: dict[str, Any] = field(default_factory=dict)
     reduction: dict[str, Any] = field(default_factory=dict)
@@ -118,6 +149,7 @@ class BenchmarkConfig:
         self._check_numbers()
         self._check_choices()
         self._check_batch()
+        self._check_rounds()
 
     @property
     def world_size(self) -> int:
@@ -131,7 +163,7 @@ class BenchmarkConfig:
             )
 
     def _check_numbers(self) -> None:
-        for key, least in (("seed", 0), ("global_batch_size", 1), ("iterations", 1), ("warm_up", 0), ("threads_per_rank", 1)):
+        for key, least in _LEAST.items():
             value = getattr(self, key)
             if not least <= value < 2**63:
                 raise ValueError(f"{key}={value}: expected a whole number of at least {least}")
@@ -140,8 +172,20 @@ class BenchmarkConfig:
         if not 0 < self.deadline_s <= 1e6:
             raise ValueError(f"deadline_s={self.deadline_s}: expected seconds, more than 0 and at most 1e6")
 
+    def _check_rounds(self) -> None:
+        if self.order != "matrix" and self.drift.steps:
+            raise ValueError(f"drift.steps with order={self.order}: a drift is held against the cases beside it")
+        if self.order != "interleaved":
+            return
+        if self.rounds > self.iterations:
+            raise ValueError(
+                f"rounds={self.rounds}: order=interleaved has iterations={self.iterations} to share out among them"
+            )
+        if self.until.relative is not None:
+            raise ValueError("until.relative with order=interleaved: each round makes a given number of iterations")
+
     def _check_choices(self) -> None:
-        for key, accepted in (("device", DEVICES), ("backend", BACKENDS), ("story", STORIES)):
+        for key, accepted in (("device", DEVICES), ("backend", BACKENDS), ("story", STORIES), ("order", ORDERS)):
             if getattr(self, key) not in accepted:
                 known = ", ".join(name or "'' for none" for name in accepted)
                 raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {known}")
@@ -157,6 +201,18 @@ class BenchmarkConfig:
                 f"global_batch_size={self.global_batch_size} is smaller than the world size {self.world_size}: "
                 "some ranks would have no sample"
             )
+
+
+_LEAST = {
+    "seed": 0,
+    "global_batch_size": 1,
+    "iterations": 1,
+    "warm_up": 0,
+    "threads_per_rank": 1,
+    "launches": 1,
+    "rounds": 1,
+}
+"""Keys that are whole numbers."""
 
 
 def to_config(composed: DictConfig) -> BenchmarkConfig:

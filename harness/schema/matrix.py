@@ -3,10 +3,12 @@
 import itertools
 import json
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
+from harness.schema.seeding import derive_seed
 from harness.schema.sweep import variants
 
 
@@ -17,9 +19,17 @@ def expand_cases(config: BenchmarkConfig) -> list[Case]:
     return [_case(cell) for cell in itertools.product(*columns)]
 
 
-def expected_files(config: BenchmarkConfig) -> dict[str, list[str]]:
-    """Table to the names of what it holds when the run is complete: cases, and probes."""
-    return {"cases": [case.case_id for case in expand_cases(config)], "probes": list(config.probe)}
+def expected_files(config: BenchmarkConfig, launch: int = 0) -> dict[str, list[str]]:
+    """Table to the names of what it holds when a launch is complete: cases; and probes, which the first launch asks."""
+    return {"cases": [case.case_id for case in expand_cases(config)], "probes": [] if launch else list(config.probe)}
+
+
+def ordered_cases(config: BenchmarkConfig, launch: int) -> list[Case]:
+    """The cases as a launch goes through them; a shuffled order is another one in each launch, and the same in each run."""
+    cases = expand_cases(config)
+    if config.order == "shuffled":
+        Random(derive_seed(config.seed, "order", str(launch))).shuffle(cases)
+    return cases
 
 
 def option_node(config: BenchmarkConfig, case: Case, axis: str) -> dict[str, Any]:

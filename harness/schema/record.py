@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import nan
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of the run directory, in environment.json. A change of the contract changes it."""
 
 OK, SKIPPED, FAILED = "ok", "skipped", "failed"
@@ -38,12 +38,17 @@ class Outcome:
     """ok, skipped or failed."""
     reason: str = ""
     """Why it was skipped or failed."""
+    position: int = 0
+    """Its place in the order of the launch, from 0."""
     world_size: int = 0
     backend: str = ""
     device: str = ""
     num_parameters: int = 0
     gradient_bytes: int = 0
     iterations: int = 0
+    """Measured, after the warm-up."""
+    stopped: str = ""
+    """Why no more were made, where the number was left open: `precise`, `budget` or `limit`; empty where it was given."""
     warm_up: int = 0
     second_forward: bool = False
     """Whether the step takes a second forward, for an aggregation that communicates only after one made to; its time counts."""
@@ -62,12 +67,28 @@ class Outcome:
     """What the case takes more than one forward and one backward of the rank's mean loss do; of the rank where it is most."""
     declared_bytes: int = 0
     """What aggregation and reduction say that they need beside the gradient, of the rank where it is most."""
+    clock_uncertainty_s: float = 0.0
+    """By how much arrivals of ranks on different hosts may be misplaced; 0 on one host, whose ranks share a clock."""
     reference_s: float = 0.0
     """Rank 0's seconds in references that this case was the first to need; no part of any sample."""
     compare_s: float = 0.0
     """Rank 0's seconds in comparisons."""
     wall_s: float = 0.0
     """Rank 0's seconds from the start of the case to this row."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A row of `memory`: what a case took on one rank."""
+
+    case_id: str
+    rank: int
+    peak_memory_bytes: int
+    """Over the timed iterations: resident set on the CPU, allocated device memory on CUDA."""
+    above_bare_bytes: int
+    """What the case takes more than one forward and one backward of the rank's mean loss do."""
+    declared_bytes: int
+    """What aggregation and reduction say that they need beside the gradient."""
 
 
 @dataclass(frozen=True)

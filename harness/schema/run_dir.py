@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from harness.schema.rank_state import RankStatus, read_rank_status
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 
-TABLES = ("cases", "samples", "discrepancies", "findings", "drifts", "probes", "observations", "collectives")
+TABLES = ("cases", "samples", "memory", "discrepancies", "findings", "drifts", "probes", "observations", "collectives")
+
+_LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?")
 
 
 class RunDir:
@@ -57,21 +60,28 @@ class RunDir:
         """The folder of one of TABLES."""
         return self.path / table
 
-    def case_file(self, table: str, case_id: str) -> Path:
-        """The Parquet file of a case, or of a probe, in one of TABLES.
+    def case_file(self, table: str, case_id: str, launch: int = 0) -> Path:
+        """The Parquet file of a case, or of a probe, in one of TABLES, as one launch wrote it.
 
         The ones in `cases` and `probes` are written last: with it the case, or the probe, is finished.
         """
-        return self.table(table) / f"{case_id}.parquet"
+        return self.table(table) / f"{_of_launch(case_id, launch)}.parquet"
 
-    def finished(self, table: str = "cases") -> set[str]:
-        """case_ids, or names of probes, whose rows are complete."""
-        return {path.stem for path in self.table(table).glob("*.parquet") if not path.name.startswith(".")}
+    def finished(self, table: str = "cases", launch: int = 0) -> set[str]:
+        """case_ids, or names of probes, whose rows of this launch are complete."""
+        names = [path.stem for path in self.table(table).glob("*.parquet") if not path.name.startswith(".")]
+        parts = [_LAUNCH.fullmatch(name) for name in names]
+        return {part["name"] for part in parts if part and int(part["launch"] or 0) == launch}
 
-    def missing(self) -> list[str]:
-        """Cases and probes that the configuration asks for and that are not finished."""
-        expected = expected_files(self.config())
-        return [name for table, names in expected.items() for name in names if name not in self.finished(table)]
+    def missing(self, launch: int | None = None) -> list[str]:
+        """Cases and probes that the configuration asks for and that are not finished; in one launch, or in any of them."""
+        config = self.config()
+        asked = range(config.launches) if launch is None else [launch]
+        return [name for number in asked for name in self._missing(expected_files(config, number), number)]
+
+    def _missing(self, expected: dict[str, list[str]], launch: int) -> list[str]:
+        finished = {table: self.finished(table, launch) for table in expected}
+        return [_of_launch(name, launch) for table, names in expected.items() for name in names if name not in finished[table]]
 
     @property
     def report(self) -> Path:
@@ -93,6 +103,11 @@ class RunDir:
     def rank_state(self, rank: int) -> Path:
         """The file of a rank's RankState."""
         return self.path / "ranks" / f"{rank}.state"
+
+    def forget_ranks(self) -> None:
+        """Drop the states of an earlier launch, so that its ranks are not taken for those of the next."""
+        for path in (self.path / "ranks").glob("*.state"):
+            path.unlink()
 
     def rank_statuses(self) -> list[RankStatus]:
         """What the ranks that reported at all are doing, or were doing last; in order of rank."""
@@ -116,6 +131,10 @@ class RunDir:
         """Write a file whole: under another name, to the disk, then renamed."""
         with writing(path) as part, part.open("wb") as file:
             file.write(content)
+
+
+def _of_launch(name: str, launch: int) -> str:
+    return f"{name}.launch{launch}" if launch else name
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from harness.report.frame import load_run
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
-from tests.running import ENVIRONMENT, ROOT, TORCHRUN, processes_of, start_launch, wait_until
+from tests.running import ENVIRONMENT, ROOT, TORCHRUN, launch, processes_of, start_launch, wait_until
 
 LONG = (
     "workload=[mlp_digits]",
@@ -183,3 +184,27 @@ def test_a_terminal_sees_the_progress(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "0/4" in done.stdout
     assert "mlp_digits.sum." in done.stdout
+
+
+CRASHING = """
+import ctypes
+from harness.axes.sync.none import NoneSync
+
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.abort, None)
+
+
+class CrashingSync(NoneSync):
+    "Aborts the process that imported it, on its way out."
+"""
+
+
+def test_a_library_that_crashes_on_its_way_out_spoils_no_finished_run(tmp_path: Path) -> None:
+    (tmp_path / "sync").mkdir()
+    (tmp_path / "sync" / "crashing.yaml").write_text("crashing: {_target_: crashing.CrashingSync}\n")
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    ours = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    crash = subprocess.run([sys.executable, "-c", "import crashing"], cwd=tmp_path, env=ours, capture_output=True)
+    assert crash.returncode == -signal.SIGABRT, "the premise"
+    done = launch("--config-dir", str(tmp_path), "experiment=smoke", "sync=[crashing]", f"results_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr

@@ -51,7 +51,7 @@ def write_measured(writer: Writer, case: Case, scale: float) -> None:
     """Rank 1 is the slow one in iteration 1, rank 0 in the others; iteration 0 is a warm-up."""
     rank_0 = torch.tensor([[9.0, 90.0], [1.0, 10.0], [3.0, 30.0], [5.0, 50.0]], dtype=torch.float64) * scale
     rank_1 = torch.tensor([[9.0, 90.0], [2.0, 20.0], [1.0, 10.0], [1.0, 10.0]], dtype=torch.float64) * scale
-    writer.write_samples(case, [("forward", "host"), ("step", "host")], [rank_0 / 1000, rank_1 / 1000], warm_up=1)
+    writer.write_samples(case, [("forward", "host"), ("step", "host")], [rank_0 / 1000, rank_1 / 1000], visits=[(1, 3)])
     writer.write_outcome(case, Outcome(case_id=case.case_id, status="ok", peak_memory_bytes=2**21))
 
 

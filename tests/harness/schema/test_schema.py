@@ -81,7 +81,7 @@ def test_no_run_directory(tmp_path: Path) -> None:
 def test_a_run_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     run_dir = RunDir.create(config(f"results_dir={tmp_path}"), NOW)
     run_dir.write_environment({"schema_version": 1})
-    with pytest.raises(RefusedError, match="is of schema_version 1, and this version reads 3"):
+    with pytest.raises(RefusedError, match="is of schema_version 1, and this version reads 4"):
         RunDir.open(run_dir.path)
 
 

@@ -1,0 +1,172 @@
+"""One case after the other, or in turns: from the first visit to a case to its row in `cases`."""
+
+from dataclasses import dataclass, field, replace
+from math import nan
+from time import perf_counter
+
+import torch
+
+from harness.axes.workload.base import Workload
+from harness.probes.bits import digest
+from harness.rank.agreement import CaseFailedError, together
+from harness.rank.assemble import Parts
+from harness.rank.common_clock import CommonClock, Offset
+from harness.rank.compare import Apart, Comparisons
+from harness.rank.drift import Drifts
+from harness.rank.findings import findings
+from harness.rank.footprint import Footprint
+from harness.rank.material import Material
+from harness.rank.process_group import World
+from harness.rank.trial import Measured, Trial
+from harness.rank.usage import Usages
+from harness.rank.writer import Writer
+from harness.schema.case import Case
+from harness.schema.config import BenchmarkConfig
+from harness.schema.rank_state import RankState
+from harness.schema.record import FAILED, OK, SKIPPED, Discrepancy, Outcome
+
+
+@dataclass
+class CaseWork:
+    """What one rank needs to visit the cases, and what it keeps between visits. All ranks call alike."""
+
+    config: BenchmarkConfig
+    world: World
+    state: RankState
+    parts: dict[Case, Parts]
+    """In the order of the launch."""
+    materials: dict[Workload, Material]
+    comparisons: Comparisons
+    drifts: Drifts
+    writer: Writer
+    usages: Usages
+    footprint: Footprint
+    clock: CommonClock
+    settled: set[Case] = field(default_factory=set)
+    """Cases with a row."""
+    _seen: dict[Case, list[Measured]] = field(default_factory=dict)
+    _wall_s: dict[Case, float] = field(default_factory=dict)
+
+    def visit(self, case: Case, visits: int, *, last: bool) -> None:
+        """Measure one of the case's visits; settle it with the last one, or as soon as it is skipped or fails."""
+        if case in self.settled:
+            return
+        started = perf_counter()
+        outcome = self._outcome(case, self._trial(case, visits), last=last)
+        self._wall_s[case] = self._wall_s.get(case, 0.0) + perf_counter() - started
+        if outcome is None:
+            return
+        self.settled.add(case)
+        self._seen.pop(case, None)
+        if self.world.rank == 0:
+            position = list(self.parts).index(case)
+            self.writer.write_outcome(case, replace(outcome, wall_s=self._wall_s[case], position=position))
+
+    def _trial(self, case: Case, visits: int) -> Trial:
+        """With this visit's share of the iterations; earlier visits make one more where they do not come out even."""
+        parts, config, visit = self.parts[case], self.config, len(self._seen.get(case, []))
+        return Trial(
+            parts=parts,
+            material=self.materials[parts.workload],
+            world=self.world,
+            asked_warm_up=config.warm_up,
+            measured=config.iterations // visits + (visit < config.iterations % visits),
+            until=config.until,
+            exposed=config.exposed,
+            seed=config.seed,
+        )
+
+    def _outcome(self, case: Case, trial: Trial, *, last: bool) -> Outcome | None:
+        """What a case's own code raises fails the case; what fails beside it (a full disk) ends the rank, and so the run."""
+        blank = self._blank(case, trial)
+        try:
+            if trial.material.trains and trial.parts.aggregation.in_backward:
+                trial = replace(trial, usage=self.usages.of(trial.material, trial.cut))
+            reason = trial.skip_reason()
+            if reason:
+                return replace(blank, status=SKIPPED, reason=reason)
+            bare = self.footprint.bare(case, trial)
+            offset = self.clock.offset()
+            trial = replace(trial, offset=offset)
+            measured = together(self.world.control, lambda: trial.measure(self.state.enter))
+            self._seen.setdefault(case, []).append(measured)
+            return self._settle(case, trial, bare, self._timed(blank, offset)) if last else None
+        except CaseFailedError as error:
+            self.world.rebuild_measured()
+            return replace(blank, status=FAILED, reason=str(error))
+
+    def _timed(self, blank: Outcome, offset: Offset) -> Outcome:
+        return replace(blank, clock_uncertainty_s=self.clock.largest_uncertainty(offset))
+
+    def _settle(self, case: Case, trial: Trial, bare: int, blank: Outcome) -> Outcome:
+        """`trial` is that of the last visit, whose gradient is compared."""
+        measured = whole(self._seen[case])
+        trial = replace(trial, measured=measured.visits[-1][1])  # as many as were made, where that was left open
+        blank = replace(blank, iterations=sum(made for _, made in measured.visits), stopped=measured.stopped)
+        self.state.enter("drift")
+        drifts = self.drifts.of(case, trial)
+        self.state.enter("compare")
+        taken = self.footprint.of(trial, measured, bare)
+        peak, above, declared = taken.amax(0).tolist()
+        blank = replace(blank, peak_memory_bytes=peak, above_bare_bytes=above, declared_bytes=declared)
+        evaluated = self._evaluate(case, trial, measured, blank)
+        if self.world.rank == 0:
+            self.writer.write_memory(case, taken)
+            if self.config.drift.steps:
+                self.writer.write_drifts(case, drifts)
+        return evaluated
+
+    def _blank(self, case: Case, trial: Trial) -> Outcome:
+        terms = trial.cut.counts()
+        return Outcome(
+            case_id=case.case_id,
+            status=OK,
+            world_size=self.world.size,
+            backend=self.world.backend,
+            device=self.world.device.type,
+            iterations=self.config.iterations,
+            warm_up=trial.warm_up,
+            second_forward=trial.second_forward,
+            denominator=sum(terms),
+            min_rank_denominator=min(terms),
+            max_rank_denominator=max(terms),
+        )
+
+    def _evaluate(self, case: Case, trial: Trial, measured: Measured, blank: Outcome) -> Outcome:
+        """Compare, gather and write. What the references cost is told apart: the first case to need one pays for it."""
+        started = perf_counter()
+        yardsticks = self.comparisons.yardsticks(case, trial)
+        apart = self.comparisons.between(yardsticks)
+        referenced = perf_counter()
+        rows = self.comparisons.of(case, trial, measured.gradient, yardsticks)
+        compared = perf_counter()
+        samples = self.world.control.gather(measured.seconds)
+        if self.world.rank == 0:
+            self.writer.write_samples(case, measured.columns, samples, measured.visits)
+            self._write_verdicts(case, trial, measured, rows, apart)
+        return replace(
+            blank,
+            num_parameters=sum(gradient.numel() for _, gradient in measured.gradient),
+            gradient_bytes=sum(gradient.nbytes for _, gradient in measured.gradient),
+            gradient_sha256=digest(measured.gradient).hex(),
+            predicted_max_abs=apart.predicted.max_abs if apart.predicted else nan,
+            predicted_relative_l2=apart.predicted.relative_l2 if apart.predicted else nan,
+            reference_s=referenced - started,
+            compare_s=compared - referenced,
+        )
+
+    def _write_verdicts(self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], apart: Apart) -> None:
+        self.writer.write_discrepancies(case, rows)
+        self.writer.write_findings(case, list(findings(case, trial, measured, rows, apart)))
+
+
+def whole(visits: list[Measured]) -> Measured:
+    """Several visits as one: the samples of each in turn, the memory of the one where it was most, the last one's gradient."""
+    return replace(
+        visits[-1],
+        seconds=torch.cat([visit.seconds for visit in visits]),
+        visits=[counts for visit in visits for counts in visit.visits],
+        peak_memory_bytes=max(visit.peak_memory_bytes for visit in visits),
+        taken_memory_bytes=max(visit.taken_memory_bytes for visit in visits),
+        tolerated_warnings=sorted({warning for visit in visits for warning in visit.tolerated_warnings}),
+    )
