@@ -15,6 +15,7 @@ from harness.report.answer import answer
 from harness.report.breakdown import breakdown_table, straggler_table
 from harness.report.caution import cautions, short
 from harness.report.caution import remarks as caution_remarks
+from harness.report.collectives import collective_tables, collectives
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
@@ -71,7 +72,7 @@ _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
 )
-_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions")
+_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives")
 """CSV files that are written when there is something in them."""
 
 
@@ -110,6 +111,7 @@ def build(path: Path | str) -> Report:
         "pairwise": pairwise(run),
         "drift": drift(run),
         "parameters": parameters(run),
+        "collectives": collectives(run),
     }
     traded = trade(run, frames["cost"], frames["discrepancy"])
     shown = frames | {"trade": traded, "cautions": doubts}
@@ -118,7 +120,7 @@ def build(path: Path | str) -> Report:
         answer=answer(run, frames["discrepancy"], frames["cost"]),
         findings=_findings(run),
         cautions=caution_remarks(run, doubts),
-        pictures={f"trade-{workload}.png": picture for workload, picture in _pictures(run, traded)},
+        pictures=dict(_pictures(run, traded, frames["collectives"])),
         tables=list(_tables(run, timed, shown, brief=False)),
         brief_tables=list(_tables(run, timed, shown, brief=True)),
         frames={
@@ -232,6 +234,7 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
         yield from _by_workload("Pairwise", pairwise_table(frames["pairwise"]), _PAIRWISE)
     if len(frames["drift"]):
         yield from _by_workload("Drift", drift_table(frames["drift"]), _DRIFT.format(run.config.drift.steps))
+    yield from collective_tables(frames["collectives"], brief=brief)
     yield from probe_tables(run)
     yield from trace_tables(run)
     unfinished = _not_measured(run)
@@ -246,11 +249,17 @@ def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
         yield Table(f"{title}: {workload}", group.drop(columns=empty), "" if position else note)
 
 
-def _pictures(run: Run, traded: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """(file name, PNG); matplotlib takes half a second."""
     if len(traded):
-        from harness.report.picture import pictures  # matplotlib takes half a second
+        from harness.report.picture import pictures
 
-        yield from pictures(traded, resident=run.environment.get("device") == "cpu")
+        for workload, picture in pictures(traded, resident=run.environment.get("device") == "cpu"):
+            yield f"trade-{workload}.png", picture
+    if len(swept):
+        from harness.report.bandwidth_picture import bandwidth
+
+        yield "busbw.png", bandwidth(swept)
 
 
 def _not_measured(run: Run) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from harness.schema.rank_state import RankStatus, read_rank_status
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 
-TABLES = ("cases", "samples", "memory", "discrepancies", "findings", "drifts", "probes", "observations")
+TABLES = ("cases", "samples", "memory", "discrepancies", "findings", "drifts", "probes", "observations", "collectives")
 
 _TRACE = ".pt.trace.json.gz"
 _LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?")
