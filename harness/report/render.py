@@ -23,6 +23,7 @@ from harness.report.environment import environment_table
 from harness.report.frame import Run, load_run
 from harness.report.pairwise import pairwise, pairwise_table
 from harness.report.prediction import prediction, prediction_table
+from harness.report.price import price, price_note, price_table
 from harness.report.probes import probe_tables
 from harness.report.stories import tell
 from harness.report.tables import Table, escape, plain
@@ -72,7 +73,7 @@ _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
 )
-_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives")
+_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives", "price")
 """CSV files that are written when there is something in them."""
 
 
@@ -112,6 +113,7 @@ def build(path: Path | str) -> Report:
         "drift": drift(run),
         "parameters": parameters(run),
         "collectives": collectives(run),
+        "price": price(run),
     }
     traded = trade(run, frames["cost"], frames["discrepancy"])
     shown = frames | {"trade": traded, "cautions": doubts}
@@ -126,6 +128,7 @@ def build(path: Path | str) -> Report:
         frames={
             **frames,
             "cost": frames["cost"].reset_index(names="case_id"),
+            "price": frames["price"].reset_index(names="case_id"),
             "trade": traded.reset_index(names="case_id"),
             "times": timed.phases,
             "ranks": timed.ranks,
@@ -215,31 +218,37 @@ def _findings(run: Run) -> list[str]:
 
 
 def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
-    device = str(run.environment.get("device"))
     yield from tell(run)
     if len(frames["discrepancy"]):
-        clocks = _CLOCKS.get(device, "")
-        costs = cost_table(frames["cost"], short(frames["cautions"]), brief=brief)
-        yield from _by_workload("Cost", costs, (_MEDIANS if brief else _COST) + clocks)
-        yield from _by_workload("Where the time goes", breakdown_table(frames["cost"], timed), _BREAKDOWN)
-        stragglers = straggler_table(run, timed)
-        if len(stragglers) and not brief:
-            yield from _by_workload("Stragglers", stragglers, _STRAGGLERS)
+        yield from _of_times(run, timed, frames, brief=brief)
         yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), _DISCREPANCY)
-    if len(frames["trade"]):
-        yield from _by_workload("Trade", trade_table(frames["trade"]), _TRADE + _MEMORY.get(device, ""))
-    if len(frames["prediction"]):
-        yield from _by_workload("Prediction", prediction_table(frames["prediction"]), _PREDICTION)
-    if len(frames["pairwise"]):
-        yield from _by_workload("Pairwise", pairwise_table(frames["pairwise"]), _PAIRWISE)
-    if len(frames["drift"]):
-        yield from _by_workload("Drift", drift_table(frames["drift"]), _DRIFT.format(run.config.drift.steps))
+    memory = _MEMORY.get(str(run.environment.get("device")), "")
+    for name, title, table, note in (
+        ("trade", "Trade", trade_table, _TRADE + memory),
+        ("prediction", "Prediction", prediction_table, _PREDICTION),
+        ("pairwise", "Pairwise", pairwise_table, _PAIRWISE),
+        ("drift", "Drift", drift_table, _DRIFT.format(run.config.drift.steps)),
+    ):
+        if len(frames[name]):
+            yield from _by_workload(title, table(frames[name]), note)
     yield from collective_tables(frames["collectives"], brief=brief)
     yield from probe_tables(run)
     yield from trace_tables(run)
     unfinished = _not_measured(run)
     if len(unfinished):
         yield Table("Cases without numbers", unfinished)
+
+
+def _of_times(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
+    clocks = _CLOCKS.get(str(run.environment.get("device")), "")
+    costs = cost_table(frames["cost"], short(frames["cautions"]), brief=brief)
+    yield from _by_workload("Cost", costs, (_MEDIANS if brief else _COST) + clocks)
+    if len(frames["price"]):
+        yield from _by_workload("The price of synchronization", price_table(frames["price"]), price_note(frames["price"]))
+    yield from _by_workload("Where the time goes", breakdown_table(frames["cost"], timed), _BREAKDOWN)
+    stragglers = straggler_table(run, timed)
+    if len(stragglers) and not brief:
+        yield from _by_workload("Stragglers", stragglers, _STRAGGLERS)
 
 
 def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
