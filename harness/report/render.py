@@ -209,7 +209,7 @@ def _findings(run: Run) -> list[str]:
 def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
     device = str(run.environment.get("device"))
     yield from tell(run)
-    if len(frames["discrepancy"]):
+    if len(frames["cost"]):
         clocks = _CLOCKS.get(device, "")
         costs = cost_table(frames["cost"], short(frames["cautions"]), brief=brief)
         yield from _by_workload("Cost", costs, (_MEDIANS if brief else _COST) + clocks)
@@ -217,6 +217,7 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
         stragglers = straggler_table(run, timed)
         if len(stragglers) and not brief:
             yield from _by_workload("Stragglers", stragglers, _STRAGGLERS)
+    if len(frames["discrepancy"]):
         yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), _DISCREPANCY)
     if len(frames["trade"]):
         yield from _by_workload("Trade", trade_table(frames["trade"]), _TRADE + _MEMORY.get(device, ""))
