@@ -4,11 +4,14 @@ import ast
 import inspect
 import itertools
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.schema import config as config_module
 from harness.schema.case import AXES, PROBE
-from harness.schema.config import BenchmarkConfig, DriftConfig, TorchrunConfig
+from harness.schema.config import BenchmarkConfig, DriftConfig, TorchrunConfig, UntilConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 USAGE = """\
 reducebench: which gradient did the ranks really compute, what did it cost, and why does it differ?
@@ -33,7 +36,7 @@ def help_text(options: dict[str, list[str]]) -> str:
 
 
 def _keys() -> list[str]:
-    documented = [("", BenchmarkConfig), ("torchrun.", TorchrunConfig), ("drift.", DriftConfig)]
+    documented = [("", BenchmarkConfig), ("torchrun.", TorchrunConfig), ("drift.", DriftConfig), ("until.", UntilConfig)]
     return [
         f"  {prefix + name + '=' + default:<32} {doc}"
         for prefix, kind in documented
@@ -41,7 +44,7 @@ def _keys() -> list[str]:
     ]
 
 
-def _documented(kind: type[BenchmarkConfig] | type[TorchrunConfig] | type[DriftConfig]) -> list[tuple[str, str, str]]:
+def _documented(kind: "type[DataclassInstance]") -> list[tuple[str, str, str]]:
     docs = _attribute_docs(kind.__name__)
     return [(field.name, _default(field), docs[field.name]) for field in fields(kind) if field.name in docs]
 

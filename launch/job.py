@@ -42,14 +42,14 @@ def check(config: BenchmarkConfig, ranks: int) -> None:
 def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made."""
     expected = expected_files(config)
-    asked = counted(expected)
+    what = counted(expected)
     if config.dry_run:
-        print(f"would run {asked}: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
+        print(f"would run {what}: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
         return Verdict(SUCCESS), None
     run_dir = RunDir.create(config, datetime.datetime.now())
     again = f", {config.launches} times" if config.launches > 1 else ""
     print(
-        f"{asked} on {config.torchrun.nproc_per_node} ranks{again}:\n$ {shlex.join(torchrun.command(config, run_dir))}",
+        f"{what} on {config.torchrun.nproc_per_node} ranks{again}:\n$ {shlex.join(torchrun.command(config, run_dir))}",
         flush=True,
     )
     with ProgressLine(total(config)) as line:
@@ -61,16 +61,15 @@ def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
 def _launch_all(config: BenchmarkConfig, run_dir: RunDir, line: ProgressLine) -> Verdict:
     """One world after the other; after one that did not go well there is no next."""
     for number in range(config.launches):
-        verdict = launch_once(config, run_dir, number, line)
+        verdict = launch_once(config, run_dir, number, line, sum(asked(config, earlier) for earlier in range(number)))
         if verdict.status != SUCCESS:
             break
     return verdict
 
 
-def launch_once(config: BenchmarkConfig, run_dir: RunDir, number: int, line: ProgressLine) -> Verdict:
-    """One world, from its start to its end."""
+def launch_once(config: BenchmarkConfig, run_dir: RunDir, number: int, line: ProgressLine, before: int) -> Verdict:
+    """One world, from its start to its end; `before` cases and probes have been finished before it."""
     run_dir.forget_ranks()
-    before = sum(_cases(config, earlier) for earlier in range(number))
     command = torchrun.command(config, run_dir, number)
     cut_short_by = run_ranks(command, torchrun.environment(config), run_dir, partial(_show, run_dir, line, before))
     return judge(run_dir, cut_short_by, number)
@@ -78,10 +77,11 @@ def launch_once(config: BenchmarkConfig, run_dir: RunDir, number: int, line: Pro
 
 def total(config: BenchmarkConfig) -> int:
     """Cases and probes of all launches."""
-    return sum(_cases(config, number) for number in range(config.launches))
+    return sum(asked(config, number) for number in range(config.launches))
 
 
-def _cases(config: BenchmarkConfig, launch: int) -> int:
+def asked(config: BenchmarkConfig, launch: int) -> int:
+    """Cases and probes of one launch."""
     return sum(map(len, expected_files(config, launch).values()))
 
 

@@ -21,7 +21,9 @@ _REASONS = (
     "torch.func's vmap cannot call a compiled module",
     "vmap takes samples one by one, and BatchNorm in train mode needs the batch and updates its buffers in place",
     "vmap draws no random numbers unless it is told how samples share them: dropout's masks",
-    "torch.cuda.synchronize waits for a CUDA device; this case runs on the CPU",
+    "the host waits for a CUDA device; this case runs on the CPU",
+    "torch.cuda.synchronize waits for a CUDA device; on the CPU each collective has ended when it returns",
+    "this aggregation decides by itself when it waits for its collectives",
     r"no target of rank \d+'s shard counts in the loss: the rank's own mean is 0/0",
     "the model has no parameter that gets a gradient: there is nothing to aggregate",
 )

@@ -1,10 +1,17 @@
 """`make bench` runs; what it measures is not asserted."""
 
-from tests.bench.step import ROUNDS
+from tests.bench.busbw import CALLS
+from tests.bench.step import SETTINGS
 from tests.running import torchrun
 
 
 def test_the_bare_loop_is_compared() -> None:
     done = torchrun(2, "-m", "tests.bench.step", "10")
     assert done.returncode == 0, done.stderr
-    assert all(f"step of mean + all_reduce on {name}" in done.stdout for name in ROUNDS)
+    assert all(f"step of {setting.title}" in done.stdout for setting in SETTINGS)
+
+
+def test_the_bandwidth_is_compared() -> None:
+    done = torchrun(2, "-m", "tests.bench.busbw", "10")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the sweep") == len(CALLS) + 1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.schema.config import DriftConfig
-from harness.schema.record import Observation
+from harness.schema.record import Observation, Timing
 
 NO_CUDA = "this run is on the CPU: there is no CUDA stream to race with"
 ONE_RANK = "one rank: there is nobody to sum with"
@@ -58,6 +58,10 @@ class Machine:
     """The measured process group of now: a failure replaces it."""
     meet: Callable[[], None]
     """Wait for all ranks, beside `group`."""
+    time: Callable[[Callable[[], None]], dict[str, float]]
+    """Call once; clock to seconds. On CUDA the host's are those of the launch."""
+    free_bytes: Callable[[], int]
+    """Memory that each rank could still take on its device; a collective, equal on all ranks."""
     seed: int
     subjects: tuple[Subject, ...]
     drift: DriftConfig
@@ -73,9 +77,13 @@ class Question:
     """One thing to find out. All ranks ask alike, and answer with as many observations in equal order."""
 
     subject: str
-    ask: Callable[[], Iterable[Observation]]
+    ask: Callable[[], Iterable[Observation | Timing]]
     unsupported: str | None = None
     """Why this machine cannot show it; equal on all ranks."""
+
+
+class CannotError(Exception):
+    """What a machine turns out not to have, on all ranks alike: the question is skipped with this reason."""
 
 
 class Probe(ABC):

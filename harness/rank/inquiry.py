@@ -1,7 +1,7 @@
 """A probe's questions, asked on all ranks together, and their answers gathered."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from time import perf_counter
 
@@ -10,16 +10,18 @@ from torch import Tensor, nn
 
 from harness.axes.precision.base import tf32
 from harness.axes.workload.base import Batch, Criterion
-from harness.probes.base import Machine, Probe, Question, Subject
+from harness.probes.base import CannotError, Machine, Probe, Question, Subject
 from harness.rank.agreement import CaseFailedError, together
+from harness.rank.clock import Stopwatch
 from harness.rank.material import Material
+from harness.rank.memory import available_bytes
 from harness.rank.process_group import World
 from harness.schema.config import BenchmarkConfig
-from harness.schema.record import FAILED, OK, SKIPPED, Asked, Observation
+from harness.schema.record import FAILED, OK, SKIPPED, Asked, Observation, Timing
 from harness.schema.seeding import derive_seed
 
-Seen = tuple[str, int, Observation]
-"""(subject, rank, observation)"""
+Seen = tuple[str, int, Observation | Timing]
+"""(subject, rank, what was seen)"""
 
 
 @dataclass
@@ -43,22 +45,51 @@ class Inquiry:
             return SKIPPED, question.unsupported
         try:
             with tf32(False):
-                own = together(world.control, lambda: list(question.ask()))
+                own, cannot = together(world.control, partial(_answer, question))
         except CaseFailedError as error:
             world.rebuild_measured()
             return FAILED, str(error)
-        by_rank = world.control.gather(torch.tensor([observation.value for observation in own], dtype=torch.float64))
+        if cannot:
+            return SKIPPED, cannot
+        by_rank = world.control.gather(torch.tensor([_number(seen) for seen in own], dtype=torch.float64))
         for rank, values in enumerate(by_rank):
-            mine = zip(own, values.tolist(), strict=True)
             self.seen += [
-                (question.subject, rank, Observation(seen.setting, seen.quantity, value, "" if rank else seen.text))
-                for seen, value in mine
+                (question.subject, rank, _of(rank, seen, value)) for seen, value in zip(own, values.tolist(), strict=True)
             ]
         return OK, ""
 
 
+def _answer(question: Question) -> tuple[list[Observation | Timing], str]:
+    """What this rank sees, or why the machine turns out not to have it."""
+    try:
+        return list(question.ask()), ""
+    except CannotError as error:
+        return [], str(error)
+
+
+def _number(seen: Observation | Timing) -> float:
+    return seen.seconds if isinstance(seen, Timing) else seen.value
+
+
+def _of(rank: int, seen: Observation | Timing, number: float) -> Observation | Timing:
+    """What `rank` saw, of which rank 0 knows its own twin and the number."""
+    if isinstance(seen, Timing):
+        return replace(seen, seconds=number)
+    return replace(seen, value=number, text="" if rank else seen.text)
+
+
 def machine_of(world: World, config: BenchmarkConfig, materials: Iterable[tuple[str, Material]]) -> Machine:
     """What probes are put to."""
+    stopwatch = Stopwatch(world.device, ["call"], lambda phase: None)
+
+    def time(call: Callable[[], None]) -> dict[str, float]:
+        read = zip(stopwatch.columns, stopwatch.time([("call", call)]), strict=True)
+        return {clock: seconds for (phase, clock), seconds in read if phase == "call"}
+
+    def free() -> int:
+        own = torch.tensor(available_bytes(world.device, world.ranks_per_node or world.size))
+        return min(int(theirs) for theirs in world.control.all_gather(own))
+
     return Machine(
         rank=world.rank,
         size=world.size,
@@ -66,6 +97,8 @@ def machine_of(world: World, config: BenchmarkConfig, materials: Iterable[tuple[
         backend=world.backend,
         measured=lambda: world.measured,
         meet=world.control.meet,
+        time=time,
+        free_bytes=free,
         seed=config.seed,
         subjects=tuple(_subject(name, material, world.device, config.seed) for name, material in materials),
         drift=config.drift,

@@ -9,6 +9,10 @@ import torch
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+_MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
+_UNKNOWN = 2**62
+"""Bytes where the system does not tell: the allocator will."""
 
 
 class Meter:
@@ -43,16 +47,37 @@ def peak_bytes(device: torch.device) -> int:
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _status("VmHWM")
 
 
+def available_bytes(device: torch.device, ranks: int) -> int:
+    """What each of `ranks` on this host could still take: of the device's memory, or an equal share of the host's."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_fields(_MEMINFO).get("MemAvailable", _UNKNOWN), _left_in_group()) // ranks
+
+
+def _left_in_group() -> int:
+    """Of the memory limit of this process's control group, where it has one (cgroup v2)."""
+    try:
+        limit, used = ((_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return _UNKNOWN
+    return _UNKNOWN if limit == "max" else max(0, int(limit) - int(used))
+
+
 def _now(device: torch.device) -> int:
     return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _status("VmRSS")
 
 
 def _status(field: str) -> int:
+    return _fields(_STATUS).get(field, 0)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Bytes by their name; empty where the system does not tell."""
     try:
-        fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
+        lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:
-        return 0
-    return int(fields.get(field, "0 kB").split()[0]) * 1024
+        return {}
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
 
 
 @cache

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from harness.axes.aggregation.base import Exchange, Fabric
+from harness.axes.aggregation.base import Exchange, Fabric, Issue
 from harness.axes.reduction.base import LocalWork, Phases
 from harness.rank.assemble import Parts
 from harness.rank.cut import Cut
@@ -90,7 +90,9 @@ class Builder:
 
     def _fabric(self) -> Fabric:
         world = self.world
-        return Fabric(world.measured, world.ranks_per_node, world.subgroups, self.usage.some_unused)
+        sync = self.parts.sync
+        issue = Issue(asynchronous=sync.asynchronous, after_each=sync.after_each(world.device))
+        return Fabric(world.measured, world.ranks_per_node, world.subgroups, issue, self.usage.some_unused)
 
     def _local_work(self, exchange: Exchange, scaler: GradScaler | None, lag: int) -> LocalWork:
         parts, cut, world = self.parts, self.cut, self.world

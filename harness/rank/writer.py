@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.rank.footprint import COLUMNS
 from harness.schema.case import AXES, Case
-from harness.schema.record import METRICS, Asked, Discrepancy, Drift, Finding, Observation, Outcome
+from harness.schema.record import METRICS, Asked, Discrepancy, Drift, Finding, Observation, Outcome, Timing
 from harness.schema.run_dir import RunDir, writing
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
@@ -55,6 +55,24 @@ _OBSERVATIONS = pa.schema(
         ("quantity", pa.string()),
         ("value", pa.float64()),
         ("text", pa.string()),
+    ]
+)
+
+_COLLECTIVES = pa.schema(
+    [
+        ("probe", _LABEL),
+        ("subject", _LABEL),
+        ("rank", pa.int32()),
+        ("collective", _LABEL),
+        ("dtype", _LABEL),
+        ("bytes", pa.int64()),
+        ("count", pa.int64()),
+        ("in_place", pa.bool_()),
+        ("in_flight", pa.int32()),
+        ("iteration", pa.int32()),
+        ("warm_up", pa.bool_()),
+        ("clock", _LABEL),
+        ("seconds", pa.float64()),
     ]
 )
 
@@ -115,10 +133,11 @@ class Writer:
         """How far the case drifts from the others of its setting."""
         self._write("drifts", case.case_id, [self._of_launch(row) for row in rows], _DRIFTS)
 
-    def write_probe(self, probe: str, asked: Sequence[Asked], seen: Sequence[tuple[str, int, Observation]]) -> None:
-        """A probe's answers; `seen` holds (subject, rank, observation)."""
-        rows = [(probe, subject, rank, *asdict(observation).values()) for subject, rank, observation in seen]
-        self._write("observations", probe, rows, _OBSERVATIONS)
+    def write_probe(self, probe: str, asked: Sequence[Asked], seen: Sequence[tuple[str, int, Observation | Timing]]) -> None:
+        """A probe's answers; `seen` holds (subject, rank, what was seen)."""
+        for table, kind, schema in (("observations", Observation, _OBSERVATIONS), ("collectives", Timing, _COLLECTIVES)):
+            rows = [(probe, subject, rank, *vars(row).values()) for subject, rank, row in seen if isinstance(row, kind)]
+            self._write(table, probe, rows, schema)
         self._write("probes", probe, [tuple(asdict(row).values()) for row in asked], _PROBES)
 
     def write_outcome(self, case: Case, outcome: Outcome) -> None:

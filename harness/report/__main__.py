@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.report.export.command import add_arguments as add_export_arguments
+from harness.report.export.command import export as run_export
 from harness.schema.refusal import RefusedError
 
 
@@ -26,6 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(command=_show)
     _add_compare(commands.add_parser("compare", help="hold runs against runs: ratios, intervals, verdicts, gates"))
     _add_check(commands.add_parser("check", help="hold one run against limits"))
+    export = commands.add_parser("export", help="hand a run to TensorBoard or MLflow")
+    add_export_arguments(export)
+    export.set_defaults(command=run_export)
     return parser
 
 

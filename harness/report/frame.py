@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
-from harness.schema.record import FAILED, METRICS, OK, Asked, Drift, Finding, Memory, Observation, Outcome
+from harness.schema.record import FAILED, METRICS, OK, Asked, Drift, Finding, Memory, Observation, Outcome, Timing
 from harness.schema.run_dir import RunDir
 
 
@@ -36,6 +36,8 @@ class Run:
     """One row a question of a finished probe."""
     observations: pd.DataFrame
     """What probes saw: one number a row."""
+    collectives: pd.DataFrame
+    """Timed calls of a collective sweep."""
     environment: dict[str, Any]
     missing: tuple[str, ...]
     """case_ids, and names of probes, that the configuration asks for and the run never finished."""
@@ -82,7 +84,7 @@ def load_run(path: Path | str) -> Run:
     )
 
 
-_SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": ("probes", "observations")}
+_SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": ("probes", "observations", "collectives")}
 """What is finished with a row in `cases`, and what with one in `probes`."""
 _COLUMNS = {
     "cases": ["launch", *AXES, *(field.name for field in fields(Outcome))],
@@ -93,6 +95,7 @@ _COLUMNS = {
     "drifts": [field.name for field in fields(Drift)],
     "probes": [field.name for field in fields(Asked)],
     "observations": ["probe", "subject", "rank", *(field.name for field in fields(Observation))],
+    "collectives": ["probe", "subject", "rank", *(field.name for field in fields(Timing))],
 }
 """What a table has when no case was finished."""
 

@@ -12,7 +12,9 @@ from harness.report.text import number
 
 def probe_tables(run: Run) -> list[Table]:
     """A table a probe, and one of the questions without an answer."""
-    found = [] if run.observations.empty else [table for probe, rows in _by_probe(run) for table in _tables(probe, rows)]
+    told = set(run.collectives.probe.astype(str))  # by tables of their own
+    by_probe = [] if run.observations.empty else [pair for pair in _by_probe(run) if pair[0] not in told]
+    found = [table for probe, rows in by_probe for table in _tables(probe, rows)]
     unanswered = run.probes[run.probes.status != "ok"] if len(run.probes) else run.probes
     if len(unanswered):
         found.append(Table("Questions without an answer", unanswered[["probe", "subject", "status", "reason"]]))

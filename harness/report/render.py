@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -16,9 +15,11 @@ from harness.report.answer import answer
 from harness.report.breakdown import breakdown_table, straggler_table
 from harness.report.caution import cautions, short
 from harness.report.caution import remarks as caution_remarks
+from harness.report.collectives import collective_tables, collectives
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
+from harness.report.environment import environment_table
 from harness.report.frame import Run, load_run
 from harness.report.pairwise import pairwise, pairwise_table
 from harness.report.prediction import prediction, prediction_table
@@ -26,7 +27,9 @@ from harness.report.probes import probe_tables
 from harness.report.stories import tell
 from harness.report.tables import Table, escape, plain
 from harness.report.timing import Timing, timing
+from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
+from harness.report.trust import doubts
 from harness.schema.record import FAILED, OK
 from harness.schema.run_dir import RunDir
 
@@ -69,7 +72,7 @@ _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
 )
-_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions")
+_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives")
 """CSV files that are written when there is something in them."""
 
 
@@ -108,6 +111,7 @@ def build(path: Path | str) -> Report:
         "pairwise": pairwise(run),
         "drift": drift(run),
         "parameters": parameters(run),
+        "collectives": collectives(run),
     }
     traded = trade(run, frames["cost"], frames["discrepancy"])
     shown = frames | {"trade": traded, "cautions": doubts}
@@ -116,7 +120,7 @@ def build(path: Path | str) -> Report:
         answer=answer(run, frames["discrepancy"], frames["cost"]),
         findings=_findings(run),
         cautions=caution_remarks(run, doubts),
-        pictures={f"trade-{workload}.png": picture for workload, picture in _pictures(run, traded)},
+        pictures=dict(_pictures(run, traded, frames["collectives"])),
         tables=list(_tables(run, timed, shown, brief=False)),
         brief_tables=list(_tables(run, timed, shown, brief=True)),
         frames={
@@ -182,6 +186,8 @@ def _print(report: Report, console: Console) -> None:
     console.print()
     for line in report.answer:
         console.print(Text(plain(line), style="bold"))
+    for doubt in doubts(report.run.environment):
+        console.print(Text(f"(!) {plain(doubt)}", style="yellow"))
     for finding in report.findings:
         console.print(Text(f"- {plain(finding)}"))
     for caution in report.cautions:
@@ -193,11 +199,13 @@ def _print(report: Report, console: Console) -> None:
 
 def _markdown(report: Report) -> str:
     head = [f"# {escape(report.run.config.name)}, {escape(report.run.path.name)}", *map(escape, report.answer)]
+    warned = [f"(!) {escape(doubt)}" for doubt in doubts(report.run.environment)]
     findings = ["## Findings\n\n" + "\n".join(f"- {escape(finding)}" for finding in report.findings)] if report.findings else []
-    doubts = ["## Cautions\n\n" + "\n".join(f"- {escape(caution)}" for caution in report.cautions)] if report.cautions else []
-    environment = Table("Environment", _environment(report.run.environment))
+    cautions = ["## Cautions\n\n" + "\n".join(f"- {escape(caution)}" for caution in report.cautions)] if report.cautions else []
+    environment = Table("Environment", environment_table(report.run.environment))
     pictures = [f"![{escape(name)}]({quote(name)})" for name in report.pictures]
-    return "\n\n".join([*head, *findings, *doubts, *pictures, *(table.markdown() for table in (*report.tables, environment))])
+    tables = [table.markdown() for table in (*report.tables, environment)]
+    return "\n\n".join([*head, *warned, *findings, *cautions, *pictures, *tables])
 
 
 def _findings(run: Run) -> list[str]:
@@ -227,7 +235,9 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
         yield from _by_workload("Pairwise", pairwise_table(frames["pairwise"]), _PAIRWISE)
     if len(frames["drift"]):
         yield from _by_workload("Drift", drift_table(frames["drift"]), _DRIFT.format(run.config.drift.steps))
+    yield from collective_tables(frames["collectives"], brief=brief)
     yield from probe_tables(run)
+    yield from trace_tables(run)
     unfinished = _not_measured(run)
     if len(unfinished):
         yield Table("Cases without numbers", unfinished)
@@ -240,11 +250,17 @@ def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
         yield Table(f"{title}: {workload}", group.drop(columns=empty), "" if position else note)
 
 
-def _pictures(run: Run, traded: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """(file name, PNG); matplotlib takes half a second."""
     if len(traded):
-        from harness.report.picture import pictures  # matplotlib takes half a second
+        from harness.report.picture import pictures
 
-        yield from pictures(traded, resident=run.environment.get("device") == "cpu")
+        for workload, picture in pictures(traded, resident=run.environment.get("device") == "cpu"):
+            yield f"trade-{workload}.png", picture
+    if len(swept):
+        from harness.report.bandwidth_picture import bandwidth
+
+        yield "busbw.png", bandwidth(swept)
 
 
 def _not_measured(run: Run) -> pd.DataFrame:
@@ -252,20 +268,3 @@ def _not_measured(run: Run) -> pd.DataFrame:
     rows = [(case.case_id, case.status, case.reason) for case in unmeasured.itertuples()]
     rows += [(case_id, "missing", "the run ended before it") for case_id in run.missing]
     return pd.DataFrame(rows, columns=["case", "status", "reason"])
-
-
-def _environment(environment: dict[str, Any]) -> pd.DataFrame:
-    rows = [
-        (f"{key}.{inner}", value)
-        for key, group in environment.items()
-        if isinstance(group, dict)
-        for inner, value in group.items()
-    ]
-    rows = [(key, value) for key, value in environment.items() if not isinstance(value, dict)] + rows
-    return pd.DataFrame([(key, _spelled(value)) for key, value in rows if value is not None], columns=["key", "value"])
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_spelled(inner)}" for key, inner in value.items())
-    return "; ".join(map(_spelled, value)) if isinstance(value, list) else str(value)

@@ -32,6 +32,8 @@ class Context:
     """Whether some rank's batch gives a gradient to parameters to which another's gives none."""
     varying_use: bool = False
     """Whether a rank's batches, or their parts, differ in the parameters that they give a gradient to."""
+    follows_sync: bool = False
+    """Whether the aggregation leaves it to the sync policy when to wait for its collectives."""
     scales_loss: bool = False
     """Whether the precision scales the loss, and unscales the gradient after the aggregation."""
     separates_samples: bool = False

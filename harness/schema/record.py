@@ -138,6 +138,27 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """A row of `collectives`: one timed call of a collective, on one rank."""
+
+    collective: str
+    """all_reduce, reduce_scatter or all_gather."""
+    dtype: str
+    bytes: int
+    """Of the message, as nccl-tests counts: of all_gather's output and reduce_scatter's input."""
+    count: int
+    """Elements: of all_reduce's message, and of one rank's share of the others'."""
+    in_place: bool
+    in_flight: int
+    """1: a blocking call; more: so many asynchronous ones, timed until each has been waited for."""
+    iteration: int
+    warm_up: bool
+    clock: str
+    """host or cuda_event."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Asked:
     """A row of `probes`: what became of one question of a probe."""
 

@@ -1,10 +1,10 @@
 """`make bench`: what the harness itself costs. Ratios, measured in turn in one process or world, an A/A beside them."""
 
-from tests.bench import comparison, overhead, step
+from tests.bench import busbw, comparison, overhead, step
 
 
 def main() -> None:
-    for measure in (comparison.main, step.main, overhead.main):
+    for measure in (comparison.main, step.main, busbw.main, overhead.main):
         measure()
 
 

@@ -1,94 +1,130 @@
-"""The harness's step of `mean` + `all_reduce` against a bare hand-written loop, in one world of two ranks, alternating."""
+"""The harness's step against a bare hand-written loop, in one world of two ranks, alternating."""
 
-import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from harness.axes.workload.base import Workload
+from harness.axes.workload.mlp_digits import MlpDigitsWorkload
 from harness.rank.clock import Stopwatch
-from harness.rank.material import prepare
+from harness.rank.material import Material, prepare
 from harness.rank.process_group import World, open_store
 from harness.rank.trial import Trial
 from harness.schema.case import AXES
 from tests.bench.rounds import alternate, ratio
+from tests.bench.world import median_of_slowest, print_of_world
 from tests.options import CONFIG, make, parts_of
-from tests.running import ENVIRONMENT, ROOT, TORCHRUN
 
-ROUNDS = {"mlp_digits": 80, "cnn_digits": 60, "transformer_topics": 20}
 STEPS = 10
 """Steps a round; its time is their median, of the slowest rank."""
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is stepped on, and how its gradient is aggregated."""
+
+    workload: str
+    aggregation: str
+    rounds: int
+    hidden: int = 0
+    """Of a wide mlp; 0: the workload as it is shipped."""
+
+    @property
+    def title(self) -> str:
+        """For a person."""
+        return f"mean + {self.aggregation} on {self.workload}" + f", hidden={self.hidden}" * bool(self.hidden)
+
+    def material(self) -> Material:
+        """The model and its batch."""
+        workload: Workload = MlpDigitsWorkload(self.hidden) if self.hidden else make("workload")[self.workload]
+        return prepare(workload, self.workload, 0, CONFIG.global_batch_size)
+
+
+SETTINGS = (
+    Setting("mlp_digits", "all_reduce", rounds=80),
+    Setting("cnn_digits", "all_reduce", rounds=60),
+    Setting("transformer_topics", "all_reduce", rounds=20),
+    Setting("mlp_digits", "ddp", rounds=20, hidden=2048),
+)
+"""The last one's step takes 20 ms and longer."""
+
+
 def main() -> None:
-    command = (*TORCHRUN, "--nproc-per-node=2", "-m", "tests.bench.step")
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    sys.stdout.write(done.stdout)
+    print_of_world("tests.bench.step")
 
 
-def measure(rounds_of: dict[str, int]) -> None:
+def measure(rounds: int | None = None) -> None:
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
-    workloads = make("workload")
-    for name, asked in rounds_of.items():
-        workload = workloads[name]
-        harness, bare = _harness_step(world, workload, name), _bare_step(world, workload, name)
-        other = _bare_step(world, workload, name)
+    for setting in SETTINGS:
+        material = setting.material()
+        harness = _harness_step(world, material, setting)
+        bare, other = (_bare_step(world, material, setting) for _ in range(2))
         for warm_up in (harness, bare, other):
             warm_up()
-        rounds = alternate([harness, bare, other], asked)
+        found = alternate([harness, bare, other], rounds or setting.rounds)
         if world.rank == 0:
-            print(
-                f"step of mean + all_reduce on {name}, 2 ranks, {len(rounds)} rounds of {STEPS}: time relative to a bare loop"
-            )
-            print(f"  harness                      {ratio([(ours, by_hand) for ours, by_hand, _ in rounds])}")
-            print(f"  another bare loop (A/A)      {ratio([(again, by_hand) for _, by_hand, again in rounds])}")
+            median = sorted(by_hand for _, by_hand, _ in found)[len(found) // 2]
+            print(f"step of {setting.title}, 2 ranks, {len(found)} rounds of {STEPS}: time relative to a bare loop")
+            print(f"  harness                      {ratio([(ours, by_hand) for ours, by_hand, _ in found])}")
+            print(f"  another bare loop (A/A)      {ratio([(again, by_hand) for _, by_hand, again in found])}", end="")
+            print(f"   median {median * 1e3:.1f} ms")
     world.close()
 
 
-def _median_of_slowest(world: World, seconds: list[float]) -> float:
-    ranks = torch.stack(world.control.all_gather(torch.tensor(seconds, dtype=torch.float64)))
-    return float(ranks.amax(0).median())
-
-
-def _harness_step(world: World, workload: Workload, name: str):
+def _harness_step(world: World, material: Material, setting: Setting) -> Callable[[], float]:
     options = {axis: make(axis) for axis in AXES if axis != "workload"}
-    parts = parts_of(options, workload, reduction="mean", normalization="global_mean", precision="fp32")
-    trial = Trial(parts, prepare(workload, name, 0, CONFIG.global_batch_size), world, asked_warm_up=0, measured=1)
+    chosen = {"reduction": "mean", "normalization": "global_mean", "precision": "fp32", "aggregation": setting.aggregation}
+    trial = Trial(parts_of(options, material.workload, **chosen), material, world, asked_warm_up=0, measured=1)
     rig = trial._rig(1)
     stopwatch = Stopwatch(world.device, rig.names(), lambda phase: None)
     step = stopwatch.columns.index(("step", "host"))
     iterate = partial(trial._iterate, rig.model, partial(stopwatch.time, rig.phases[0]))
-    return lambda: _median_of_slowest(world, [iterate()[step] for _ in range(STEPS)])
+    return lambda: median_of_slowest(world, [iterate()[step] for _ in range(STEPS)])
 
 
-def _bare_step(world: World, workload: Workload, name: str):
+def _bare_step(world: World, material: Material, setting: Setting) -> Callable[[], float]:
     """What a user would write, with the same barrier outside of the time."""
-    material = prepare(workload, name, 0, CONFIG.global_batch_size)
     model, device = material.fresh_model(world.device, torch.float32), world.device
-    loss_function = workload.build_criterion().mean
     shard = torch.arange(len(material.batch)).tensor_split(world.size)[world.rank]
     batch = material.batch[shard].to(device, torch.float32)
-    (inputs,), target = batch.inputs, batch.target
-    share = sum(material.terms[int(index)] for index in shard) / sum(material.terms)
+    iterate = {"all_reduce": _all_reducing, "ddp": _replicated}[setting.aggregation](world, material, model, shard)
 
     def step() -> float:
         model.zero_grad()
         world.control.meet()
         start = perf_counter()
+        iterate(*batch.inputs, batch.target)
+        return perf_counter() - start
+
+    return lambda: median_of_slowest(world, [step() for _ in range(STEPS)])
+
+
+def _all_reducing(world: World, material: Material, model: nn.Module, shard: torch.Tensor) -> Callable[..., None]:
+    loss_function = material.workload.build_criterion().mean
+    share = sum(material.terms[int(index)] for index in shard) / sum(material.terms)
+
+    def iterate(inputs: torch.Tensor, target: torch.Tensor) -> None:
         loss = loss_function(model(inputs), target) * share
         loss.backward()
         for parameter in model.parameters():
             dist.all_reduce(parameter.grad, group=world.measured)
-        return perf_counter() - start
 
-    return lambda: _median_of_slowest(world, [step() for _ in range(STEPS)])
+    return iterate
+
+
+def _replicated(world: World, material: Material, model: nn.Module, shard: torch.Tensor) -> Callable[..., None]:
+    """As every tutorial has it."""
+    replica, loss_function = DistributedDataParallel(model, process_group=world.measured), nn.CrossEntropyLoss()
+    return lambda inputs, target: loss_function(replica(inputs), target).backward()
 
 
 if __name__ == "__main__":
-    measure(dict.fromkeys(ROUNDS, int(sys.argv[1])) if sys.argv[1:] else ROUNDS)
+    measure(int(sys.argv[1]) if sys.argv[1:] else None)

@@ -1,15 +1,16 @@
 """One all-reduce a parameter."""
 
+from functools import partial
+
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
-from harness.axes.aggregation.base import Aggregation
+from harness.axes.aggregation.base import Fabric, FollowingSync
 
 
-class AllReduceAggregation(Aggregation):
-    """Sums each parameter's gradient in place, one blocking all-reduce after the other."""
+class AllReduceAggregation(FollowingSync):
+    """Sums each parameter's gradient in place, one all-reduce after the other."""
 
-    def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
+    def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
         for gradient in gradients:
-            dist.all_reduce(gradient, group=group)
+            fabric.issue(partial(dist.all_reduce, gradient, group=fabric.group))

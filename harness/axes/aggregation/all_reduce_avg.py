@@ -1,17 +1,18 @@
 """One all-reduce a parameter, which divides by itself."""
 
+from functools import partial
+
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
-from harness.axes.aggregation.base import Aggregation
+from harness.axes.aggregation.base import Fabric, FollowingSync
 
 
-class AllReduceAvgAggregation(Aggregation):
-    """ReduceOp.AVG, one blocking all-reduce after the other. gloo sums, then divides; NCCL multiplies by 1/W first."""
+class AllReduceAvgAggregation(FollowingSync):
+    """ReduceOp.AVG, one all-reduce after the other. gloo sums, then divides; NCCL multiplies by 1/W first."""
 
     averages = True
 
-    def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
+    def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
         for gradient in gradients:
-            dist.all_reduce(gradient, op=dist.ReduceOp.AVG, group=group)
+            fabric.issue(partial(dist.all_reduce, gradient, op=dist.ReduceOp.AVG, group=fabric.group))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,33 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.schema.context import Context, Option
+
+
+class Issue:
+    """Issues collectives one after the other, and waits for each as the sync policy says."""
+
+    def __init__(self, *, asynchronous: bool = False, after_each: Callable[[], None] | None = None) -> None:
+        self._asynchronous, self._after_each = asynchronous, after_each
+        self._started: list[tuple[Any, Callable[[], None] | None]] = []
+
+    def __call__(self, collective: Callable[..., Any], *, then: Callable[[], None] | None = None) -> None:
+        """`collective` takes async_op, and returns its work; `then` needs its result."""
+        if self._asynchronous:
+            self._started.append((collective(async_op=True), then))
+            return
+        collective()
+        if self._after_each:
+            self._after_each()
+        if then:
+            then()
+
+    def settle(self) -> None:
+        """Wait for what is still in flight."""
+        while self._started:
+            work, then = self._started.pop(0)
+            work.wait()
+            if then:
+                then()
 
 
 @dataclass(frozen=True)
@@ -22,6 +49,8 @@ class Fabric:
     subgroups: Callable[[int], tuple[ProcessGroup, ProcessGroup]]
     """Given a number of ranks, cuts the group into runs of so many: the run of this rank, and those that have its place in
     their runs. Made once; every rank must ask for the same. Raises ValueError where the world is no multiple of it."""
+    issue: Issue = field(default_factory=Issue)
+    """For the collectives of a strategy that follows the sync policy."""
     some_unused: bool = False
     """Whether some rank's batch leaves a parameter without a gradient."""
 
@@ -76,6 +105,8 @@ class Aggregation(Option):
     """True: every pass of a rank must give a gradient to the same parameters."""
     needs_equal_use: ClassVar[bool] = False
     """True: every rank's batch must give a gradient to the same parameters."""
+    follows_sync: ClassVar[bool] = False
+    """True: it hands its collectives to `Fabric.issue`, and leaves it to the sync policy when to wait for them."""
     warm_up: ClassVar[int] = 0
     """Iterations that it needs before it does what it is named for."""
 
@@ -98,6 +129,23 @@ class Aggregation(Option):
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """Device memory that it takes beside the gradients themselves, at its peak."""
         return 0
+
+
+class FollowingSync(Aggregation):
+    """One blocking collective after the other, unless the sync policy says otherwise."""
+
+    follows_sync = True
+
+    def begin(self, model: nn.Module, fabric: Fabric) -> Exchange:
+        return _AfterBackward(model, lambda gradients: self._finish(gradients, fabric))
+
+    def _finish(self, gradients: list[Tensor], fabric: Fabric) -> None:
+        self.issue_all(gradients, fabric)
+        fabric.issue.settle()
+
+    def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
+        """Hand every collective of the sum to `fabric.issue`."""
+        raise NotImplementedError
 
 
 class _AfterBackward(Exchange):

@@ -1,20 +1,17 @@
 """One all-reduce a bucket, one after the other."""
 
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
-from harness.axes.aggregation.buffers import InBuckets, flatten, unflatten
+from harness.axes.aggregation.base import Fabric, FollowingSync
+from harness.axes.aggregation.buffers import InBuckets, issue_flat
 
 
-class BucketedAggregation(InBuckets):
+class BucketedAggregation(InBuckets, FollowingSync):
     """Gradients in buffers of up to `bytes`, in the order of the parameters."""
 
-    def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
+    def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
         for bucket in self.buckets(gradients):
-            buffer = flatten(bucket)
-            dist.all_reduce(buffer, group=group)
-            unflatten(buffer, bucket)
+            issue_flat(bucket, fabric)
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """The largest buffer."""

@@ -1,13 +1,14 @@
 """Flat buffers: several gradients as one tensor, and back. What options that communicate in buffers share."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.axes.aggregation.base import Aggregation
+from harness.axes.aggregation.base import Aggregation, Fabric
 
 # torch 2.13 warns of the older names, and torch 2.8 has no others.
 all_gather_single: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -48,6 +49,12 @@ def flatten(gradients: list[Tensor], *, multiple: int = 1) -> Tensor:
 def unflatten(flat: Tensor, gradients: list[Tensor]) -> None:
     """Copy a flat buffer back."""
     torch._foreach_copy_(gradients, _views(flat, gradients))
+
+
+def issue_flat(gradients: list[Tensor], fabric: Fabric) -> None:
+    """Sum them over the ranks in one buffer, and copy them back once it is there."""
+    buffer = flatten(gradients)
+    fabric.issue(partial(dist.all_reduce, buffer, group=fabric.group), then=partial(unflatten, buffer, gradients))
 
 
 def by_dtype(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

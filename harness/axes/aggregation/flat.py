@@ -1,21 +1,17 @@
 """One all-reduce of everything."""
 
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
-from harness.axes.aggregation.base import Aggregation
-from harness.axes.aggregation.buffers import by_dtype, flatten, unflatten
+from harness.axes.aggregation.base import Fabric, FollowingSync
+from harness.axes.aggregation.buffers import by_dtype, issue_flat
 
 
-class FlatAggregation(Aggregation):
+class FlatAggregation(FollowingSync):
     """All gradients in one buffer, copied in and out: one message, and a copy of the gradient in memory."""
 
-    def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
+    def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
         for alike in by_dtype(gradients):
-            buffer = flatten(alike)
-            dist.all_reduce(buffer, group=group)
-            unflatten(buffer, alike)
+            issue_flat(alike, fabric)
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """The buffer."""

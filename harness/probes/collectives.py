@@ -1,0 +1,129 @@
+"""The collective sweep: how fast the machine sends messages of every size, and whether what arrives is right."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+from harness.probes.base import ONE_RANK, CannotError, Machine, Probe, Question
+from harness.probes.transfer import ALL_REDUCE, COLLECTIVES, DTYPES, Setting, Transfer
+from harness.schema.record import Observation, Timing
+
+_CANNOT = re.compile("not supported|unsupported|invalid scalar type|not implemented", re.IGNORECASE)
+"""How a backend says that it has no such collective for such a dtype."""
+_ROOM = 0.5
+"""Of the free memory, for the buffers; what the backend allocates beside them is not known."""
+
+
+class CollectivesProbe(Probe):
+    """Message sizes by powers of two: seconds of a call, raw, and crafted data checked exactly before and after.
+
+    collectives, dtypes, in_place, in_flight: all combinations. least_bytes, most_bytes: of the message, as nccl-tests counts.
+    beside_bytes: of the most that is sent in another dtype or with another number in flight than the first of each.
+    iterations, warm_up: calls of each setting.
+
+    Timed: one call, until it returns; several in flight: until all have been waited for. Before it stands a barrier of the
+    control group. Not timed: allocation, filling and checking.
+    """
+
+    def __init__(
+        self,
+        collectives: Sequence[str] = COLLECTIVES,
+        dtypes: Sequence[str] = ("float32",),
+        in_place: Sequence[bool] = (True, False),
+        in_flight: Sequence[int] = (1, 4),
+        least_bytes: int = 4,
+        most_bytes: int = 2**26,
+        beside_bytes: int = 2**20,
+        iterations: int = 20,
+        warm_up: int = 3,
+    ) -> None:
+        _check_known("collectives", collectives, COLLECTIVES)
+        _check_known("dtypes", dtypes, tuple(DTYPES))
+        _check_known("in_place", in_place, (True, False))
+        numbers = {"least_bytes": least_bytes, "beside_bytes": beside_bytes, "iterations": iterations}
+        for name, value in (*numbers.items(), *(("in_flight", number) for number in in_flight)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: expected a whole number of at least 1")
+        if not in_flight or warm_up < 0 or most_bytes < least_bytes:
+            raise ValueError(
+                f"in_flight={list(in_flight)}, warm_up={warm_up}, most_bytes={most_bytes}: expected numbers of calls, "
+                f"at least 0, and at least least_bytes={least_bytes}"
+            )
+        self._families = list(product(collectives, dtypes, in_place, in_flight))
+        self._first = dtypes[0], in_flight[0]
+        self._least, self._most, self._beside = least_bytes, most_bytes, beside_bytes
+        self._iterations, self._warm_up = iterations, warm_up
+
+    def questions(self, machine: Machine) -> list[Question]:
+        """A setting each; what cannot be done at any size is told once."""
+        room = int(machine.free_bytes() * _ROOM)
+        return [question for family in self._families for question in self._of_family(machine, Setting(*family, 0), room)]
+
+    def _of_family(self, machine: Machine, family: Setting, room: int) -> Iterator[Question]:
+        reason = _no_such(family, machine)
+        if reason:
+            yield Question(family.family, _nothing, reason)
+            return
+        for size in self._sizes(family, machine.size):
+            setting = replace(family, bytes=size)
+            needed = setting.needs_bytes(machine.size)
+            short = f"its buffers take {needed} B, and {room} B are left for them" if needed > room else None
+            yield Question(setting.subject, partial(self._ask, setting, machine), short)
+
+    def _sizes(self, family: Setting, ranks: int) -> list[int]:
+        """From the least to the most by powers of two, each at least an element a rank, and as many for every rank."""
+        most = self._most if (family.dtype, family.in_flight) == self._first else min(self._most, self._beside)
+        unit = DTYPES[family.dtype].itemsize * (1 if family.collective == ALL_REDUCE else ranks)
+        asked = [self._least * 2**power for power in range(most.bit_length()) if self._least * 2**power <= most]
+        return list(dict.fromkeys(max(1, size // unit) * unit for size in asked))
+
+    def _ask(self, setting: Setting, machine: Machine) -> Iterator[Observation | Timing]:
+        transfer = Transfer(setting, machine.rank, machine.size, machine.group, machine.device)
+        yield Observation("crafted data", "elements checked", _first_proof(transfer, machine.seed))
+        transfer.settle()
+        count = setting.count(machine.size)
+        for iteration in range(self._warm_up + self._iterations):
+            machine.meet()
+            for clock, seconds in machine.time(transfer.call).items():
+                yield Timing(
+                    collective=setting.collective,
+                    dtype=setting.dtype,
+                    bytes=setting.bytes,
+                    count=count,
+                    in_place=setting.in_place,
+                    in_flight=setting.in_flight,
+                    iteration=iteration,
+                    warm_up=iteration < self._warm_up,
+                    clock=clock,
+                    seconds=seconds,
+                )
+        yield Observation("crafted data, after the timed calls", "elements checked", transfer.prove(machine.seed + 1))
+
+
+def _first_proof(transfer: Transfer, seed: int) -> int:
+    """Raises CannotError where the backend has no such collective."""
+    try:
+        return transfer.prove(seed)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if _CANNOT.search(str(error)):
+            raise CannotError(f"{transfer.group.name()}: {str(error).splitlines()[0]}") from error
+        raise
+
+
+def _no_such(family: Setting, machine: Machine) -> str | None:
+    if machine.size < 2:
+        return ONE_RANK
+    if family.collective == ALL_REDUCE and not family.in_place:
+        return "torch's all_reduce works in place"
+    return None
+
+
+def _nothing() -> Iterable[Observation]:
+    return ()
+
+
+def _check_known(name: str, values: Sequence[object], known: Sequence[object]) -> None:
+    if not values or any(value not in known for value in values) or len(set(values)) < len(values):
+        raise ValueError(f"{name}={list(values)}: expected different ones of {', '.join(map(str, known))}")

@@ -1,0 +1,93 @@
+"""The sweep's busbw against a bare loop of barrier and all_reduce, in one world of two ranks, alternating."""
+
+import sys
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+import torch.distributed as dist
+
+from harness.probes.base import Machine
+from harness.probes.collectives import CollectivesProbe
+from harness.rank.inquiry import machine_of
+from harness.rank.process_group import World, open_store
+from harness.schema.record import Timing
+from tests.bench.rounds import alternate, ratio
+from tests.bench.world import median_of_slowest, print_of_world
+from tests.options import CONFIG
+
+CALLS = {2**20: 30, 2**22: 20, 2**24: 10, 2**26: 5}
+"""Bytes to the calls a round; a round's time is their median, of the slowest rank."""
+ROUNDS = 16
+WARM_UP = 2
+
+
+def main() -> None:
+    print_of_world("tests.bench.busbw")
+
+
+def measure(rounds: int) -> None:
+    torch.set_num_threads(1)
+    world = World.open(CONFIG, *open_store())
+    machine = machine_of(world, CONFIG, [])
+    everything = []
+    for size, calls in CALLS.items():
+        sweep, bare, other = _sweep(world, machine, size, calls), _bare(world, size, calls), _bare(world, size, calls)
+        for warm_up in (sweep, bare, other):
+            warm_up()
+        found = alternate([sweep, bare, other], rounds)
+        everything += found
+        if world.rank == 0:
+            _tell(f"{size / 2**20:g} MiB", found, size)
+    if world.rank == 0:
+        _tell("all sizes", everything)
+    world.close()
+
+
+def _tell(sizes: str, found: list[tuple[float, ...]], size: int | None = None) -> None:
+    """Ratios of bandwidths; on two ranks an all_reduce's busbw is its bytes over its time."""
+    by_hand = sorted(seconds for _, seconds, _ in found)[len(found) // 2]
+    speed = f"   {size / by_hand / 1e9:.2f} GB/s" if size else ""
+    print(f"busbw of all_reduce on 2 ranks, {sizes}, {len(found)} rounds: relative to a bare loop")
+    print(f"  the sweep                    {ratio([(bare, ours) for ours, bare, _ in found])}")
+    print(f"  another bare loop (A/A)      {ratio([(bare, again) for _, bare, again in found])}{speed}")
+
+
+def _sweep(world: World, machine: Machine, size: int, calls: int) -> Callable[[], float]:
+    """The probe's own question, its check of the data included; its warm-ups are left out, as the report does."""
+    probe = CollectivesProbe(
+        collectives=["all_reduce"],
+        in_place=[True],
+        in_flight=[1],
+        least_bytes=size,
+        most_bytes=size,
+        iterations=calls,
+        warm_up=WARM_UP,
+    )
+    (question,) = probe.questions(machine)
+
+    def run() -> float:
+        timed = [seen for seen in question.ask() if isinstance(seen, Timing) and not seen.warm_up and seen.clock == "host"]
+        return median_of_slowest(world, [seen.seconds for seen in timed])
+
+    return run
+
+
+def _bare(world: World, size: int, calls: int) -> Callable[[], float]:
+    """What a user would write; it begins as cold as the sweep, which has its buffers made and filled for each round."""
+
+    def run() -> float:
+        tensor = torch.zeros(size // 4)
+        seconds = []
+        for _ in range(WARM_UP + calls):
+            dist.barrier()
+            start = perf_counter()
+            dist.all_reduce(tensor, group=world.measured)
+            seconds.append(perf_counter() - start)
+        return median_of_slowest(world, seconds[WARM_UP:])
+
+    return run
+
+
+if __name__ == "__main__":
+    measure(int(sys.argv[1]) if sys.argv[1:] else ROUNDS)

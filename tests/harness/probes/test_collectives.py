@@ -1,0 +1,143 @@
+"""The collective sweep: in a real world of two ranks, and on machines that cannot do all of it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from harness.probes.collectives import CollectivesProbe
+from harness.probes.transfer import DTYPES
+from harness.report.collectives import SETTING, collectives
+from harness.report.frame import Run, load_run
+from tests.running import launch
+
+BROKEN = '''"""A collective that is wrong on rank 1 from 16 bytes on, and a machine that turns out to have none."""
+
+from harness.probes import collectives
+from harness.probes.base import CannotError, Probe, Question
+from harness.probes.collectives import CollectivesProbe
+from harness.probes.transfer import Transfer
+
+
+class WrongTransfer(Transfer):
+    def call(self):
+        super().call()
+        if self.rank == 1 and self.setting.bytes == 16:
+            self._parcels[-1][0][-1] += 1
+
+
+class WrongProbe(CollectivesProbe):
+    def questions(self, machine):
+        collectives.Transfer = WrongTransfer
+        return super().questions(machine)
+
+
+class CannotProbe(Probe):
+    def questions(self, machine):
+        return [Question("anything", self._ask)]
+
+    def _ask(self):
+        raise CannotError("no such thing here")
+'''
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    results = tmp_path_factory.mktemp("sweep")
+    small = ("least_bytes=4", "most_bytes=65536", "beside_bytes=64", "iterations=3", "warm_up=1")
+    done = launch(
+        *("experiment=all_reduce_sweep", "iterations=2", f"results_dir={results}"),
+        *(f"probe.collectives.{key}" for key in (*small, f"dtypes=[{','.join(DTYPES)}]")),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Collective: reduce_scatter, bfloat16" in done.stdout
+    return load_run(results / "all_reduce_sweep" / "latest")
+
+
+def test_every_size_way_and_rank_has_its_raw_numbers(swept: Run) -> None:
+    rows = swept.collectives
+    counted = rows.groupby([*SETTING, "rank"], observed=True).size()
+    assert (counted == 4).all()
+    assert (rows.groupby("iteration").warm_up.nunique() == 1).all()
+    assert set(rows.iteration[rows.warm_up.astype(bool)]) == {0}
+    assert set(rows["rank"]) == {0, 1}
+    first = rows[(rows.dtype == "float32") & (rows.collective == "all_reduce") & (rows.in_flight == 1)]
+    assert sorted(set(first.bytes)) == [2**power for power in range(2, 17)]
+    assert rows[rows.dtype != "float32"].bytes.max() == 64
+    assert set(rows.dtype) == set(DTYPES)
+    assert set(rows.collective) == {"all_reduce", "reduce_scatter", "all_gather"}
+
+
+def test_every_setting_is_checked_and_what_torch_has_not_is_told(swept: Run) -> None:
+    skipped = swept.probes[swept.probes.status == "skipped"]
+    assert set(skipped.reason) == {"torch's all_reduce works in place"}
+    assert len(skipped) == 2 * len(DTYPES)
+    assert set(swept.probes.status) == {"ok", "skipped"}
+    rows = collectives(swept)
+    assert len(rows) == (swept.probes.status == "ok").sum()
+    received = rows["count"] * rows.in_flight * rows.collective.map({"all_gather": 2}).fillna(1)
+    assert (rows.elements_checked == 2 * 2 * received).all()  # by two ranks, before and after
+
+
+def test_the_report_has_a_picture_and_a_file(swept: Run) -> None:
+    report = swept.path / "report"
+    assert (report / "busbw.png").read_bytes().startswith(b"\x89PNG")
+    assert "busbw_gbs" in pd.read_csv(report / "collectives.csv")
+    assert "Probe: collectives" not in (report / "report.md").read_text()
+
+
+def test_a_wrong_result_fails_its_setting_alone(tmp_path: Path) -> None:
+    conf = tmp_path / "conf" / "probe"
+    conf.mkdir(parents=True)
+    (tmp_path / "conf" / "broken.py").write_text(BROKEN)
+    (conf / "wrong.yaml").write_text(
+        "wrong: {_target_: broken.WrongProbe, collectives: [all_reduce], in_place: [true], most_bytes: 32, iterations: 2}\n"
+    )
+    (conf / "cannot.yaml").write_text("cannot: {_target_: broken.CannotProbe}\n")
+    done = launch(
+        *("experiment=all_reduce_sweep", "probe=[wrong,cannot]", "iterations=2", f"results_dir={tmp_path}"),
+        *("--config-dir", str(tmp_path / "conf")),
+    )
+    assert done.returncode == 1, done.stdout
+    run = load_run(tmp_path / "all_reduce_sweep" / "latest")
+    status = run.probes.set_index("subject").status
+    assert status["anything"] == "skipped"
+    wrong = run.probes[run.probes.status == "failed"]
+    assert list(wrong.subject) == ["all_reduce float32, in place, 16 B", "all_reduce float32, in place, 4 in flight, 16 B"]
+    assert wrong.reason.str.startswith("rank 1: WrongResultError: 1 of 4 elements are wrong").all()
+    assert (status.drop(["anything", *wrong.subject]) == "ok").all()
+    assert set(run.collectives.bytes) == {4, 8, 32}
+
+
+def test_what_does_not_fit_is_skipped_with_its_reason() -> None:
+    probe = CollectivesProbe(collectives=["all_gather"], in_place=[False], in_flight=[4], least_bytes=16, most_bytes=128)
+    questions = probe.questions(SimpleNamespace(size=2, free_bytes=lambda: 1000))
+    assert [question.unsupported for question in questions] == [
+        None,
+        None,
+        None,
+        "its buffers take 768 B, and 500 B are left for them",
+    ]
+
+
+def test_one_rank_has_nobody_to_send_to() -> None:
+    questions = CollectivesProbe().questions(SimpleNamespace(size=1, free_bytes=lambda: 2**40))
+    assert len(questions) == 12
+    assert all("one rank" in str(question.unsupported) for question in questions)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dtypes": ["complex64"]}, "dtypes="),
+        ({"collectives": []}, "collectives="),
+        ({"in_place": [True, True]}, "in_place="),
+        ({"in_flight": [0]}, "in_flight=0"),
+        ({"least_bytes": 64, "most_bytes": 32}, "most_bytes=32"),
+        ({"iterations": 0}, "iterations=0"),
+    ],
+)
+def test_wrong_numbers_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CollectivesProbe(**wrong)

@@ -1,0 +1,119 @@
+"""Where the time goes, as real runs show it: arrivals, twins, policies of waiting, launches, orders, and when it is enough."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.report.frame import Run, load_run
+from harness.schema.matrix import ordered_cases
+from tests.running import ROOT, launch
+from tests.skips import unknown
+
+DELAY_S = 0.020
+
+
+def run_of(results: Path, *overrides: str) -> Run:
+    done = launch("workload=[mlp_digits]", "reduction=[mean]", *overrides, f"results_dir={results}")
+    assert done.returncode == 0, done.stderr
+    return load_run(results / "default" / "latest")
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A straggler and none, under every policy of waiting, in turns, with their twins, in two launches."""
+    return run_of(
+        tmp_path_factory.mktemp("waiting"),
+        *("--config-dir", str(ROOT / "docs" / "example"), f"sync.straggler.milliseconds={DELAY_S * 1e3}"),
+        "sync=[none,stream,device,event,barrier,barrier_after,wait,every_parameter,straggler]",
+        "aggregation=[all_reduce,bucketed,ddp]",
+        *("launches=2", "order=interleaved", "rounds=3", "iterations=11", "exposed=true"),
+    )
+
+
+def seconds(run: Run, phase: str, clock: str = "host", **chosen: str) -> pd.DataFrame:
+    """[launch and iteration, rank] of the cases that are so, warm-ups apart."""
+    cases = run.cases
+    for axis, option in chosen.items():
+        cases = cases[cases[axis] == option]
+    rows = pd.read_parquet(run.path / "samples", filters=[("case_id", "in", list(cases.case_id))])
+    rows = rows[(rows.phase == phase) & (rows["clock"] == clock) & ~rows.warm_up]
+    return rows.pivot_table(index=["case_id", "launch", "iteration"], columns="rank", values="seconds", observed=True)
+
+
+def transfer(run: Run, **chosen: str) -> pd.Series:
+    """Of rank 0, in each iteration."""
+    arrived = seconds(run, "aggregate", "arrival", **chosen)
+    return seconds(run, "aggregate", **chosen)[0] - (arrived.max(axis=1) - arrived[0])
+
+
+def test_a_straggler_shows_as_skew_on_the_others_and_not_in_the_transfer(waiting: Run) -> None:
+    chosen = {"sync": "straggler", "aggregation": "all_reduce"}
+    arrived = seconds(waiting, "aggregate", "arrival", **chosen)
+    skew = arrived.max(axis=1) - arrived[0]
+    assert skew.median() > 0.85 * DELAY_S
+    slept = seconds(waiting, "sync", **chosen)
+    assert skew.median() == pytest.approx((slept[1] - slept[0]).median(), rel=0.15)
+    assert (transfer(waiting, **chosen) > 0).all(), "nobody has the sum before the last one has come"
+    grown = transfer(waiting, **chosen).median() - transfer(waiting, sync="none", aggregation="all_reduce").median()
+    assert grown < DELAY_S / 2
+
+
+def test_twins_leave_the_communication_out(waiting: Run) -> None:
+    alone = seconds(waiting, "step_alone", sync="none")
+    assert len(alone) == len(seconds(waiting, "step", sync="none")) == 3 * 2 * 11
+    assert (seconds(waiting, "collective_alone", sync="none") > 0).all(axis=None)
+    assert (seconds(waiting, "step", sync="none").median() > alone.median()).all()
+
+
+def test_policies_that_a_case_cannot_follow_are_skipped(waiting: Run) -> None:
+    cases = waiting.cases
+    skipped = cases[cases.status == "skipped"]
+    assert unknown(skipped.reason) == []
+    assert set(skipped.sync[(skipped.aggregation == "bucketed")]) == {"stream", "device", "event", "every_parameter"}
+    by_itself = cases[(cases.aggregation == "ddp") & (cases.status == "ok")]
+    assert set(by_itself.sync) == {"none", "barrier", "barrier_after", "straggler"}
+
+
+def test_no_policy_changes_the_bits(waiting: Run) -> None:
+    cases = waiting.cases[waiting.cases.status == "ok"]
+    assert (cases.groupby("aggregation", observed=True).gradient_sha256.nunique() == 1).all()
+
+
+def test_every_launch_has_all_rows_and_visits_are_in_turn(waiting: Run) -> None:
+    measured = waiting.cases[waiting.cases.status == "ok"]
+    for case_id in measured.case_id:
+        samples = pd.read_parquet(waiting.path / "samples", filters=[("case_id", "==", case_id)])
+        counted = samples[samples.phase == "step"].groupby(["launch", "rank", "visit"]).warm_up.agg(["size", "sum"])
+        assert set(counted.index.get_level_values("launch")) == {0, 1}
+        made = (counted["size"] - counted["sum"]).groupby(["launch", "rank"])
+        assert made.agg(list).map(lambda each: each == [4, 4, 3]).all()
+
+
+def test_adaptive_stopping_says_why_it_stopped(tmp_path: Path) -> None:
+    overrides = ("until.relative=0.9", "until.seconds=600", "iterations=8", "normalization=[global_mean,rank_mean]")
+    run = run_of(tmp_path / "precise", *overrides)
+    assert set(run.cases.stopped) == {"precise"}
+    overrides = ("until.relative=1e-9", "until.seconds=600", "until.most=12", "iterations=4", "fault=[stale_rank]")
+    run = run_of(tmp_path / "limit", *overrides)
+    assert set(run.cases.stopped) == {"limit"}
+    assert set(run.cases.iterations) == {12}
+    samples = run.samples
+    steps = samples[(samples.phase == "step") & ~samples.warm_up].groupby("rank").size()
+    assert set(steps) == {12}, "as many on every rank"
+    assert run.cases.predicted_relative_l2.notna().all(), "the fault's theory knows how many iterations were made"
+
+
+def test_a_shuffled_order_is_recorded_and_repeats(tmp_path: Path) -> None:
+    overrides = (
+        "order=shuffled",
+        "normalization=[global_mean,rank_mean]",
+        "aggregation=[all_reduce,flat,local]",
+        "iterations=1",
+    )
+    run = run_of(tmp_path, *overrides, "launches=2")
+    rows = pd.read_parquet(run.path / "cases")
+    for number in (0, 1):
+        placed = rows[rows.launch == number].sort_values("position").case_id.tolist()
+        assert placed == [case.case_id for case in ordered_cases(run.config, number)]
+    assert [case.case_id for case in ordered_cases(run.config, 0)] != [case.case_id for case in ordered_cases(run.config, 1)]
