@@ -219,8 +219,9 @@ def _findings(run: Run) -> list[str]:
 
 def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
     yield from tell(run)
-    if len(frames["discrepancy"]):
+    if len(frames["cost"]):
         yield from _of_times(run, timed, frames, brief=brief)
+    if len(frames["discrepancy"]):
         yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), _DISCREPANCY)
     memory = _MEMORY.get(str(run.environment.get("device")), "")
     for name, title, table, note in (

@@ -157,7 +157,7 @@ def trend(values: Floats) -> float:
     deviation = np.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     if middle == 0 or abs(np.sign(rises).sum()) - 1 <= _TREND_Z * deviation:
         return 0.0
-    change = float(np.median(rises / (later - earlier))) * (count - 1) / middle
+    change = float(np.median(rises / (later - earlier))) * count * (1 - 1 / len(values)) / middle
     return change if abs(change) >= _TREND else 0.0
 
 
