@@ -99,10 +99,11 @@ def _slower(seen: Facts, where: Facts) -> tuple[float, str] | None:
 
 
 def _held(seen: Facts, where: Facts) -> tuple[float, str] | None:
-    """Below the clocks that were set for the device."""
+    """Below the clocks that were set for the device: for how long where the driver counts it, else why in the end."""
     before, after = (seen.get(moment, {}).get("slowed_s") or {} for moment in ("before", "after"))
     held = {cause: total - (before.get(cause) or 0.0) for cause, total in after.items() if total is not None}
     told = [f"{seconds:.1f} s by {cause}" for cause, seconds in held.items() if seconds > _HELD * seen["window_s"]]
+    told += (seen.get("after", {}).get("slowed_by") or []) if not held else []
     return (sum(held.values()), f"Rank {where['rank']}'s GPU was held below its clocks: {', '.join(told)}.") if told else None
 
 

@@ -12,7 +12,8 @@ from harness.rank.environment.files import text
 from harness.rank.environment.host import Host
 
 _REASON = "nvmlClocksThrottleReason"
-_NO_SLOWDOWN = ("None", "All", "GpuIdle")
+_NO_SLOWDOWN = ("None", "All", "GpuIdle", "ApplicationsClocksSetting", "UserDefinedClocks", "DisplayClockSetting")
+"""Nothing to do, or what somebody has set."""
 _LINKS = ("INTERNAL", "SINGLE", "MULTIPLE", "HOSTBRIDGE", "NODE", "SYSTEM")
 """From one board to across sockets: NVML_TOPOLOGY_*; nvidia-smi's PIX is SINGLE, PXB MULTIPLE, PHB HOSTBRIDGE."""
 
@@ -96,7 +97,7 @@ class Gpu:
         return next((name for name in _LINKS if getattr(nvml, f"NVML_TOPOLOGY_{name}") == level), None)
 
     def _reasons(self) -> list[str] | None:
-        """Why the clock is lower than it could be, idleness apart."""
+        """Why the clock is lower than it was set to."""
         bits = self._ask(self.nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         names = {name.removeprefix(_REASON): value for name, value in vars(self.nvml).items() if name.startswith(_REASON)}
         return None if bits is None else [name for name, bit in names.items() if name not in _NO_SLOWDOWN and bits & bit]

@@ -73,6 +73,10 @@ OF_RANK_1 = ("conditions", 0, "ranks", 1)
             "Rank 1's GPU was held below its clocks: 2.0 s by power.",
         ),
         (
+            changed(*OF_RANK_1, after={**STATE, "slowed_s": {"power": None}, "slowed_by": ["HwThermalSlowdown"]}),
+            "Rank 1's GPU was held below its clocks: HwThermalSlowdown.",
+        ),
+        (
             changed(*OF_RANK_1, device_processes={"own_pid_seen": True, "others": [{"pid": 9, "name": "train", "bytes": 1}]}),
             "Rank 1's GPU is also used by train (pid 9).",
         ),
