@@ -79,6 +79,7 @@ class CaseWork:
     def _outcome(self, case: Case, trial: Trial, *, last: bool) -> Outcome | None:
         """What a case's own code raises fails the case; what fails beside it (a full disk) ends the rank, and so the run."""
         blank = self._blank(case, trial)
+        self.state.enter("pre-flight")
         try:
             if trial.material.trains and trial.parts.aggregation.in_backward:
                 trial = replace(trial, usage=self.usages.of(trial.material, trial.cut))

@@ -132,7 +132,9 @@ def run_session(
     """All that a rank does for one launch of a run. Raises RefusedError when it cannot begin."""
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
+    state.enter("join")
     world = World.open(config, store, rank, size)
+    state.enter("assemble")
     Session.open(run_dir, world, state, config, launch).run(progress)
     if rank == 0:
         run_dir.remove_scratch()
