@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness import __version__
-from harness.schema.config import dump_config
+from harness.schema.config import BenchmarkConfig, dump_config
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch.compose import available_options, compose_config, split_sweep
 from launch.help import help_text
-from launch.job import configure, launch
+from launch.job import configure, launch, settle
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
 
 
@@ -52,10 +52,10 @@ def refuse(error: RefusedError) -> int:
 
 def _run(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir | None]:
     """One run with its report; a failed case makes the status 1."""
-    sizes = compose_config(overrides, config_dir=config_dir).world_sizes
-    if sizes:
-        return _run_sizes(overrides, config_dir, sizes)
-    verdict, run_dir = _measure(overrides, config_dir)
+    config = compose_config(overrides, config_dir=config_dir)
+    if config.world_sizes:
+        return _run_sizes(overrides, config_dir, config.world_sizes)
+    verdict, run_dir = _measure(settle(config))
     if verdict.stopped or run_dir is None or not run_dir.finished() or verdict.status == REFUSAL:
         return verdict, run_dir
     return replace(verdict, status=max(verdict.status, _report([run_dir]))), run_dir
@@ -65,11 +65,10 @@ def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -
     """A run for each number of ranks, whatever became of the ones before; then one report over them."""
     run_dirs, worst = [], SUCCESS
     jobs = [[*overrides, f"torchrun.nproc_per_node={size}", "world_sizes=[]"] for size in sizes]
-    for job in jobs:
-        configure(job, config_dir)  # what is refused is refused before anything is measured
-    for size, job in zip(sizes, jobs, strict=True):
+    configs = [configure(job, config_dir) for job in jobs]  # what is refused is refused before anything is measured
+    for size, config in zip(sizes, configs, strict=True):
         print(f"\n{size} rank{'s' * (size > 1)}:", flush=True)
-        verdict, run_dir = _measure(job, config_dir)
+        verdict, run_dir = _measure(config)
         worst = max(worst, verdict.status)
         run_dirs += [run_dir] if run_dir and run_dir.finished() else []
         if verdict.stopped:
@@ -79,9 +78,9 @@ def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -
     return replace(verdict, status=worst), run_dir
 
 
-def _measure(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir | None]:
+def _measure(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     """One run without its report."""
-    verdict, run_dir = launch(configure(overrides, config_dir))
+    verdict, run_dir = launch(config)
     for line in verdict.lines:
         print(f"reducebench: {line}", file=sys.stderr)
     if run_dir and verdict.status != REFUSAL and (verdict.stopped or not run_dir.finished()):

@@ -2,6 +2,7 @@
 
 import datetime
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +21,20 @@ from launch.verdict import SUCCESS, Verdict, judge
 
 def configure(overrides: list[str], config_dir: str | None) -> BenchmarkConfig:
     """Everything that can be refused before a rank starts is refused here, by RefusedError."""
-    config = compose_config(overrides, config_dir=config_dir)
+    return settle(compose_config(overrides, config_dir=config_dir))
+
+
+def settle(config: BenchmarkConfig) -> BenchmarkConfig:
+    """The configuration with a number of ranks, checked against this host. Raises RefusedError."""
     if config.torchrun.nnodes > 1:
         raise RefusedError(
             f"torchrun.nnodes={config.torchrun.nnodes}: on several nodes start the ranks with torchrun -m harness"
         )
     ranks = config.torchrun.nproc_per_node or default_ranks(config.device)
-    if config.torchrun.nproc_per_node is None:
-        config = compose_config(overrides, config_dir=config_dir, nproc_per_node=ranks)
+    try:
+        config = replace(config, torchrun=replace(config.torchrun, nproc_per_node=ranks))
+    except ValueError as error:  # too many ranks for what else is asked for
+        raise RefusedError(str(error)) from error
     check(config, ranks)
     return config
 

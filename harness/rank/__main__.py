@@ -35,6 +35,7 @@ def main() -> int:
     redirect_output(run_dir.log(rank))
     state = open_state(run_dir, rank)
 
+    state.enter("import")
     from harness.rank.process_group import open_store  # torch: not before the rank has reported and is guarded
 
     return work(run_dir, state, *open_store(), launch=arguments.launch)

@@ -85,6 +85,7 @@ class CaseWork:
     def _outcome(self, case: Case, trial: Trial, *, last: bool) -> Outcome | None:
         """What a case's own code raises fails the case; what fails beside it (a full disk) ends the rank, and so the run."""
         blank = self._blank(case, trial)
+        self.state.enter("pre-flight")
         try:
             trial = self._knowing_usage(trial)
             reason = trial.skip_reason()

@@ -136,8 +136,10 @@ def run_session(
     """All that a rank does for one launch of a run. Raises RefusedError when it cannot begin."""
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
+    state.enter("join")
     world = World.open(config, store, rank, size)
     watch = Watch(world, launch)
+    state.enter("assemble")
     session = Session.open(run_dir, world, state, config, launch)
     watch.note(run_dir)  # a run that is cut short tells what was going on when it began
     session.run(progress)

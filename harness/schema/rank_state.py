@@ -3,7 +3,8 @@
 import json
 import mmap
 import os
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 LAUNCHER_PID = "REDUCEBENCH_LAUNCHER_PID"
@@ -29,6 +30,8 @@ class RankStatus:
     """Empty while the rank works; then `done`, `refused`, `error`, `lost its peers`, `terminated` or `orphaned`."""
     words: str = ""
     """The rank's last words: the message of the error that ended it."""
+    reached: dict[str, float] = field(default_factory=dict)
+    """Phase to when it was first entered, in seconds of the host's monotonic clock; as known when a case begins or ends."""
 
 
 class RankState:
@@ -39,15 +42,18 @@ class RankState:
             os.posix_fallocate(file.fileno(), 0, _SIZE)  # a full disk is an error here, and no SIGBUS later
             self._map = mmap.mmap(file.fileno(), _SIZE)
         self.status = status
+        self._reached: dict[str, float] = {}
         self.update()
 
     def enter(self, phase: str) -> None:
         """Note the phase that begins."""
+        if phase not in self._reached:
+            self._reached[phase] = time.monotonic()
         self._map[:_PHASE] = phase.encode()[:_PHASE].ljust(_PHASE)
 
     def update(self, **changes: object) -> None:
         """Note everything but the phase."""
-        self.status = RankStatus(**{**asdict(self.status), **changes})
+        self.status = RankStatus(**{**asdict(self.status), **changes, "reached": dict(self._reached)})
         room = _SIZE - _PHASE
         record = asdict(self.status)
         while len(text := json.dumps(record).encode()) > room:
