@@ -12,12 +12,26 @@ Facts = Mapping[str, Any]
 
 _APART = ("hosts", "ranks", "conditions", "versions", "environment_variables", "data", "commit", "dirty", "argv")
 """Keys that are told in words of their own."""
+_PASSING = ("pid", "load_average")
+"""Of one process, or one moment."""
 
 
 def environment_table(environment: Facts) -> pd.DataFrame:
     """Columns key and value, of what environment.json holds."""
     rows = [*_plain(environment), *_hosts(environment), *_ranks(environment), *_mappings(environment)]
     return pd.DataFrame([(key, value) for key, value in rows if value], columns=["key", "value"])
+
+
+def steady(environment: Facts) -> dict[str, Any]:
+    """What another run on the same machines has too: without what went on meanwhile; hosts, and ranks, told together."""
+    kept = {key: value for key, value in environment.items() if key not in ("hosts", "ranks", "conditions")}
+    return {**kept, **_together("host", environment.get("hosts", [])), **_together("rank", environment.get("ranks", []))}
+
+
+def _together(kind: str, entries: list[Facts]) -> dict[str, str]:
+    """`<kind>.<fact>` to the different values that the entries have."""
+    keys = dict.fromkeys(key for entry in entries for key in entry if key not in _PASSING)
+    return {f"{kind}.{key}": ", ".join(sorted({_spelled(entry.get(key)) for entry in entries})) for key in keys}
 
 
 def _plain(environment: Facts) -> Iterator[tuple[str, str]]:
@@ -47,7 +61,7 @@ def _joined(topology: Facts) -> Iterator[tuple[str, str]]:
 
 def _ranks(environment: Facts) -> Iterator[tuple[str, str]]:
     """Ranks of equal facts in a row are told together."""
-    told = [_in_words(rank, ("pid",)) for rank in environment.get("ranks", [])]
+    told = [_in_words(rank, _PASSING) for rank in environment.get("ranks", [])]
     start = 0
     for words, group in groupby(told):
         end = start + len(list(group)) - 1

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from harness.report.discrepancy import WORST
+from harness.report.environment import steady
 from harness.report.frame import Run, load_run
 from harness.report.labels import parameter_columns, spelled
 from harness.report.statistics import Floats
@@ -169,9 +170,7 @@ def _sequences(side: Side) -> Iterator[tuple[Run, tuple[Key, ...]]]:
 def _facts(run: Run) -> dict[str, str]:
     """Configuration, without what selects cases, and environment; nested keys dotted."""
     asked = {key: value for key, value in asdict(run.config).items() if key not in (*_NO_CONFIGURATION, *AXES)}
-    seen = {key: value for key, value in run.environment.items() if key != "ranks"}
-    for name in ("host", "device_name"):
-        seen[f"{name}s"] = ", ".join(sorted({str(rank.get(name)) for rank in run.environment.get("ranks", [])}))
+    seen = steady(run.environment)
     flat = dict(_flat("", asked)) | dict(_flat("", seen))
     return {key: value for key, value in flat.items() if not _NO_MACHINE.fullmatch(key)}
 

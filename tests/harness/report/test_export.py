@@ -60,8 +60,8 @@ def test_tensorboard_reads_what_was_exported(run_dir: RunDir, tmp_path: Path, ca
     cases = {path.name.split(".")[1]: path for path in folder.iterdir() if path.is_dir()}
     assert set(cases) == {"sum", "micro_batch"}
     board = read(cases["micro_batch"])
-    assert values(board, "seconds/host/step") == pytest.approx({1: 0.04, 2: 0.06, 3: 0.1})
-    assert values(board, "seconds/host/forward") == pytest.approx({1: 0.004, 2: 0.006, 3: 0.01})
+    assert values(board, "seconds/host/step") == pytest.approx({0: 0.04, 1: 0.06, 2: 0.1})
+    assert values(board, "seconds/host/forward") == pytest.approx({0: 0.004, 1: 0.006, 2: 0.01})
     assert values(board, "median_s/host/step") == pytest.approx({0: 0.06})
     assert values(board, "peak_memory_bytes") == {0: 2**21}
     assert values(board, "relative_l2/reference")[0] == pytest.approx(3e-8)
@@ -109,7 +109,7 @@ print(case.data.metrics["median_s/host/step"], case.data.metrics["relative_l2/re
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert back.returncode == 0, back.stderr
-    assert back.stdout.splitlines() == ["[(1, 0.04), (2, 0.06), (3, 0.1)]", "0.06 3e-08"]
+    assert back.stdout.splitlines() == ["[(0, 0.04), (1, 0.06), (2, 0.1)]", "0.06 3e-08"]
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
