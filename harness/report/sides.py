@@ -26,7 +26,9 @@ Key = tuple[tuple[str, str], ...]
 _UNLIKE = "the runs took their common cases in unlike orders, which changes times"
 _NO_CONFIGURATION = ("name", "results_dir", "config_dir", "launches", "dry_run", "profile")
 """Keys whose value changes no number."""
-_NO_MACHINE = re.compile(r"(argv|schema_version|started|load|.*\bpid|environment_variables\.(SLURM_JOB_ID|TORCH\w*_PID))\b.*")
+_NO_MACHINE = re.compile(
+    r"(argv|schema_version|started|load|conditions|.*\bpid|environment_variables\.(SLURM_JOB_ID|TORCH\w*_PID))\b.*"
+)
 """What differs between any two runs."""
 
 
