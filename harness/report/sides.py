@@ -24,7 +24,7 @@ TIME, MEMORY, DISCREPANCY = "time", "memory", "relative_l2"
 Key = tuple[tuple[str, str], ...]
 """What makes a case: its axes and parameters, by name, as text."""
 _UNLIKE = "the runs took their common cases in unlike orders, which changes times"
-_NO_CONFIGURATION = ("name", "results_dir", "config_dir", "launches", "dry_run")
+_NO_CONFIGURATION = ("name", "results_dir", "config_dir", "launches", "dry_run", "profile")
 """Keys whose value changes no number."""
 _NO_MACHINE = re.compile(
     r"(argv|schema_version|started|load|conditions|.*\bpid|environment_variables\.(SLURM_JOB_ID|TORCH\w*_PID))\b.*"
