@@ -24,7 +24,6 @@ _REASONS = (
     "the host waits for a CUDA device; this case runs on the CPU",
     "torch.cuda.synchronize waits for a CUDA device; on the CPU each collective has ended when it returns",
     "this aggregation decides by itself when it waits for its collectives",
-    "faults are planted around the local gradient, and this aggregation sums it during backward",
     r"no target of rank \d+'s shard counts in the loss: the rank's own mean is 0/0",
     "the model has no parameter that gets a gradient: there is nothing to aggregate",
 )

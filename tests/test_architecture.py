@@ -180,4 +180,5 @@ def test_ranks_hold_no_pandas_and_no_sklearn() -> None:
 
 
 def test_the_report_holds_no_torch() -> None:
-    assert "torch" not in loaded_after("import harness.report.render")
+    modules = ("render", "export.to_tensorboard", "export.to_mlflow")
+    assert "torch" not in loaded_after("; ".join(f"import harness.report.{module}" for module in modules))

@@ -1,5 +1,7 @@
 """The main job on CUDA: NCCL, device events and synchronization, and ranks that share a GPU over gloo."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from harness.report.frame import Run, load_run
 from harness.report.staleness import reads
 from harness.report.stories import tell
 from harness.schema.record import PREDICTED, REFERENCE
+from harness.schema.run_dir import RunDir
 from tests.options import AVAILABLE
 from tests.running import launch
 
@@ -89,6 +92,34 @@ def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int
     topics = far.max()["transformer_topics"]
     assert topics["fp32"] < topics["tf32"] < topics["bf16"]
     assert set(run.cases[run.cases.batchnorm == "synced"].query("workload == 'cnn_digits'").status) == {"ok"}
+
+
+def test_what_a_run_tells_of_its_gpus(tmp_path: Path) -> None:
+    """Two ranks on one GPU: its facts, its clocks before and after, and no other process that is one of the ranks."""
+    run = run_of("gloo", 2, tmp_path, "workload=[mlp_digits]", "reduction=[mean]")
+    (conditions,) = run.environment["conditions"]
+    for told, seen in zip(run.environment["ranks"], conditions["ranks"], strict=True):
+        assert told["device_name"] == torch.cuda.get_device_name(0)
+        assert told["memory_bytes"] > 2**30
+        assert told["uuid"]
+        assert told["driver"]
+        assert 0 < seen["after"]["sm_mhz"] <= told["max_sm_mhz"]
+        pids = {rank["pid"] for rank in run.environment["ranks"]}
+        assert not seen["device_processes"]["own_pid_seen"] or not pids & {p["pid"] for p in seen["device_processes"]["others"]}
+    (host,) = run.environment["hosts"]
+    assert f"GPU-{run.environment['ranks'][0]['uuid']}" in host["topology"]["uuids"]
+
+
+def test_traces_on_cuda(tmp_path: Path) -> None:
+    """Phases are ranges on the host, and kernels of the device are among the events."""
+    run = run_of("nccl", 1, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "iterations=3", "profile=true")
+    ((path,),) = RunDir(run.path).traces().values()
+    trace = json.loads(gzip.decompress(path.read_bytes()))
+    assert trace["distributedInfo"] == {"backend": "nccl", "rank": 0, "world_size": 1}
+    events = trace["traceEvents"]
+    assert any(event.get("cat") == "kernel" for event in events)
+    for phase in ("forward", "backward", "aggregate"):
+        assert sum(event["name"] == phase and event.get("cat") == "user_annotation" for event in events) == 3
 
 
 def experiment(name: str, backend: str, ranks: int, results: Path, *overrides: str) -> Run:

@@ -7,7 +7,7 @@ import pytest
 
 from harness.report.frame import Run, load_run
 from harness.schema.matrix import ordered_cases
-from tests.running import launch
+from tests.running import ROOT, launch
 from tests.skips import unknown
 
 DELAY_S = 0.020
@@ -24,11 +24,9 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A straggler and none, under every policy of waiting, in turns, with their twins, in two launches."""
     return run_of(
         tmp_path_factory.mktemp("waiting"),
-        *(
-            "sync=[none,stream,device,event,barrier,barrier_after,wait,every_parameter]",
-            "aggregation=[all_reduce,bucketed,ddp]",
-        ),
-        *("fault=[none,slow_rank]", f"fault.slow_rank.milliseconds={DELAY_S * 1e3}", "fault.slow_rank.rank=1"),
+        *("--config-dir", str(ROOT / "docs" / "example"), f"sync.straggler.milliseconds={DELAY_S * 1e3}"),
+        "sync=[none,stream,device,event,barrier,barrier_after,wait,every_parameter,straggler]",
+        "aggregation=[all_reduce,bucketed,ddp]",
         *("launches=2", "order=interleaved", "rounds=3", "iterations=11", "exposed=true"),
     )
 
@@ -50,22 +48,22 @@ def transfer(run: Run, **chosen: str) -> pd.Series:
 
 
 def test_a_straggler_shows_as_skew_on_the_others_and_not_in_the_transfer(waiting: Run) -> None:
-    chosen = {"sync": "none", "aggregation": "all_reduce", "fault": "slow_rank"}
+    chosen = {"sync": "straggler", "aggregation": "all_reduce"}
     arrived = seconds(waiting, "aggregate", "arrival", **chosen)
     skew = arrived.max(axis=1) - arrived[0]
     assert skew.median() > 0.85 * DELAY_S
-    held_up = seconds(waiting, "backward", **chosen)
-    assert skew.median() == pytest.approx((held_up[1] - held_up[0]).median(), rel=0.15), "as long as it was slower before"
+    slept = seconds(waiting, "sync", **chosen)
+    assert skew.median() == pytest.approx((slept[1] - slept[0]).median(), rel=0.15)
     assert (transfer(waiting, **chosen) > 0).all(), "nobody has the sum before the last one has come"
-    grown = transfer(waiting, **chosen).median() - transfer(waiting, **{**chosen, "fault": "none"}).median()
+    grown = transfer(waiting, **chosen).median() - transfer(waiting, sync="none", aggregation="all_reduce").median()
     assert grown < DELAY_S / 2
 
 
 def test_twins_leave_the_communication_out(waiting: Run) -> None:
-    alone = seconds(waiting, "step_alone", sync="none", fault="none")
-    assert len(alone) == len(seconds(waiting, "step", sync="none", fault="none")) == 3 * 2 * 11
-    assert (seconds(waiting, "collective_alone", sync="none", fault="none") > 0).all(axis=None)
-    assert (seconds(waiting, "step", sync="none", fault="none").median() > alone.median()).all()
+    alone = seconds(waiting, "step_alone", sync="none")
+    assert len(alone) == len(seconds(waiting, "step", sync="none")) == 3 * 2 * 11
+    assert (seconds(waiting, "collective_alone", sync="none") > 0).all(axis=None)
+    assert (seconds(waiting, "step", sync="none").median() > alone.median()).all()
 
 
 def test_policies_that_a_case_cannot_follow_are_skipped(waiting: Run) -> None:
@@ -73,8 +71,8 @@ def test_policies_that_a_case_cannot_follow_are_skipped(waiting: Run) -> None:
     skipped = cases[cases.status == "skipped"]
     assert unknown(skipped.reason) == []
     assert set(skipped.sync[(skipped.aggregation == "bucketed")]) == {"stream", "device", "event", "every_parameter"}
-    plain = cases[(cases.aggregation == "ddp") & (cases.fault == "none") & (cases.status == "ok")]
-    assert set(plain.sync) == {"none", "barrier", "barrier_after"}
+    by_itself = cases[(cases.aggregation == "ddp") & (cases.status == "ok")]
+    assert set(by_itself.sync) == {"none", "barrier", "barrier_after", "straggler"}
 
 
 def test_no_policy_changes_the_bits(waiting: Run) -> None:
@@ -96,9 +94,8 @@ def test_adaptive_stopping_says_why_it_stopped(tmp_path: Path) -> None:
     overrides = ("until.relative=0.9", "until.seconds=600", "iterations=8", "normalization=[global_mean,rank_mean]")
     run = run_of(tmp_path / "precise", *overrides)
     assert set(run.cases.stopped) == {"precise"}
-    run = run_of(
-        tmp_path / "limit", "until.relative=1e-9", "until.seconds=600", "until.most=12", "iterations=4", "fault=[stale_rank]"
-    )
+    overrides = ("until.relative=1e-9", "until.seconds=600", "until.most=12", "iterations=4", "fault=[stale_rank]")
+    run = run_of(tmp_path / "limit", *overrides)
     assert set(run.cases.stopped) == {"limit"}
     assert set(run.cases.iterations) == {12}
     samples = run.samples

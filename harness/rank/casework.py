@@ -17,6 +17,7 @@ from harness.rank.findings import findings
 from harness.rank.footprint import Footprint
 from harness.rank.material import Material
 from harness.rank.process_group import World
+from harness.rank.profiling import Tracer
 from harness.rank.trial import Measured, Trial
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
@@ -42,8 +43,12 @@ class CaseWork:
     usages: Usages
     footprint: Footprint
     clock: CommonClock
+    tracer: Tracer | None
+    """Where traces are asked for."""
     settled: set[Case] = field(default_factory=set)
     """Cases with a row."""
+    measured: set[Case] = field(default_factory=set)
+    """Those of them with numbers."""
     _seen: dict[Case, list[Measured]] = field(default_factory=dict)
     _wall_s: dict[Case, float] = field(default_factory=dict)
 
@@ -57,6 +62,7 @@ class CaseWork:
         if outcome is None:
             return
         self.settled.add(case)
+        self.measured |= {case} if outcome.status == OK else set()
         self._seen.pop(case, None)
         if self.world.rank == 0:
             position = list(self.parts).index(case)
@@ -81,8 +87,7 @@ class CaseWork:
         blank = self._blank(case, trial)
         self.state.enter("pre-flight")
         try:
-            if trial.material.trains and trial.parts.aggregation.in_backward:
-                trial = replace(trial, usage=self.usages.of(trial.material, trial.cut))
+            trial = self._knowing_usage(trial)
             reason = trial.skip_reason()
             if reason:
                 return replace(blank, status=SKIPPED, reason=reason)
@@ -95,6 +100,22 @@ class CaseWork:
         except CaseFailedError as error:
             self.world.rebuild_measured()
             return replace(blank, status=FAILED, reason=str(error))
+
+    def _knowing_usage(self, trial: Trial) -> Trial:
+        if trial.material.trains and trial.parts.aggregation.in_backward:
+            return replace(trial, usage=self.usages.of(trial.material, trial.cut))
+        return trial
+
+    def trace(self, case: Case) -> None:
+        """Trace a case that was measured. A trace that cannot be made costs the run nothing; the log says why."""
+        if self.tracer is None or case not in self.measured:
+            return
+        self.state.enter("trace")
+        trial, tracer = self._knowing_usage(self._trial(case, 1)), self.tracer
+        try:
+            together(self.world.control, lambda: trial.trace(tracer, case.case_id))
+        except CaseFailedError:
+            self.world.rebuild_measured()
 
     def _timed(self, blank: Outcome, offset: Offset) -> Outcome:
         return replace(blank, clock_uncertainty_s=self.clock.largest_uncertainty(offset))

@@ -117,11 +117,10 @@ class Builder:
         if not work.count:
             first = partial(self._pass_idly, work, exchange) if self.parts.aggregation.needs_a_pass else _nothing
             phases = [(name, _nothing if place else first) for place, (name, _) in enumerate(phases)]
-        then = exchange.backward_ended if self.parts.aggregation.in_backward else self.parts.fault.hold_up(self.world.rank)
-        if then is None:
+        if not self.parts.aggregation.in_backward:
             return phases
         *others, (name, last) = phases
-        return [*others, (name, partial(_one_after_the_other, last, then))]
+        return [*others, (name, partial(_one_after_the_other, last, exchange.backward_ended))]
 
     def _pass_idly(self, work: LocalWork, exchange: Exchange) -> None:
         batch = idle_batch(self.cut.material).to(self.world.device, self.parts.precision.parameter_dtype)

@@ -9,17 +9,19 @@ from torch.distributed import Store
 
 from harness.axes.workload.base import Workload
 from harness.probes.base import Machine
-from harness.rank import environment
 from harness.rank.assemble import Parts, assemble, assemble_probes
 from harness.rank.casework import CaseWork
 from harness.rank.common_clock import CommonClock
 from harness.rank.compare import Comparisons
 from harness.rank.drift import BATCHES, Drifts
+from harness.rank.environment.describe import describe
+from harness.rank.environment.watch import Watch
 from harness.rank.footprint import Footprint
 from harness.rank.gradient_store import GradientStore
 from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.process_group import World
+from harness.rank.profiling import Tracer
 from harness.rank.reference import References
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
@@ -60,7 +62,7 @@ class Session:
             check_equal_on_ranks(material, world.control)
             _check_samples(material, world.size)
         named = _named(parts, materials)
-        described = environment.describe(world, named)
+        described = describe(world, named)
         if world.rank == 0 and not launch:
             run_dir.write_environment(described)
         store = GradientStore(run_dir.scratch(world.rank))
@@ -79,15 +81,17 @@ class Session:
             usages=Usages(world.control, world.device),
             footprint=Footprint(world.control),
             clock=CommonClock.open(world.control),
+            tracer=Tracer(run_dir, world) if config.profile and not launch else None,
         )
         return cls(config, world, state, cases, inquiries, machine_of(world, config, named.items()), writer)
 
     def run(self, progress: Progress) -> None:
-        """Every case, then every probe, in order."""
+        """Every case, then every probe, in order; then, where they are asked for, the traces."""
         rounds = self.config.rounds if self.config.order == "interleaved" else 1
         visits = [(case, turn == rounds - 1) for turn in range(rounds) for case in self.cases.parts]
         work = [(case.case_id, partial(self.cases.visit, case, rounds, last=last)) for case, last in visits]
         work += [(f"probe {inquiry.name}", partial(self.run_probe, inquiry)) for inquiry in self.inquiries]
+        work += [(f"trace {case.case_id}", partial(self.cases.trace, case)) for case in self.cases.parts if self.config.profile]
         total = len(self.cases.parts) + len(self.inquiries)
         for name, call in work:
             done = len(self.cases.settled) + self.asked
@@ -134,8 +138,12 @@ def run_session(
     torch.set_num_threads(config.threads_per_rank)
     state.enter("join")
     world = World.open(config, store, rank, size)
+    watch = Watch(world, launch)
     state.enter("assemble")
-    Session.open(run_dir, world, state, config, launch).run(progress)
+    session = Session.open(run_dir, world, state, config, launch)
+    watch.note(run_dir)  # a run that is cut short tells what was going on when it began
+    session.run(progress)
+    watch.note(run_dir)
     if rank == 0:
         run_dir.remove_scratch()
     world.close()  # last: the ranks end together

@@ -24,6 +24,7 @@ from harness.rank.material import Material, step_seed
 from harness.rank.memory import Meter, peak_bytes, reset_peak
 from harness.rank.pace import GO_ON, Pace
 from harness.rank.process_group import World
+from harness.rank.profiling import Tracer, named
 from harness.rank.rig import Builder, Rig
 from harness.rank.usage import Usage, idle_batch
 from harness.schema.config import UntilConfig
@@ -195,6 +196,16 @@ class Trial:
                     keep(step, rig.parameters())
                     losses.append(self._own_loss(rig))
         return losses
+
+    def trace(self, tracer: Tracer, case_id: str) -> None:
+        """Iterate under the profiler, on a rig of its own, with the phases as named ranges. Nothing is timed, nothing kept."""
+        with self._computing(), catch_warnings():
+            simplefilter("ignore")  # the measured iterations have told them
+            rig = self._rig(self.parts.fault.batches)
+            passes = [named(phases) for phases in rig.phases]
+            tracer.record(
+                case_id, lambda left: self._iterate(rig.model, passes[left % len(passes)]), self.measured, self.warm_up
+            )
 
     def alone(self) -> "Trial":
         """The case on one rank that has the whole batch: what its gradient is without any aggregation."""

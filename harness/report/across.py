@@ -10,7 +10,9 @@ from harness.report.cost import cost
 from harness.report.discrepancy import WORST, discrepancy
 from harness.report.frame import Run
 from harness.report.labels import labelled
+from harness.report.machine import cores, ranks, threads
 from harness.report.text import milliseconds, number, yes
+from harness.report.timing import timing
 from harness.schema.config import BenchmarkConfig
 from harness.schema.record import FULL_BATCH, REFERENCE, SINGLE_RANK
 
@@ -73,12 +75,12 @@ def across_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def remarks(runs: Sequence[Run]) -> list[str]:
     """What to know before the figures are compared."""
-    threads = sorted({run.config.threads_per_rank for run in runs})
-    lines = [f"Threads a rank: {', '.join(map(str, threads))}."]
+    each = sorted({run.config.threads_per_rank for run in runs})
+    lines = [f"Threads a rank: {', '.join(map(str, each))}."]
     lines += [
-        f"(!) {_threads(run)} threads on {_cores(run)} cores ({_ranks(run)} ranks): the speed-up is not that of as many cores."
+        f"(!) {threads(run)} threads on {cores(run)} cores ({ranks(run)} ranks): the speed-up is not that of as many cores."
         for run in runs
-        if _threads(run) > _cores(run)
+        if threads(run) > cores(run)
     ]
     unlike = [
         field.name
@@ -90,7 +92,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
 
 
 def _of_run(run: Run) -> pd.DataFrame:
-    costs, distances = cost(run), discrepancy(run)
+    costs, distances = cost(run, timing(run)), discrepancy(run)
     if costs.empty or distances.empty:
         return pd.DataFrame()
     far = distances.pivot(index="case_id", columns="against", values=WORST)
@@ -99,7 +101,7 @@ def _of_run(run: Run) -> pd.DataFrame:
     step = costs[f"{clock}.step.median"]
     facts = pd.DataFrame({"ranks": cases.world_size, "step_s": step, "exposed_s": step - _without_communication(cases, step)})
     common = cases.gradient_sha256.where(cases.aggregation != _LOCAL, "")  # each rank's own is no common gradient
-    facts = facts.assign(gradient_sha256=common, threads=_threads(run), cores=_cores(run))
+    facts = facts.assign(gradient_sha256=common, threads=threads(run), cores=cores(run))
     return facts.join(far.reindex(columns=[REFERENCE, FULL_BATCH, SINGLE_RANK])).dropna(subset="step_s")
 
 
@@ -121,16 +123,3 @@ def _is_label(column: pd.Series) -> bool:
 
 def _distance(value: float) -> str:
     return "" if pd.isna(value) else number(value)
-
-
-def _ranks(run: Run) -> int:
-    return int(run.environment.get("world_size", 1))
-
-
-def _threads(run: Run) -> int:
-    return _ranks(run) * run.config.threads_per_rank
-
-
-def _cores(run: Run) -> int:
-    hosts = {rank.get("host") for rank in run.environment.get("ranks", [])}
-    return int(run.environment.get("cores") or 1) * max(1, len(hosts))

@@ -1,66 +1,69 @@
-"""What a case cost: a phase's time is the slowest rank's in each iteration; then the statistics over iterations."""
+"""What a case cost: its step with the statistics over iterations, and its memory."""
 
 import pandas as pd
 
 from harness.report.frame import Run
 from harness.report.labels import labelled
-from harness.report.text import milliseconds
+from harness.report.text import mebibytes, milliseconds
+from harness.report.timing import Timing
+from harness.schema.record import OK
 
-STATISTICS = ("median", "iqr", "p95")
+STATISTICS = ("median", "low", "high", "iqr", "p95", "p99", "min", "outliers")
+CLOCKS = {"cuda_event": ", device ms", "host": ", ms"}
+"""Clocks of the columns, and what a header says of them."""
 _PLAIN = ("second_forward", "peak_memory_bytes")
 """Columns that are no statistics of a phase."""
-_PHASES = ("forward", "backward", "local_gradient", "sync", "aggregate", "unscale", "clip", "step")
 
 
-def cost(run: Run) -> pd.DataFrame:
-    """One row a measured case: seconds, in columns `<clock>.<phase>.<statistic>`; memory in bytes."""
-    measured = run.cases[run.cases.status == "ok"]
+def cost(run: Run, timing: Timing) -> pd.DataFrame:
+    """One row a measured case: seconds, in columns `<clock>.<phase>.<statistic>`; memory in bytes. Indexed by case_id."""
+    measured = run.cases[run.cases.status == OK].set_index("case_id")
     if measured.empty:
         return pd.DataFrame()
-    rows = pd.DataFrame({case_id: _statistics(run.samples_of(case_id)) for case_id in measured.case_id}).T
-    return labelled(run.cases).join(rows, how="right").join(measured.set_index("case_id")[list(_PLAIN)])
-
-
-def _statistics(samples: pd.DataFrame) -> pd.Series:
-    """`<clock>.<phase>.<statistic>` to seconds, warm-ups left out."""
-    timed = samples[~samples.warm_up]
-    slowest = timed.groupby(["clock", "phase", "iteration"], observed=True).seconds.max()
-    grouped = slowest.groupby(["clock", "phase"], observed=True)
-    table = pd.DataFrame(
-        {
-            "median": grouped.median(),
-            "iqr": grouped.quantile(0.75) - grouped.quantile(0.25),
-            "p95": grouped.quantile(0.95),
-        }
-    ).stack()
-    table.index = pd.Index([".".join(key) for key in table.index])
-    return table
-
-
-def cost_table(costs: pd.DataFrame, *, brief: bool = False) -> pd.DataFrame:
-    """For a person: `median (IQR) p95` in ms, or the median alone; host clock, and the device's own beside it on CUDA."""
-    clocks = [clock for clock in ("host", "cuda_event") if f"{clock}.step.median" in costs]
     columns = {
-        _header(clock, phase): costs.apply(_cell, axis=1, key=f"{clock}.{phase}", brief=brief)
-        for clock in clocks
-        for phase in _PHASES
-        if f"{clock}.{phase}.median" in costs
+        f"{clock}.{phase}.{statistic}": rows.set_index("case_id")[statistic]
+        for (clock, phase), rows in timing.phases.groupby(["clock", "phase"], sort=False)
+        for statistic in STATISTICS
     }
-    labels = costs[[column for column in costs.columns if "." not in column and column not in _PLAIN]]
-    parameters = costs[[c for c in costs.columns if c.split(".")[0] not in ("host", "cuda_event") and "." in c]]
-    memory = (costs.peak_memory_bytes / 2**20).map("{:.0f}".format)
+    wide = pd.DataFrame(columns).reindex(measured.index)
+    return labelled(run.cases).join(wide, how="right").join(measured[list(_PLAIN)])
+
+
+def cost_table(costs: pd.DataFrame, cautions: pd.Series, *, brief: bool = False) -> pd.DataFrame:
+    """For a person: the step, with its statistics or without; `cautions` is a text for each case, indexed by case_id."""
+    columns: dict[str, pd.Series] = {}
+    for clock, header in CLOCKS.items():
+        if f"{clock}.step.median" in costs:
+            columns |= _brief(costs, clock, header) if brief else _statistics(costs, clock, header)
     columns["second forward"] = costs.second_forward.map({True: "yes", False: ""})
-    return pd.concat([labels, parameters, pd.DataFrame(columns), memory.rename("peak memory, MiB")], axis=1)
+    columns["peak memory, MiB"] = costs.peak_memory_bytes.map(mebibytes)
+    columns["caution"] = cautions.reindex(costs.index).fillna("")
+    return pd.concat([labels_of(costs), pd.DataFrame(columns)], axis=1)
 
 
-def _header(clock: str, phase: str) -> str:
-    return phase.replace("_", " ") + (", device ms" if clock == "cuda_event" else ", ms")
+def labels_of(costs: pd.DataFrame) -> pd.DataFrame:
+    """The columns that name a case."""
+    return costs[[column for column in costs.columns if column not in _PLAIN and column.split(".")[0] not in CLOCKS]]
 
 
-def _cell(row: pd.Series, key: str, brief: bool) -> str:
-    median, iqr, p95 = (row.get(f"{key}.{statistic}") for statistic in STATISTICS)
-    if median is None or pd.isna(median):
-        return ""
-    if brief:
-        return milliseconds(median)
-    return f"{milliseconds(median)} ({milliseconds(iqr)}) {milliseconds(p95)}"
+def times_text(values: pd.Series) -> pd.Series:
+    """Seconds as ms for a person; empty where there are none."""
+    return values.map(lambda value: "" if pd.isna(value) else milliseconds(value))
+
+
+def _statistics(costs: pd.DataFrame, clock: str, header: str) -> dict[str, pd.Series]:
+    step = {name: times_text(costs[f"{clock}.step.{name}"]) for name in STATISTICS if name != "outliers"}
+    return {
+        f"step{header}": step["median"] + " [" + step["low"] + ", " + step["high"] + "]",
+        f"IQR{header}": step["iqr"],
+        f"p95{header}": step["p95"],
+        f"p99{header}": step["p99"],
+        f"min{header}": step["min"],
+        f"outliers{header.removesuffix('ms').rstrip(' ,')}": costs[f"{clock}.step.outliers"].astype(int).astype(str),
+    }
+
+
+def _brief(costs: pd.DataFrame, clock: str, header: str) -> dict[str, pd.Series]:
+    return {
+        f"{name}{header}": times_text(costs[f"{clock}.{key}"]) for name, key in (("step", "step.median"), ("p95", "step.p95"))
+    }

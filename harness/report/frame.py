@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
-from harness.schema.record import METRICS, Asked, Drift, Finding, Observation, Outcome, Timing
+from harness.schema.record import FAILED, METRICS, OK, Asked, Drift, Finding, Memory, Observation, Outcome, Timing
 from harness.schema.run_dir import RunDir
 
 
@@ -21,9 +23,14 @@ class Run:
     path: Path
     config: BenchmarkConfig
     cases: pd.DataFrame
-    """One row a finished case, in the order of the configuration; the axes are categories."""
+    """One row a finished case, in the order of the configuration, from its first launch; `failed` where any launch of it
+    failed. The axes are categories."""
+    launched: pd.DataFrame
+    """One row a finished case and launch."""
     discrepancies: pd.DataFrame
+    """Of the first launch, as `drifts`; `every` has those of all launches."""
     findings: pd.DataFrame
+    """Of all launches, one of a kind a case: the first launch's that has it."""
     drifts: pd.DataFrame
     probes: pd.DataFrame
     """One row a question of a finished probe."""
@@ -41,33 +48,39 @@ class Run:
         return _concatenate([self.samples_of(case_id) for case_id in self.cases.case_id], "samples")
 
     def samples_of(self, case_id: str) -> pd.DataFrame:
-        """The samples of one case: rank, iteration, warm_up, phase, clock, seconds. Empty when it was not measured."""
-        return _read(RunDir(self.path).case_file("samples", case_id))
+        """The samples of one case, of all launches; see docs/run_directory.md. Empty when it was not measured."""
+        return self.raw_samples(case_id).to_pandas()
+
+    def raw_samples(self, case_id: str) -> pa.Table:
+        """As samples_of, for arrays."""
+        finished = self.launched.launch[(self.launched.case_id == case_id) & (self.launched.status == OK)]
+        files = [RunDir(self.path).case_file("samples", case_id, launch) for launch in finished]
+        tables = [pq.read_table(file) for file in files]
+        return pa.concat_tables(tables) if tables else pa.table({name: [] for name in _COLUMNS["samples"]})
+
+    def every(self, table: str) -> pd.DataFrame:
+        """A small table as all launches wrote it."""
+        return _concatenate(_frames(RunDir(self.path), self.config, table, "cases"), table)
 
 
 def load_run(path: Path | str) -> Run:
     """Read a run directory. Raises RefusedError when `path` is none."""
     run_dir = RunDir.open(path)
     config = run_dir.config()
-    missing = run_dir.missing()
-    expected = expected_files(config)
     tables = {
-        table: [_read(run_dir.case_file(table, name)) for name in expected[kind] if name not in missing]
-        for kind, held in _SMALL.items()
-        for table in held
+        table: _concatenate(_frames(run_dir, config, table, kind), table) for kind, held in _SMALL.items() for table in held
     }
+    launched = _with_categories(tables.pop("cases"), config)
+    findings = tables.pop("findings").drop_duplicates(["case_id", "kind"], ignore_index=True)
     return Run(
         path=run_dir.path,
         config=config,
-        cases=_with_categories(_concatenate(tables["cases"], "cases"), config),
-        discrepancies=_concatenate(tables["discrepancies"], "discrepancies"),
-        findings=_concatenate(tables["findings"], "findings"),
-        drifts=_concatenate(tables["drifts"], "drifts"),
-        probes=_concatenate(tables["probes"], "probes"),
-        observations=_concatenate(tables["observations"], "observations"),
-        collectives=_concatenate(tables["collectives"], "collectives"),
+        cases=_one_a_case(launched),
+        launched=launched,
+        findings=findings,
         environment=run_dir.environment(),
-        missing=tuple(missing),
+        missing=tuple(run_dir.missing()),
+        **{table: _of_first_launch(rows) for table, rows in tables.items()},
     )
 
 
@@ -76,6 +89,7 @@ _SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": (
 _COLUMNS = {
     "cases": ["launch", *AXES, *(field.name for field in fields(Outcome))],
     "samples": ["case_id", "launch", "rank", "visit", "iteration", "warm_up", "phase", "clock", "seconds"],
+    "memory": ["launch", *(field.name for field in fields(Memory))],
     "discrepancies": ["case_id", "launch", "rank", "against", "parameter", *METRICS],
     "findings": [field.name for field in fields(Finding)],
     "drifts": [field.name for field in fields(Drift)],
@@ -86,8 +100,28 @@ _COLUMNS = {
 """What a table has when no case was finished."""
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+def _frames(run_dir: RunDir, config: BenchmarkConfig, table: str, kind: str) -> list[pd.DataFrame]:
+    """What the finished cases or probes left in a table: launch after launch, in the order of the configuration."""
+    return [
+        pd.read_parquet(file)
+        for launch in range(config.launches)
+        for finished in [run_dir.finished(kind, launch)]
+        for name in expected_files(config, launch)[kind]
+        if name in finished and (file := run_dir.case_file(table, name, launch)).is_file()
+    ]
+
+
+def _one_a_case(launched: pd.DataFrame) -> pd.DataFrame:
+    """A case that failed in any launch has that launch's status and reason."""
+    rows = launched.assign(ok=launched.status != FAILED).sort_values("ok", kind="stable").drop_duplicates("case_id")
+    status, reason = (rows.set_index("case_id")[column] for column in ("status", "reason"))
+    cases = launched.drop_duplicates("case_id", ignore_index=True)
+    return cases.assign(status=cases.case_id.map(status), reason=cases.case_id.map(reason))
+
+
+def _of_first_launch(rows: pd.DataFrame) -> pd.DataFrame:
+    """Probes are asked in the first launch only, and have no column for it."""
+    return rows[rows.launch == 0].reset_index(drop=True) if "launch" in rows else rows
 
 
 def _concatenate(frames: list[pd.DataFrame], table: str) -> pd.DataFrame:

@@ -1,13 +1,8 @@
 """How a case is called in a table: by what varies in the run, and nothing else."""
 
-from dataclasses import fields
-
 import pandas as pd
 
 from harness.schema.case import AXES
-from harness.schema.record import Outcome
-
-_OUTCOME = {field.name for field in fields(Outcome)}
 
 
 def label_columns(cases: pd.DataFrame) -> list[str]:
@@ -18,7 +13,7 @@ def label_columns(cases: pd.DataFrame) -> list[str]:
 
 def parameter_columns(cases: pd.DataFrame) -> list[str]:
     """Columns of the options' parameters, as `reduction.size`."""
-    return sorted(column for column in cases.columns if column not in _OUTCOME and column not in AXES)
+    return sorted(column for column in cases.columns if column.split(".")[0] in AXES and column not in AXES)
 
 
 def _varies_in_an_option(cases: pd.DataFrame, column: str) -> bool:
@@ -41,10 +36,10 @@ def labelled(cases: pd.DataFrame) -> pd.DataFrame:
     """The label columns of every case, as text, indexed by case_id."""
     columns = label_columns(cases)
     table = cases.set_index("case_id")[columns]
-    return table.apply(lambda column: column.map(_spelled).astype(object))
+    return table.apply(lambda column: column.map(spelled).astype(object))
 
 
-def _spelled(value: object) -> str:
+def spelled(value: object) -> str:
     """A column in which some cases have nothing holds its whole numbers as floats."""
     if value is None or value != value:
         return ""

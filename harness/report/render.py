@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -13,25 +12,41 @@ from rich.text import Text
 
 from harness.report.across import across, across_table, remarks
 from harness.report.answer import answer
+from harness.report.breakdown import breakdown_table, straggler_table
+from harness.report.caution import cautions, short
+from harness.report.caution import remarks as caution_remarks
 from harness.report.collectives import collective_tables, collectives
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
+from harness.report.environment import environment_table
 from harness.report.frame import Run, load_run
 from harness.report.pairwise import pairwise, pairwise_table
 from harness.report.prediction import prediction, prediction_table
+from harness.report.price import price, price_note, price_table
 from harness.report.probes import probe_tables
 from harness.report.stories import tell
 from harness.report.tables import Table, escape, plain
+from harness.report.timing import Timing, timing
+from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
+from harness.report.trust import doubts
 from harness.schema.record import FAILED, OK
 from harness.schema.run_dir import RunDir
 
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
 _ROOM_FOR_STATISTICS = 150
-_COST = "Of the slowest rank in each iteration: median (IQR) p95."
-_MEDIANS = "Of the slowest rank in each iteration: the median. IQR and p95 stand in report.md and cost.csv."
+_COST = (
+    "The step of the slowest rank in each iteration: median [95 % interval], and how it scatters. Outliers: iterations outside "
+    "of Tukey's fences; they are counted, and stay in every figure."
+)
+_MEDIANS = "The step of the slowest rank in each iteration. Intervals and more stand in report.md, all phases in times.csv."
+_BREAKDOWN = (
+    "Medians of the slowest rank in each iteration: they need not add up. Skew: how long the first to enter aggregate waits "
+    "for the last; transfer: from the last one's entry on. Exposed: the step, less the same step without communication."
+)
+_STRAGGLERS = "In what share of the iterations a rank's step is the slowest, or a rank is the last to enter aggregate."
 _CLOCKS = {
     "cpu": " Host clock.",
     "cuda": " Host clock, which without a synchronization is the time of the launch; the device's own is beside it.",
@@ -58,7 +73,7 @@ _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
 )
-_ON_REQUEST = ("prediction", "trade", "drift", "observations", "collectives")
+_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives", "price")
 """CSV files that are written when there is something in them."""
 
 
@@ -69,6 +84,8 @@ class Report:
     run: Run
     answer: list[str]
     findings: list[str]
+    cautions: list[str]
+    """Where figures should not be trusted."""
     pictures: dict[str, bytes]
     """File name to PNG."""
     tables: list[Table]
@@ -86,27 +103,36 @@ class Report:
 def build(path: Path | str) -> Report:
     """Reduce a run to its report. Raises RefusedError when `path` is no run directory."""
     run = load_run(path)
+    timed = timing(run)
+    doubts = cautions(run, timed)
     frames = {
-        "cost": cost(run),
+        "cost": cost(run, timed),
         "discrepancy": discrepancy(run),
         "prediction": prediction(run),
         "pairwise": pairwise(run),
         "drift": drift(run),
         "parameters": parameters(run),
         "collectives": collectives(run),
+        "price": price(run),
     }
     traded = trade(run, frames["cost"], frames["discrepancy"])
+    shown = frames | {"trade": traded, "cautions": doubts}
     return Report(
         run=run,
         answer=answer(run, frames["discrepancy"], frames["cost"]),
         findings=_findings(run),
+        cautions=caution_remarks(run, doubts),
         pictures=dict(_pictures(run, traded, frames["collectives"])),
-        tables=list(_tables(run, frames | {"trade": traded}, brief=False)),
-        brief_tables=list(_tables(run, frames | {"trade": traded}, brief=True)),
+        tables=list(_tables(run, timed, shown, brief=False)),
+        brief_tables=list(_tables(run, timed, shown, brief=True)),
         frames={
             **frames,
             "cost": frames["cost"].reset_index(names="case_id"),
+            "price": frames["price"].reset_index(names="case_id"),
             "trade": traded.reset_index(names="case_id"),
+            "times": timed.phases,
+            "ranks": timed.ranks,
+            "cautions": doubts,
             "observations": run.observations,
         },
     )
@@ -163,8 +189,12 @@ def _print(report: Report, console: Console) -> None:
     console.print()
     for line in report.answer:
         console.print(Text(plain(line), style="bold"))
+    for doubt in doubts(report.run.environment):
+        console.print(Text(f"(!) {plain(doubt)}", style="yellow"))
     for finding in report.findings:
         console.print(Text(f"- {plain(finding)}"))
+    for caution in report.cautions:
+        console.print(Text(f"! {plain(caution)}", style="dim"))
     brief = console.width < _ROOM_FOR_STATISTICS
     for table in report.brief_tables if brief else report.tables:
         table.print(console)
@@ -172,10 +202,13 @@ def _print(report: Report, console: Console) -> None:
 
 def _markdown(report: Report) -> str:
     head = [f"# {escape(report.run.config.name)}, {escape(report.run.path.name)}", *map(escape, report.answer)]
+    warned = [f"(!) {escape(doubt)}" for doubt in doubts(report.run.environment)]
     findings = ["## Findings\n\n" + "\n".join(f"- {escape(finding)}" for finding in report.findings)] if report.findings else []
-    environment = Table("Environment", _environment(report.run.environment))
+    cautions = ["## Cautions\n\n" + "\n".join(f"- {escape(caution)}" for caution in report.cautions)] if report.cautions else []
+    environment = Table("Environment", environment_table(report.run.environment))
     pictures = [f"![{escape(name)}]({quote(name)})" for name in report.pictures]
-    return "\n\n".join([*head, *findings, *pictures, *(table.markdown() for table in (*report.tables, environment))])
+    tables = [table.markdown() for table in (*report.tables, environment)]
+    return "\n\n".join([*head, *warned, *findings, *cautions, *pictures, *tables])
 
 
 def _findings(run: Run) -> list[str]:
@@ -184,26 +217,39 @@ def _findings(run: Run) -> list[str]:
     return [f"{statement} ({cases} case{'s' if cases > 1 else ''})" for statement, cases in counted.items()]
 
 
-def _tables(run: Run, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
-    device = str(run.environment.get("device"))
+def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
     yield from tell(run)
+    if len(frames["cost"]):
+        yield from _of_times(run, timed, frames, brief=brief)
     if len(frames["discrepancy"]):
-        clocks = _CLOCKS.get(device, "")
-        yield from _by_workload("Cost", cost_table(frames["cost"], brief=brief), (_MEDIANS if brief else _COST) + clocks)
         yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), _DISCREPANCY)
-    if len(frames["trade"]):
-        yield from _by_workload("Trade", trade_table(frames["trade"]), _TRADE + _MEMORY.get(device, ""))
-    if len(frames["prediction"]):
-        yield from _by_workload("Prediction", prediction_table(frames["prediction"]), _PREDICTION)
-    if len(frames["pairwise"]):
-        yield from _by_workload("Pairwise", pairwise_table(frames["pairwise"]), _PAIRWISE)
-    if len(frames["drift"]):
-        yield from _by_workload("Drift", drift_table(frames["drift"]), _DRIFT.format(run.config.drift.steps))
+    memory = _MEMORY.get(str(run.environment.get("device")), "")
+    for name, title, table, note in (
+        ("trade", "Trade", trade_table, _TRADE + memory),
+        ("prediction", "Prediction", prediction_table, _PREDICTION),
+        ("pairwise", "Pairwise", pairwise_table, _PAIRWISE),
+        ("drift", "Drift", drift_table, _DRIFT.format(run.config.drift.steps)),
+    ):
+        if len(frames[name]):
+            yield from _by_workload(title, table(frames[name]), note)
     yield from collective_tables(frames["collectives"], brief=brief)
     yield from probe_tables(run)
+    yield from trace_tables(run)
     unfinished = _not_measured(run)
     if len(unfinished):
         yield Table("Cases without numbers", unfinished)
+
+
+def _of_times(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
+    clocks = _CLOCKS.get(str(run.environment.get("device")), "")
+    costs = cost_table(frames["cost"], short(frames["cautions"]), brief=brief)
+    yield from _by_workload("Cost", costs, (_MEDIANS if brief else _COST) + clocks)
+    if len(frames["price"]):
+        yield from _by_workload("The price of synchronization", price_table(frames["price"]), price_note(frames["price"]))
+    yield from _by_workload("Where the time goes", breakdown_table(frames["cost"], timed), _BREAKDOWN)
+    stragglers = straggler_table(run, timed)
+    if len(stragglers) and not brief:
+        yield from _by_workload("Stragglers", stragglers, _STRAGGLERS)
 
 
 def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
@@ -231,20 +277,3 @@ def _not_measured(run: Run) -> pd.DataFrame:
     rows = [(case.case_id, case.status, case.reason) for case in unmeasured.itertuples()]
     rows += [(case_id, "missing", "the run ended before it") for case_id in run.missing]
     return pd.DataFrame(rows, columns=["case", "status", "reason"])
-
-
-def _environment(environment: dict[str, Any]) -> pd.DataFrame:
-    rows = [
-        (f"{key}.{inner}", value)
-        for key, group in environment.items()
-        if isinstance(group, dict)
-        for inner, value in group.items()
-    ]
-    rows = [(key, value) for key, value in environment.items() if not isinstance(value, dict)] + rows
-    return pd.DataFrame([(key, _spelled(value)) for key, value in rows if value is not None], columns=["key", "value"])
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_spelled(inner)}" for key, inner in value.items())
-    return "; ".join(map(_spelled, value)) if isinstance(value, list) else str(value)

@@ -107,6 +107,8 @@ class BenchmarkConfig:
     """Visits to each case under order=interleaved."""
     exposed: bool = False
     """Time each case also without communication, in turn with it: what of its communication is exposed, and what is hidden."""
+    profile: bool = False
+    """Once all is measured, run each case some iterations more under torch's profiler: one trace a rank (docs/traces.md)."""
     threads_per_rank: int = 1
     """CPU threads of a rank. Other counts give other bits."""
     device: str = "auto"

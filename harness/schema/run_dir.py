@@ -18,6 +18,7 @@ from harness.schema.refusal import RefusedError
 
 TABLES = ("cases", "samples", "memory", "discrepancies", "findings", "drifts", "probes", "observations", "collectives")
 
+_TRACE = ".pt.trace.json.gz"
 _LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?")
 
 
@@ -82,6 +83,17 @@ class RunDir:
     def _missing(self, expected: dict[str, list[str]], launch: int) -> list[str]:
         finished = {table: self.finished(table, launch) for table in expected}
         return [_of_launch(name, launch) for table, names in expected.items() for name in names if name not in finished[table]]
+
+    def trace(self, case_id: str, rank: int) -> Path:
+        """The trace of a rank: its name is one that TensorBoard takes for a worker, its folder one that it takes for a run."""
+        return self.path / "traces" / case_id / f"rank{rank}{_TRACE}"
+
+    def traces(self) -> dict[str, list[Path]]:
+        """case_id to the traces of its ranks."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted((self.path / "traces").glob(f"*/rank*{_TRACE}"), key=lambda path: (len(path.name), path.name)):
+            found.setdefault(path.parent.name, []).append(path)
+        return found
 
     @property
     def report(self) -> Path:

@@ -105,10 +105,6 @@ class Fault(Option):
         """Around each of several passes."""
         return lambda last: nullcontext()
 
-    def hold_up(self, rank: int) -> Callable[[], None] | None:
-        """What keeps the rank busy after its local gradient; it counts as the last phase of that."""
-        return None
-
     def contribution(self, rank: int) -> Contribution:
         """Between the local gradient and the sum."""
         return lambda gradients: None

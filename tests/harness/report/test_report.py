@@ -11,12 +11,14 @@ from rich.console import Console
 
 from harness.rank.writer import Writer
 from harness.report.__main__ import main
+from harness.report.caution import cautions, short
 from harness.report.cost import cost, cost_table
 from harness.report.frame import load_run
 from harness.report.pairwise import pairwise
 from harness.report.render import build, write
 from harness.report.tables import Table, escape
 from harness.report.text import milliseconds, number
+from harness.report.timing import timing
 from harness.schema.case import Case
 from harness.schema.matrix import expand_cases
 from harness.schema.record import CASE, FAILED, FULL_BATCH, METRICS, RANK_0, REFERENCE, SKIPPED, Discrepancy, Finding, Outcome
@@ -69,15 +71,24 @@ def metrics(**changed: float) -> tuple[float, ...]:
 
 
 def test_a_phase_takes_as_long_as_its_slowest_rank(run_dir: RunDir) -> None:
-    costs = cost(load_run(run_dir.path))
+    run = load_run(run_dir.path)
+    timed = timing(run)
+    costs = cost(run, timed)
     row = costs.loc[costs.reduction == "sum"].iloc[0]
     slowest = [0.020, 0.030, 0.050]
     assert row["host.step.median"] == 0.030
     assert row["host.step.iqr"] == pytest.approx(np.quantile(slowest, 0.75) - np.quantile(slowest, 0.25))
     assert row["host.step.p95"] == pytest.approx(np.quantile(slowest, 0.95))
     assert row["host.forward.median"] == 0.003
-    assert cost_table(costs)["step, ms"].tolist() == ["30.0 (15.0) 48.0", "60.0 (30.0) 96.0"]
-    assert cost_table(costs, brief=True)["step, ms"].tolist() == ["30.0", "60.0"]
+    doubts = short(cautions(run, timed))
+    table = cost_table(costs, doubts)
+    assert table["step, ms"].str.split(" ").str[0].tolist() == ["30.0", "60.0"]
+    assert table[["IQR, ms", "p95, ms", "min, ms", "outliers"]].to_numpy().tolist() == [
+        ["15.0", "48.0", "20.0", "0"],
+        ["30.0", "96.0", "40.0", "0"],
+    ]
+    assert table.caution.tolist() == ["few iterations 3; spread 50%"] * 2
+    assert cost_table(costs, doubts, brief=True)["step, ms"].tolist() == ["30.0", "60.0"]
 
 
 def test_what_is_missing_is_said(run_dir: RunDir) -> None:
@@ -101,11 +112,14 @@ def test_the_pages(run_dir: RunDir) -> None:
     assert "a &lt;b&gt;finding&lt;/b&gt; \\| here (1 case)" in page
     assert "| sum - mean |" in page
     assert sorted(path.name for path in run_dir.report.iterdir()) == [
+        "cautions.csv",
         "cost.csv",
         "discrepancy.csv",
         "pairwise.csv",
         "parameters.csv",
+        "ranks.csv",
         "report.md",
+        "times.csv",
     ]
     table = pd.read_csv(run_dir.report / "discrepancy.csv")
     assert table[table.against == REFERENCE].relative_l2.tolist() == [0.0, 3e-8]

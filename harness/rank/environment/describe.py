@@ -1,9 +1,9 @@
 """Where a run happened: versions, devices, hosts, commit, and the environment variables that change numbers or times."""
 
+import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,11 @@ import torch
 
 import harness
 from harness.axes.workload.base import fingerprint
+from harness.rank.environment.commit import checkout
+from harness.rank.environment.files import spell_cpus
+from harness.rank.environment.gpu import Gpu, torch_facts
+from harness.rank.environment.host import Host
+from harness.rank.environment.watch import speaks_for_its_host
 from harness.rank.material import Material
 from harness.rank.process_group import World
 from harness.schema.rank_state import LAUNCHER_PID
@@ -23,18 +28,21 @@ _PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "KMP_", "CUDA_", "CUBLAS_", "TORC
 
 def describe(world: World, materials: Mapping[str, Material]) -> dict[str, Any]:
     """environment.json. All ranks call; rank 0's answer is whole."""
+    said = [json.loads(text) for text in world.control.all_gather_text(json.dumps(_self(world)))]
+    hosts = [host for rank in said if (host := rank.pop("on_host"))]
+    commit, dirty = checkout() if world.rank == 0 else (None, None)
     return {
         "schema_version": SCHEMA_VERSION,
         "argv": _argv(),
         "versions": _versions(),
-        "commit": _commit(),
+        "commit": commit,
+        "dirty": dirty,
         "world_size": world.size,
         "backend": world.backend,
         "device": world.device.type,
-        "ranks": [_rank(text) for text in world.control.all_gather_text(_self(world))],
-        "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "platform": platform.platform(),
+        "hosts": hosts,
+        "ranks": said,
         "threads_per_rank": torch.get_num_threads(),
         "environment_variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
         "data": {key: _data(material) for key, material in materials.items()},
@@ -55,31 +63,27 @@ def _versions() -> dict[str, str | None]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "nccl": ".".join(map(str, nccl)) if nccl else None,
+        "cudnn": str(torch.backends.cudnn.version() or "") or None,
     }
 
 
-def _self(world: World) -> str:
-    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
-    return f"{socket.gethostname()}\t{os.getpid()}\t{world.device}\t{name}"
-
-
-def _rank(text: str) -> dict[str, str]:
-    return dict(zip(("host", "pid", "device", "device_name"), text.split("\t"), strict=True))
-
-
-def _commit() -> str | None:
-    """Commit of the checkout that the harness runs from, with `-dirty` where files were changed; None outside of one."""
-    try:
-        _git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment inside another project's checkout is not ours
-        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
+def _self(world: World) -> dict[str, Any]:
+    """What a rank tells of itself, of its device, and where it speaks for them all, of its host."""
+    host, affinity, gpu = Host(), os.sched_getaffinity(0), Gpu.of(world.device)
+    topology = {"topology": gpu.topology()} if gpu else {}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": str(world.device),
+        "device_name": "cpu",
+        "cpus": spell_cpus(affinity),
+        "numa_nodes": host.numa_of(affinity),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        **(torch_facts(world.device) if world.device.type == "cuda" else {}),
+        **(gpu.facts() if gpu else {}),
+        "on_host": {**host.facts(), **topology} if speaks_for_its_host() else None,
+    }
 
 
 def _argv() -> list[str]:
@@ -89,11 +93,3 @@ def _argv() -> list[str]:
     except (KeyError, OSError):
         return sys.orig_argv
     return command.rstrip("\0").split("\0")
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

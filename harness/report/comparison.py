@@ -1,0 +1,111 @@
+"""Two sides held against each other, case by case."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+
+import pandas as pd
+
+from harness.report.sides import DISCREPANCY, MEMORY, TIME, Key, Side, check_orders, differences, frame_of, names_of
+from harness.report.verdict import LESS, MORE, Ratio, judge, judge_exact
+from harness.schema.case import AXES
+from harness.schema.refusal import RefusedError
+
+WORDS = {
+    TIME: {MORE: "slower", LESS: "faster"},
+    MEMORY: {MORE: "more", LESS: "less"},
+    DISCREPANCY: {MORE: "further", LESS: "closer"},
+}
+"""What MORE and LESS are called of each metric; `same` and `unclear` are called so of all."""
+_RATIO = [field.name for field in fields(Ratio)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two sides say of the cases that they have in common, and what they do not have in common."""
+
+    base: Side
+    new: Side
+    cases: pd.DataFrame
+    """One row a case of either side: its axes and parameters."""
+    rows: pd.DataFrame
+    """One row a case that both sides measured, and metric: `case`, its place in `cases`; metric; the fields of Ratio, with the
+    metric's own word as verdict."""
+    apart: dict[int, str]
+    """Why a case is not compared, by its place in `cases`."""
+    lost: list[int]
+    """Places of cases that base measured, and of which new has an outcome without numbers."""
+    differences: pd.DataFrame
+    """What of configuration and environment differs: key, base, new."""
+
+    @cached_property
+    def names(self) -> pd.Series:
+        """Each of `cases` in words."""
+        return names_of(self.cases).agg(" ".join, axis=1)
+
+
+def compare(base: Side, new: Side, again: Side | None, *, margin: float, phases: bool) -> Comparison:
+    """Raises RefusedError for sides that share a run or no case, or whose runs took their cases in unlike orders."""
+    _check(base, new)
+    common = [key for key in base.measured if key in set(new.measured)]
+    if not common:
+        raise RefusedError("the runs have no case in common that both measured; --across AXIS leaves an axis out of account")
+    check_orders(base, new)
+    apart = {key: why for key, why in _apart(base, new) if key not in common}
+    places = {key: place for place, key in enumerate([*common, *apart])}
+    rows = [
+        {"case": places[key], "metric": metric, **asdict(ratio), "verdict": word(metric, ratio.verdict)}
+        for key in common
+        for metric, ratio in _ratios(key, base, new, again, margin=margin, phases=phases)
+    ]
+    return Comparison(
+        base=base,
+        new=new,
+        cases=frame_of(list(places)),
+        rows=pd.DataFrame(rows, columns=["case", "metric", *_RATIO]),
+        apart={places[key]: why for key, why in apart.items()},
+        lost=[places[key] for key in base.measured if key in new.keys and key in apart],
+        differences=differences(base, new),
+    )
+
+
+def word(metric: str, verdict: str) -> str:
+    """A verdict in the metric's own terms."""
+    return WORDS[metric.split(".")[0]].get(verdict, verdict)
+
+
+def check_across(axis: str, base: Side, new: Side) -> None:
+    """Raises RefusedError unless each side has one option on the axis."""
+    if axis not in AXES:
+        raise RefusedError(f"--across {axis}: no such axis; expected one of {', '.join(AXES)}")
+    for name, side in (("base", base), ("new", new)):
+        if len(side.options(axis)) != 1:
+            count = len(side.options(axis))
+            raise RefusedError(f"--across {axis}: {name} has {count} options of it; expected one on each side")
+
+
+def _check(base: Side, new: Side) -> None:
+    both = {run.path for run in base.runs} & {run.path for run in new.runs}
+    if both:
+        raise RefusedError(f"{both.pop()} stands on both sides: a run is always equal to itself")
+
+
+def _ratios(key: Key, base: Side, new: Side, again: Side | None, *, margin: float, phases: bool) -> Iterator[tuple[str, Ratio]]:
+    ours, theirs = base.launches(key, phases=phases), new.launches(key, phases=phases)
+    spread = again.launches(key, phases=phases) if again and key in again.measured else {}
+    for metric in ours:
+        if metric not in theirs:
+            continue
+        if metric == DISCREPANCY:
+            yield metric, judge_exact(ours[metric], theirs[metric], margin=margin)
+        else:
+            yield metric, judge(ours[metric], theirs[metric], margin=margin, again=spread.get(metric))
+
+
+def _apart(base: Side, new: Side) -> Iterator[tuple[Key, str]]:
+    for name, side, other in (("base", base, new), ("new", new, base)):
+        for key in side.keys:
+            if key not in other.keys:
+                yield key, f"in {name} only"
+            elif key not in side.measured:
+                yield key, f"{name}: {side.why_not(key)}"

@@ -1,0 +1,133 @@
+"""What went on around a run that its times may have suffered from, in plain words."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+Facts = Mapping[str, Any]
+Trouble = Callable[[Facts, Facts], tuple[float, str] | None]
+"""(what was seen, where) to how bad it was, and how to say it; None where it was not."""
+
+_CROWDED = 0.2
+"""Of one CPU: what the others on a host may take before it is told."""
+_STOLEN = 0.01
+"""Of all CPUs' time."""
+_HELD = 0.01
+"""Of the run's time."""
+_BUSY = 5
+"""Percent of the moment before the run in which a GPU worked for somebody else."""
+_NAMED = 3
+_SLOWER = {"cpu_mhz": 0.8, "sm_mhz": 0.95}
+"""Of the clock before the run: below it, afterwards, the clock has changed. A CPU's clock moves much of its own accord."""
+_WHICH = {"cpu_mhz": "CPU clock", "sm_mhz": "GPU clock"}
+
+
+def doubts(environment: Facts) -> list[str]:
+    """Reasons to trust the run's times less; none where nothing was seen. `environment` is environment.json."""
+    return [*_of_hosts(environment), *_of_launches(environment)]
+
+
+def _of_hosts(environment: Facts) -> Iterator[str]:
+    """How the machines are set."""
+    for host in environment.get("hosts", []):
+        name, threads = host.get("host"), _threads(environment, host.get("host"))
+        ruled = {governor: cpus for governor, cpus in (host.get("governors") or {}).items() if governor != "performance"}
+        if ruled:
+            told = ", ".join(f"{governor} on {cpus}" for governor, cpus in ruled.items())
+            yield f"The clock of {name}'s CPUs follows their load: governor {told} of {host.get('cpus')}."
+        quota = host.get("cpu_quota")
+        if quota is not None and quota < threads:
+            yield f"On {name}, {threads} threads share a quota of {quota:g} CPUs."
+        elif threads > (host.get("cpus") or threads):
+            yield f"On {name}, {threads} threads share {host['cpus']} CPUs."
+
+
+def _of_launches(environment: Facts) -> Iterator[str]:
+    """What happened meanwhile: each kind of trouble is told of the host, or the rank, and the launch that it was worst in."""
+    notes = environment.get("conditions", [])
+    hosts = {host.get("host"): host for host in environment.get("hosts", [])}
+    on_hosts = [(seen, hosts.get(_host_of(environment, seen), {})) for note in notes for seen in note.get("hosts", [])]
+    on_ranks = [
+        (seen | {"window_s": _window(note)}, {"rank": rank})
+        for note in notes
+        for rank, seen in enumerate(note.get("ranks", []))
+    ]
+    for trouble in (_crowded, _stolen, _counted):
+        yield from _worst(trouble, on_hosts, "host")
+    for trouble in (_slower, _held, _shared):
+        yield from _worst(trouble, on_ranks, "rank")
+
+
+def _worst(trouble: Trouble, seen: Sequence[tuple[Facts, Facts]], kind: str) -> Iterator[str]:
+    found = [(*told, where.get(kind)) for one, where in seen if (told := trouble(one, where))]
+    if found:
+        others = len({place for *_, place in found}) - 1
+        yield max(found)[1] + (f" {others} other {kind}{'s' * (others > 1)} likewise." if others else "")
+
+
+def _crowded(seen: Facts, where: Facts) -> tuple[float, str] | None:
+    window, others = seen.get("window_s") or 0.0, seen.get("others", [])
+    named = sum(process["cpu_s"] for process in others)
+    taken = max(named, (seen.get("busy_s") or 0.0) - seen.get("own_s", 0.0))
+    if not window or taken < _CROWDED * window:
+        return None
+    busiest = [f"{one['name']} (pid {one['pid']}, {one['cpu_s'] / window:.2f})" for one in others[:_NAMED]]
+    told = f": {', '.join(busiest)}" if busiest else ", none of them seen from here"
+    share = f"{taken / window:.2f} of {where.get('cpus')} CPUs"
+    return taken / window, f"On {where.get('host')}, other processes took {share} during the run{told}."
+
+
+def _stolen(seen: Facts, where: Facts) -> tuple[float, str] | None:
+    available = (seen.get("window_s") or 0.0) * (where.get("cpus") or 1)
+    share = (seen.get("stolen_s") or 0.0) / available if available else 0.0
+    return (
+        (share, f"The hypervisor took {share:.1%} of {where.get('host')}'s CPU time for others.") if share > _STOLEN else None
+    )
+
+
+def _counted(seen: Facts, where: Facts) -> tuple[float, str] | None:
+    quota, heat = seen.get("quota_throttles") or 0, seen.get("cpu_throttles") or 0
+    told = [f"held up by their quota {quota} times"] * (quota > 0) + [f"slowed down for heat {heat} times"] * (heat > 0)
+    return (quota + heat, f"{where.get('host')}'s CPUs were {' and '.join(told)}.") if told else None
+
+
+def _slower(seen: Facts, where: Facts) -> tuple[float, str] | None:
+    for clock, least in _SLOWER.items():
+        before, after = (seen.get(moment, {}).get(clock) for moment in ("before", "after"))
+        if before and after and after < least * before:
+            return before / after, f"Rank {where['rank']}'s {_WHICH[clock]} fell from {before:.0f} to {after:.0f} MHz."
+    return None
+
+
+def _held(seen: Facts, where: Facts) -> tuple[float, str] | None:
+    """Below the clocks that were set for the device: for how long where the driver counts it, else why in the end."""
+    before, after = (seen.get(moment, {}).get("slowed_s") or {} for moment in ("before", "after"))
+    held = {cause: total - (before.get(cause) or 0.0) for cause, total in after.items() if total is not None}
+    told = [f"{seconds:.1f} s by {cause}" for cause, seconds in held.items() if seconds > _HELD * seen["window_s"]]
+    told += (seen.get("after", {}).get("slowed_by") or []) if not held else []
+    return (sum(held.values()), f"Rank {where['rank']}'s GPU was held below its clocks: {', '.join(told)}.") if told else None
+
+
+def _shared(seen: Facts, where: Facts) -> tuple[float, str] | None:
+    """By processes that are not the run's. Where pids are another namespace's, only a busy device tells of them."""
+    listed = seen.get("device_processes") or {}
+    others = listed.get("others", []) if listed.get("own_pid_seen") else []
+    names = [f"{one['name']} (pid {one['pid']})" for one in others[:_NAMED]]
+    busy = seen.get("before", {}).get("utilization_percent") or 0
+    told = [f"is also used by {', '.join(names)}"] * bool(names) + [f"was {busy} % busy before the run"] * (busy >= _BUSY)
+    if not told:
+        return None
+    return len(others) + busy, f"Rank {where['rank']}'s GPU {' and '.join(told)}."
+
+
+def _threads(environment: Facts, host: str | None) -> int:
+    return sum(rank.get("threads", 1) for rank in environment.get("ranks", []) if rank.get("host") == host)
+
+
+def _host_of(environment: Facts, seen: Facts) -> str | None:
+    """The name of the host that a rank spoke for."""
+    ranks, rank = environment.get("ranks", []), seen.get("rank", 0)
+    return ranks[rank].get("host") if rank < len(ranks) else None
+
+
+def _window(note: Facts) -> float:
+    return max((host.get("window_s") or 0.0 for host in note.get("hosts", [])), default=0.0)

@@ -1,0 +1,111 @@
+"""What was seen around a run in, plain words out; and the environment as a table."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from harness.report.environment import environment_table
+from harness.report.trust import doubts
+
+RANK = {"host": "node1", "pid": 10, "device": "cuda:0", "threads": 1, "memory_bytes": 80 * 2**30}
+STATE = {"cpu_mhz": 3000.0, "sm_mhz": 1980, "slowed_s": {"power": 5.0, "heat": None}, "utilization_percent": 0}
+HOST = {"rank": 0, "window_s": 10.0, "busy_s": 20.5, "own_s": 20.4, "stolen_s": 0.0, "others": [], "quota_throttles": 0}
+QUIET: dict[str, Any] = {
+    "argv": ["python", "-m", "launch"],
+    "commit": "abc",
+    "dirty": True,
+    "hosts": [{"host": "node1", "cpus": 4, "governors": {"performance": 4}, "cpu_quota": None}],
+    "ranks": [RANK, {**RANK, "pid": 11, "device": "cuda:1"}, {**RANK, "pid": 12, "device": "cuda:1"}],
+    "conditions": [
+        {
+            "launch": 0,
+            "began": "2026-11-20T12:00:00+00:00",
+            "hosts": [HOST],
+            "ranks": [
+                {"before": STATE, "after": STATE, "device_processes": {"own_pid_seen": True, "others": []}} for _ in range(3)
+            ],
+        }
+    ],
+}
+
+
+def changed(*places: str | int, **facts: object) -> dict[str, Any]:
+    """QUIET, with other facts in one place."""
+    environment = deepcopy(QUIET)
+    spot: Any = environment
+    for place in places:
+        spot = spot[place]
+    spot.update(facts)
+    return environment
+
+
+def test_nothing_is_said_of_a_quiet_run() -> None:
+    assert doubts(QUIET) == []
+    assert doubts({}) == []
+
+
+ON_HOST = ("conditions", 0, "hosts", 0)
+OF_RANK_1 = ("conditions", 0, "ranks", 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            changed(*ON_HOST, busy_s=30.4, others=[{"pid": 7, "name": "stress", "cpu_s": 9.5}]),
+            "On node1, other processes took 1.00 of 4 CPUs during the run: stress (pid 7, 0.95).",
+        ),
+        (changed(*ON_HOST, busy_s=30.4), "other processes took 1.00 of 4 CPUs during the run, none of them seen from here."),
+        (changed(*ON_HOST, stolen_s=4.0), "The hypervisor took 10.0% of node1's CPU time"),
+        (changed(*ON_HOST, quota_throttles=3), "node1's CPUs were held up by their quota 3 times."),
+        (changed(*ON_HOST, cpu_throttles=2), "node1's CPUs were slowed down for heat 2 times."),
+        (
+            changed("hosts", 0, governors={"performance": 1, "powersave": 3}),
+            "governor powersave on 3 of 4.",
+        ),
+        (changed("hosts", 0, cpu_quota=2.5), "On node1, 3 threads share a quota of 2.5 CPUs."),
+        (changed("hosts", 0, cpus=2), "On node1, 3 threads share 2 CPUs."),
+        (changed(*OF_RANK_1, after={**STATE, "sm_mhz": 1500}), "Rank 1's GPU clock fell from 1980 to 1500 MHz."),
+        (changed(*OF_RANK_1, after={**STATE, "cpu_mhz": 2000.0}), "Rank 1's CPU clock fell from 3000 to 2000 MHz."),
+        (
+            changed(*OF_RANK_1, after={**STATE, "slowed_s": {"power": 7.0, "heat": None}}),
+            "Rank 1's GPU was held below its clocks: 2.0 s by power.",
+        ),
+        (
+            changed(*OF_RANK_1, after={**STATE, "slowed_s": {"power": None}, "slowed_by": ["HwThermalSlowdown"]}),
+            "Rank 1's GPU was held below its clocks: HwThermalSlowdown.",
+        ),
+        (
+            changed(*OF_RANK_1, device_processes={"own_pid_seen": True, "others": [{"pid": 9, "name": "train", "bytes": 1}]}),
+            "Rank 1's GPU is also used by train (pid 9).",
+        ),
+        (changed(*OF_RANK_1, before={**STATE, "utilization_percent": 40}), "Rank 1's GPU was 40 % busy before the run."),
+    ],
+)
+def test_each_trouble_is_said(environment: dict[str, Any], said: str) -> None:
+    (line,) = doubts(environment)
+    assert said in line
+
+
+def test_pids_of_another_namespace_are_no_neighbours() -> None:
+    """The run's own processes, as a container's host numbers them."""
+    listed = {"own_pid_seen": False, "others": [{"pid": 99, "name": None, "bytes": 1}]}
+    assert doubts(changed(*OF_RANK_1, device_processes=listed)) == []
+
+
+def test_a_trouble_of_many_is_told_once_and_of_the_worst() -> None:
+    environment = changed()
+    for rank, clock in enumerate((1500, 990, 1700)):
+        environment["conditions"][0]["ranks"][rank]["after"] = {**STATE, "sm_mhz": clock}
+    assert doubts(environment) == ["Rank 1's GPU clock fell from 1980 to 990 MHz. 2 other ranks likewise."]
+
+
+def test_the_environment_as_a_table() -> None:
+    rows = dict(environment_table(QUIET).itertuples(index=False))
+    assert rows["command"] == "python -m launch"
+    assert rows["commit"] == "abc, with changes on top"
+    assert "memory 81920 MiB" in rows["rank 0"]
+    assert "device cuda:1" in rows["ranks 1-2"]
+    assert "pid" not in rows["ranks 1-2"]
+    assert rows["launch 0, after"] == "cpu mhz 3000 to 3000, sm mhz 1980 to 1980, utilization percent 0 to 0"

@@ -1,0 +1,73 @@
+"""profile=true: a trace a rank and case, and nothing else of the run moved by it."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report.frame import Run, load_run
+from harness.schema.run_dir import RunDir
+from tests.running import launch
+
+MATRIX = (
+    *("workload=[mlp_digits]", "reduction=[sum,micro_batch]", "normalization=[rank_mean]", "aggregation=[all_reduce,ddp]"),
+    *("sync=[barrier]", "fault=[none,stale_rank]", "iterations=3", "warm_up=1", "device=cpu", "torchrun.nproc_per_node=2"),
+)
+
+
+def run_of(results: Path, *overrides: str) -> tuple[Run, str]:
+    done = launch(*MATRIX, *overrides, f"results_dir={results}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    return load_run(results / "default" / "latest"), done.stdout
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+    return run_of(tmp_path_factory.mktemp("traced"), "profile=true")
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    with gzip.open(path, "rt") as file:
+        trace = json.load(file)
+    assert isinstance(trace, dict)
+    return trace
+
+
+def test_every_phase_is_a_range_as_often_as_it_ran_on_every_rank(traced: tuple[Run, str]) -> None:
+    run, _ = traced
+    traces, measured = RunDir(run.path).traces(), run.cases[run.cases.status == "ok"]
+    assert set(traces) == set(measured.case_id)
+    assert len(measured) >= 6
+    for case_id, paths in traces.items():
+        phases = set(run.samples_of(case_id).query("clock == 'host'").phase) - {"step"}
+        assert phases >= {"sync", "aggregate"}
+        for rank, path in enumerate(paths):
+            trace = loaded(path)
+            ranges = Counter(event["name"] for event in trace["traceEvents"] if event.get("cat") == "user_annotation")
+            assert {phase: ranges[phase] for phase in phases} == dict.fromkeys(phases, 3)
+            assert len([name for name in ranges if name.startswith("ProfilerStep#")]) == 3
+            assert trace["distributedInfo"] == {"backend": "gloo", "rank": rank, "world_size": 2}
+            assert trace["reducebench"]["case_id"] == case_id
+            named = {event["pid"] for event in trace["traceEvents"] if event["name"] == "process_name"}
+            assert run.environment["ranks"][rank]["pid"] in named
+
+
+def test_a_traced_run_measures_what_an_untraced_one_does(traced: tuple[Run, str], tmp_path: Path) -> None:
+    run, _ = traced
+    plain, printed = run_of(tmp_path)
+    assert "Traces" not in printed
+    assert not (plain.path / "traces").exists()
+    columns = ["case_id", "status", "iterations", "gradient_sha256"]
+    assert run.cases[columns].equals(plain.cases[columns])
+    assert len(run.samples) == len(plain.samples)
+
+
+def test_the_report_names_the_traces(traced: tuple[Run, str]) -> None:
+    run, printed = traced
+    page = (run.path / "report" / "report.md").read_text()
+    assert "ui.perfetto.dev" in printed
+    assert "## Traces" in page
+    assert page.count("traces/mlp") == len(RunDir(run.path).traces())
