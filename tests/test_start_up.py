@@ -1,10 +1,9 @@
 """What ranks import, and what they say of how they started; in a real run."""
 
-from pathlib import Path
-
 import pytest
 
 from harness.report.frame import Run, load_run
+from harness.schema.run_dir import RunDir
 from tests.running import launch
 
 MODULES = '''"""Whether a rank holds a module, when everything else has been done."""
@@ -21,7 +20,8 @@ class ModulesProbe(Probe):
         return [Question("modules", self._ask)]
 
     def _ask(self):
-        yield from (Observation("sys.modules", name, name in sys.modules) for name in ("torch", "pandas", "sklearn", "matplotlib"))
+        names = ("torch", "pandas", "sklearn", "matplotlib")
+        yield from (Observation("sys.modules", name, name in sys.modules) for name in names)
         yield Observation("gc", "enabled", gc.isenabled())
 '''
 
@@ -49,12 +49,9 @@ def test_no_rank_imports_pandas_or_sklearn(run: Run) -> None:
 
 
 def test_ranks_tell_when_they_reached_each_phase(run: Run) -> None:
-    from harness.schema.run_dir import RunDir
-
-    statuses = RunDir(Path(run.path)).rank_statuses()
+    phases = ("start", "import", "join", "assemble", "pre-flight", "forward", "backward")
+    statuses = RunDir(run.path).rank_statuses()
     assert len(statuses) == 2
     for status in statuses:
-        times = [
-            status.reached[phase] for phase in ("start", "import", "join", "assemble", "pre-flight", "forward", "backward")
-        ]
+        times = [status.reached[phase] for phase in phases]
         assert times == sorted(times)
