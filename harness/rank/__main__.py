@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import faulthandler
+import gc
 import os
 import socket
 import sys
@@ -36,6 +37,7 @@ def main() -> int:
     state = open_state(run_dir, rank)
 
     state.enter("import")
+    gc.disable()  # importing makes no garbage, and looking for it takes a tenth of the time
     from harness.rank.process_group import open_store  # torch: not before the rank has reported and is guarded
 
     return work(run_dir, state, *open_store(), launch=arguments.launch)
@@ -76,6 +78,7 @@ def work(
     """The session, and the rank's last words when it does not go well."""
     from harness.rank.session import run_session, silent
 
+    gc.enable()
     try:
         _prepare_process(run_dir)
         run_session(run_dir, store, rank, size, state, progress or silent, launch)

@@ -1,7 +1,10 @@
 """The rows of a case, as Parquet files. The row in `cases` is written last: with it the case is finished."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -77,11 +80,30 @@ _COLLECTIVES = pa.schema(
 )
 
 
+class _NoPandas(MetaPathFinder):
+    """Says that there is none."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == "pandas":
+            raise ImportError("a rank's tables are made without it")
+
+
+def keep_pandas_out() -> None:
+    """With its first array pyarrow tries to import pandas: half a second, for nothing that a rank does. It tries once."""
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        pa.array([])
+    finally:
+        sys.meta_path.remove(finder)
+
+
 class Writer:
     """Writes what rank 0 has gathered."""
 
     def __init__(self, run_dir: RunDir, launch: int = 0) -> None:
         self._run_dir, self._launch = run_dir, launch
+        keep_pandas_out()
 
     def write_samples(
         self, case: Case, columns: Sequence[tuple[str, str]], ranks: Sequence[Tensor], visits: Sequence[tuple[int, int]]
