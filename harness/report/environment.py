@@ -22,18 +22,6 @@ def environment_table(environment: Facts) -> pd.DataFrame:
     return pd.DataFrame([(key, value) for key, value in rows if value], columns=["key", "value"])
 
 
-def steady(environment: Facts) -> dict[str, Any]:
-    """What another run on the same machines has too: without what went on meanwhile; hosts, and ranks, told together."""
-    kept = {key: value for key, value in environment.items() if key not in ("hosts", "ranks", "conditions")}
-    return {**kept, **_together("host", environment.get("hosts", [])), **_together("rank", environment.get("ranks", []))}
-
-
-def _together(kind: str, entries: list[Facts]) -> dict[str, str]:
-    """`<kind>.<fact>` to the different values that the entries have."""
-    keys = dict.fromkeys(key for entry in entries for key in entry if key not in _PASSING)
-    return {f"{kind}.{key}": ", ".join(sorted({_spelled(entry.get(key)) for entry in entries})) for key in keys}
-
-
 def _plain(environment: Facts) -> Iterator[tuple[str, str]]:
     yield "command", " ".join(environment.get("argv", []))
     if environment.get("commit"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness.report.environment import environment_table, steady
+from harness.report.environment import environment_table
 from harness.report.trust import doubts
 
 RANK = {"host": "node1", "pid": 10, "device": "cuda:0", "threads": 1, "memory_bytes": 80 * 2**30}
@@ -109,13 +109,3 @@ def test_the_environment_as_a_table() -> None:
     assert "device cuda:1" in rows["ranks 1-2"]
     assert "pid" not in rows["ranks 1-2"]
     assert rows["launch 0, after"] == "cpu mhz 3000 to 3000, sm mhz 1980 to 1980, utilization percent 0 to 0"
-
-
-def test_what_another_run_on_the_same_machine_has_too() -> None:
-    """Moments and pids are no difference; a governor is."""
-    later = changed("hosts", 0, load_average=[3.0, 2.0, 1.0])
-    later["ranks"][0]["pid"] = 99
-    later["conditions"][0]["began"] = "2026-11-21T12:00:00+00:00"
-    assert steady(later) == steady(QUIET)
-    assert steady(changed("hosts", 0, governors={"powersave": 4}))["host.governors"] == "powersave 4"
-    assert steady(QUIET)["rank.device"] == "cuda:0, cuda:1"
