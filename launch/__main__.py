@@ -9,6 +9,7 @@ from harness import __version__
 from harness.schema.config import BenchmarkConfig, dump_config
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from launch.ab import compare_arguments, configure_sides, run_sides
 from launch.compose import available_options, compose_config, split_sweep
 from launch.help import help_text
 from launch.job import configure, launch, settle
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.cfg:
             print(dump_config(configure(arguments.overrides, arguments.config_dir)), end="")
             return SUCCESS
+        if arguments.base is not None or arguments.new is not None or arguments.gate:
+            return _run_sides(arguments)
         if arguments.multirun:
             return _run_all(split_sweep(arguments.overrides), arguments.config_dir)
         return _run(arguments.overrides, arguments.config_dir)[0].status
@@ -40,6 +43,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--cfg", action="store_true")
+    parser.add_argument("--base", nargs="*", metavar="OVERRIDE")
+    parser.add_argument("--new", nargs="*", metavar="OVERRIDE")
+    parser.add_argument("--gate", action="append", default=[], metavar="METRIC=LIMIT")
     parser.add_argument("overrides", nargs="*")
     return parser.parse_intermixed_args(argv)
 
@@ -76,6 +82,29 @@ def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -
     if run_dirs:
         worst = max(worst, _report(run_dirs))
     return replace(verdict, status=worst), run_dir
+
+
+def _run_sides(arguments: argparse.Namespace) -> int:
+    """Two configurations in turn, a report of each, and the one held against the other; a broken gate makes the status 1."""
+    if arguments.base is None or arguments.new is None or arguments.multirun:
+        raise RefusedError("an A/B run takes --base OVERRIDES --new OVERRIDES, after what both have in common; no --multirun")
+    configs = configure_sides(arguments.overrides, arguments.base, arguments.new, arguments.config_dir)
+    comparison = compare_arguments(configs, arguments.gate)
+    if any(config.dry_run for config in configs):
+        return max(launch(replace(config, dry_run=True))[0].status for config in configs)
+    verdict, run_dirs = run_sides(configs)
+    for line in verdict.lines:
+        print(f"reducebench: {line}", file=sys.stderr)
+    if verdict.status != SUCCESS:
+        return verdict.status
+    from harness.report.__main__ import main as report
+    from harness.report.render import build, write  # pandas: not before the ranks have ended
+
+    reports = [build(run_dir.path) for run_dir in run_dirs]
+    for page in map(write, reports):
+        print(page)
+    failed = FAILURE if any(one.failed for one in reports) else SUCCESS
+    return max(failed, report(["compare", *(str(run_dir.path) for run_dir in run_dirs), *comparison]))
 
 
 def _measure(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:

@@ -4,7 +4,9 @@ import datetime
 import shlex
 from collections.abc import Iterator, Sequence
 
+from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
+from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch import torchrun
 from launch.job import asked, configure, launch_once, total
@@ -22,9 +24,25 @@ def configure_sides(
     """The two configurations; their runs go to <name>-base and <name>-new. Raises RefusedError."""
     common = [f"launches={LAUNCHES}", *overrides] if not _says_launches(overrides) else list(overrides)
     configs = [configure([*common, *own], config_dir) for own in (base, new)]
+    if any(config.world_sizes for config in configs):
+        raise RefusedError("world_sizes makes a run of each size; an A/B run has two sides")
     for config, side in zip(configs, SIDES, strict=True):
         config.name = f"{config.name}-{side}"
     return configs
+
+
+def compare_arguments(configs: Sequence[BenchmarkConfig], gates: Sequence[str]) -> list[str]:
+    """How the report is to hold the sides against each other. Raises RefusedError for what it would refuse after measuring."""
+    if gates:
+        from harness.report.gates import parse_gate  # pandas: only where it is needed
+
+        for gate in gates:
+            parse_gate(gate)
+    apart = [axis for axis in AXES if not set(getattr(configs[0], axis)) & set(getattr(configs[1], axis))]
+    single = [axis for axis in apart if all(len(getattr(config, axis)) == 1 for config in configs)]
+    if len(apart) > 1 or apart != single:
+        raise RefusedError(f"--base and --new have no case in common: they have no option in common of {', '.join(apart)}")
+    return [*(["--across", apart[0]] if apart else []), *(part for gate in gates for part in ("--gate", gate))]
 
 
 def run_sides(configs: Sequence[BenchmarkConfig]) -> tuple[Verdict, list[RunDir]]:

@@ -20,6 +20,9 @@ reducebench: which gradient did the ranks really compute, what did it cost, and 
   python -m launch --multirun torchrun.nproc_per_node=1,2  one run for each combination of values
   torchrun --nproc-per-node=4 -m harness [overrides]       the same run, its ranks started by you
 
+  python -m launch [overrides] --base sync=[none] --new sync=[barrier] --gate time=5%
+                                                           an A/B run: launches in turn, then the comparison
+
   --config-dir DIR   options and classes of your own      --cfg       print the composed configuration, run nothing
   --multirun, -m     sweep over key=a,b                   --version   print the version
 """

@@ -45,11 +45,12 @@ def _cost(run: Run, costs: pd.DataFrame) -> str:
     widest = ranges.iloc[ratio.index(max(ratio))]
     cheap, dear = widest["idxmin"], widest["idxmax"]
     labels = labelled(run.cases).drop(columns="workload")
-    return (
-        f"Cost: on {costs.workload[cheap]} a step takes {milliseconds(step[cheap])} ms with {_name(labels, cheap)} and "
-        f"{milliseconds(step[dear])} ms with {_name(labels, dear)}, {max(ratio):.3g} times as much "
-        f"({run.environment.get('world_size', '?')} ranks, slowest rank, median of {run.config.iterations})."
-    )
+    line = f"Cost: on {costs.workload[cheap]} a step takes {milliseconds(step[cheap])} ms with {_name(labels, cheap)}"
+    if cheap != dear:
+        line += f" and {milliseconds(step[dear])} ms with {_name(labels, dear)}, {max(ratio):.3g} times as much"
+    count = run.launched[run.launched.case_id == cheap].iterations.sum()
+    launches = f" in {run.config.launches} launches" if run.config.launches > 1 else ""
+    return f"{line} ({run.environment.get('world_size', '?')} ranks, slowest rank, median of {count}{launches})."
 
 
 def _name(labels: pd.DataFrame, case_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Where a figure should not be trusted, in plain words."""
+"""Where a figure should not be trusted, by the samples themselves, in plain words."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from harness.report.frame import Run
-from harness.report.machine import cores, threads
 from harness.report.timing import Timing
 
 _SPREAD = 0.10
@@ -59,8 +58,6 @@ def _of_run(run: Run) -> Iterator[str]:
             "One launch: its intervals say nothing of another launch, which may differ by far more; launches=5 tells, and can "
             "be compared."
         )
-    if threads(run) > cores(run):
-        yield f"{threads(run)} threads on {cores(run)} cores: ranks wait for each other's turn, which their times contain."
 
 
 def _of_step(row: Any) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ _NOTES = {
     TIME: (
         "Step of the slowest rank in each iteration; the median of a launch is its one number, and launches are held against "
         "launches. Ratio: new over base, with the 95 % interval. Shows from: the least slow-down that launches as scattered as "
-        "these could show. Measure the sides in turn: a drift of the machine between them would look like a difference."
+        "these could show. The sides are to be measured in turn: a drift of the machine would look like a difference."
     ),
     MEMORY: "Peak of the rank that takes the most: resident set on the CPU, allocated device memory on CUDA.",
     DISCREPANCY: (
@@ -44,6 +44,8 @@ def headlines(compared: Comparison, judged: Sequence[Judged]) -> list[str]:
     if compared.rows.low.isna().any():
         few = fewest_launches()
         lines.append(f"Too few launches for a verdict: each side needs {few} at least (launches={few}, or several runs).")
+    if not compared.in_turn:
+        lines.append("All launches of one side came before those of the other: a drift of the machine looks like a difference.")
     return [*lines, counted(judged)] if judged else lines
 
 

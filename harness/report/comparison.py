@@ -6,7 +6,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from harness.report.sides import DISCREPANCY, MEMORY, TIME, Key, Side, check_orders, differences, frame_of, names_of
+from harness.report.sides import DISCREPANCY, MEMORY, TIME, Key, Side, check_orders, differences, frame_of, in_turn, names_of
 from harness.report.verdict import LESS, MORE, Ratio, judge, judge_exact
 from harness.schema.case import AXES
 from harness.schema.refusal import RefusedError
@@ -35,6 +35,8 @@ class Comparison:
     """Why a case is not compared, by its place in `cases`."""
     lost: list[int]
     """Places of cases that base measured, and of which new has an outcome without numbers."""
+    in_turn: bool
+    """Whether the launches of the sides alternated, at least in part."""
     differences: pd.DataFrame
     """What of configuration and environment differs: key, base, new."""
 
@@ -65,6 +67,7 @@ def compare(base: Side, new: Side, again: Side | None, *, margin: float, phases:
         rows=pd.DataFrame(rows, columns=["case", "metric", *_RATIO]),
         apart={places[key]: why for key, why in apart.items()},
         lost=[places[key] for key in base.measured if key in new.keys and key in apart],
+        in_turn=in_turn(base, new),
         differences=differences(base, new),
     )
 

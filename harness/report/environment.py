@@ -12,6 +12,8 @@ Facts = Mapping[str, Any]
 
 _APART = ("hosts", "ranks", "conditions", "versions", "environment_variables", "data", "commit", "dirty", "argv")
 """Keys that are told in words of their own."""
+_PASSING = ("pid", "load_average")
+"""Of one process, or one moment."""
 
 
 def environment_table(environment: Facts) -> pd.DataFrame:
@@ -47,7 +49,7 @@ def _joined(topology: Facts) -> Iterator[tuple[str, str]]:
 
 def _ranks(environment: Facts) -> Iterator[tuple[str, str]]:
     """Ranks of equal facts in a row are told together."""
-    told = [_in_words(rank, ("pid",)) for rank in environment.get("ranks", [])]
+    told = [_in_words(rank, _PASSING) for rank in environment.get("ranks", [])]
     start = 0
     for words, group in groupby(told):
         end = start + len(list(group)) - 1

@@ -104,7 +104,7 @@ def build(path: Path | str) -> Report:
     """Reduce a run to its report. Raises RefusedError when `path` is no run directory."""
     run = load_run(path)
     timed = timing(run)
-    doubts = cautions(run, timed)
+    cautioned = cautions(run, timed)
     frames = {
         "cost": cost(run, timed),
         "discrepancy": discrepancy(run),
@@ -116,12 +116,12 @@ def build(path: Path | str) -> Report:
         "price": price(run),
     }
     traded = trade(run, frames["cost"], frames["discrepancy"])
-    shown = frames | {"trade": traded, "cautions": doubts}
+    shown = frames | {"trade": traded, "cautions": cautioned}
     return Report(
         run=run,
         answer=answer(run, frames["discrepancy"], frames["cost"]),
         findings=_findings(run),
-        cautions=caution_remarks(run, doubts),
+        cautions=caution_remarks(run, cautioned),
         pictures=dict(_pictures(run, traded, frames["collectives"])),
         tables=list(_tables(run, timed, shown, brief=False)),
         brief_tables=list(_tables(run, timed, shown, brief=True)),
@@ -132,7 +132,7 @@ def build(path: Path | str) -> Report:
             "trade": traded.reset_index(names="case_id"),
             "times": timed.phases,
             "ranks": timed.ranks,
-            "cautions": doubts,
+            "cautions": cautioned,
             "observations": run.observations,
         },
     )

@@ -1,6 +1,5 @@
 """One side of a comparison: the launches of one or more runs of a configuration, put together case by case."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,10 +22,10 @@ TIME, MEMORY, DISCREPANCY = "time", "memory", "relative_l2"
 Key = tuple[tuple[str, str], ...]
 """What makes a case: its axes and parameters, by name, as text."""
 _UNLIKE = "the runs took their common cases in unlike orders, which changes times"
-_NO_CONFIGURATION = ("name", "results_dir", "config_dir", "launches", "dry_run")
+_NO_CONFIGURATION = ("name", "results_dir", "config_dir", "launches", "dry_run", "profile")
 """Keys whose value changes no number."""
-_NO_MACHINE = re.compile(r"(argv|schema_version|started|load|.*\bpid|environment_variables\.(SLURM_JOB_ID|TORCH\w*_PID))\b.*")
-"""What differs between any two runs."""
+_NO_MACHINE = ("argv", "schema_version", "conditions", "pid", "boot_id", "load_average", "SLURM_JOB_ID")
+"""Keys of environment.json whose values differ between any two runs."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,12 @@ def check_orders(base: Side, new: Side) -> None:
         raise RefusedError(f"{_UNLIKE}: {one}, and {other}")
 
 
+def in_turn(base: Side, new: Side) -> bool:
+    """Whether the launches of neither side had all begun before those of the other; so too where it is not known."""
+    first, second = sorted(began for began in (_began(base), _began(new)))
+    return not first or not second or second[0] < first[-1]
+
+
 def differences(base: Side, new: Side) -> pd.DataFrame:
     """What of configuration and environment is not the same on both sides: key, base, new."""
     facts = [[_facts(run) for run in side.runs] for side in (base, new)]
@@ -164,19 +169,26 @@ def _sequences(side: Side) -> Iterator[tuple[Run, tuple[Key, ...]]]:
             yield run, tuple(called[case_id] for case_id in rows.sort_values("position").case_id)
 
 
+def _began(side: Side) -> list[str]:
+    """When the launches began, in order; ISO 8601 in one time zone sorts as text."""
+    return sorted(note["began"] for run in side.runs for note in run.environment.get("conditions", []) if "began" in note)
+
+
 def _facts(run: Run) -> dict[str, str]:
     """Configuration, without what selects cases, and environment; nested keys dotted."""
     asked = {key: value for key, value in asdict(run.config).items() if key not in (*_NO_CONFIGURATION, *AXES)}
-    seen = {key: value for key, value in run.environment.items() if key != "ranks"}
-    for name in ("host", "device_name"):
-        seen[f"{name}s"] = ", ".join(sorted({str(rank.get(name)) for rank in run.environment.get("ranks", [])}))
-    flat = dict(_flat("", asked)) | dict(_flat("", seen))
-    return {key: value for key, value in flat.items() if not _NO_MACHINE.fullmatch(key)}
+    return dict(_flat("", asked)) | dict(_flat("", run.environment))
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Of a list of hosts or ranks, each key's different values."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+            if key not in _NO_MACHINE:
+                yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        pairs = [pair for one in value for pair in _flat(prefix, one)]
+        for key in dict.fromkeys(key for key, _ in pairs):
+            yield key, ", ".join(dict.fromkeys(text for name, text in pairs if name == key))
     else:
         yield prefix, str(value)

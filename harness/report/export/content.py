@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
-
-import pandas as pd
 
 from harness.report.frame import Run
 from harness.report.labels import parameter_columns
+from harness.report.statistics import Floats
+from harness.report.times import times_of
 from harness.schema.case import AXES
 from harness.schema.record import OK, REFERENCE
 
-_TIMED = ("host", "cuda_event")
-"""Clocks whose numbers are durations."""
 _MEMORY = ("peak_memory_bytes", "above_bare_bytes", "gradient_bytes")
 _KEYS = ("world_size", "backend", "device")
 
@@ -26,37 +25,29 @@ class Content:
     settings: dict[str, Any]
     """Axes, parameters of their options, and where it ran; texts and numbers."""
     seconds: dict[str, list[tuple[int, float]]]
-    """`<clock>/<phase>` to (iteration, seconds of the slowest rank), warm-ups left out."""
+    """`<clock>/<phase>` to (measured iteration, seconds of the slowest rank); skew and the like among them."""
     figures: dict[str, float]
     """Name, with its unit, to a finite number."""
 
 
 def contents(run: Run) -> Iterator[Content]:
     """Every measured case, launch by launch. The samples of one case are read at a time."""
-    measured, distances = run.cases[run.cases.status == OK], _distances(run)
+    measured, distances = run.launched[run.launched.status == OK], _distances(run)
     for case_id, rows in measured.groupby("case_id", sort=False, observed=True):
-        slowest = _slowest(run.samples_of(str(case_id)))
-        for row in rows.to_dict("records"):
-            seconds = {name: list(own.items()) for name, own in _of_launch(slowest, row["launch"])}
-            far = distances.get((case_id, row["launch"]))
+        times = times_of(run.raw_samples(str(case_id)))
+        for row, own in zip(rows.sort_values("launch").to_dict("records"), times.blocks.launches, strict=True):
+            seconds = {"/".join(key): _numbered(values[own]) for key, values in times.slowest.items()}
+            far = distances.get((str(case_id), row["launch"]))
             yield Content(str(case_id), int(row["launch"]), _settings(run, row), seconds, _figures(row, seconds, far))
 
 
-def _slowest(samples: pd.DataFrame) -> pd.Series:
-    timed = samples[~samples.warm_up.astype(bool) & samples.clock.isin(_TIMED)]
-    names = timed.clock.astype(str) + "/" + timed.phase.astype(str)
-    return timed.groupby([timed.launch, names.rename("name"), timed.iteration]).seconds.max()
-
-
-def _of_launch(slowest: pd.Series, launch: int) -> Iterator[tuple[str, pd.Series]]:
-    own = slowest[slowest.index.get_level_values("launch") == launch].droplevel("launch")
-    for name, values in own.groupby(level="name", sort=False):
-        yield str(name), values.droplevel("name")
+def _numbered(values: Floats) -> list[tuple[int, float]]:
+    return [(place, value) for place, value in enumerate(values.tolist()) if value == value]
 
 
 def _distances(run: Run) -> dict[tuple[str, int], float]:
     """(case, launch) to the relative L2 from the reference, of the rank that is furthest away."""
-    rows = run.discrepancies
+    rows = run.every("discrepancies")
     rows = rows[(rows.against == REFERENCE) & (rows.parameter == "")]
     return dict(rows.groupby([rows.case_id.astype(str), rows.launch]).relative_l2.max()) if len(rows) else {}
 
@@ -67,9 +58,7 @@ def _settings(run: Run, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _figures(row: dict[str, Any], seconds: dict[str, list[tuple[int, float]]], far: float | None) -> dict[str, float]:
-    medians = {
-        f"median_s/{name}": float(pd.Series([value for _, value in series]).median()) for name, series in seconds.items()
-    }
+    medians = {f"median_s/{name}": median(value for _, value in series) for name, series in seconds.items() if series}
     figures = {**medians, **{key: float(row[key]) for key in _MEMORY}}
     if far is not None:
         figures["relative_l2/reference"] = float(far)

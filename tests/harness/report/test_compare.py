@@ -115,6 +115,21 @@ def test_cases_are_joined_by_parameters(tmp_path: Path) -> None:
     assert list(compared.apart.values()) == ["in base only"]
 
 
+@pytest.mark.parametrize(("minutes", "told"), [(range(0, 10, 2), False), (range(6, 11), True)])
+def test_sides_that_were_not_measured_in_turn(base: Path, tmp_path: Path, minutes: range, told: bool) -> None:
+    """The launches of one side begin in the first minutes."""
+    new = run(tmp_path)
+    for path, begun in ((base, range(1, 6)), (new, minutes)):
+        noted = {
+            "conditions": [{"launch": k, "began": f"2026-01-01T00:{minute:02}:00+00:00"} for k, minute in enumerate(begun)]
+        }
+        (path / "environment.json").write_text(json.dumps(read_json(path / "environment.json") | noted))
+    assert main(["compare", str(base), str(new)]) == 0
+    page = (new / "report" / "compare.md").read_text()
+    assert ("All launches of one side came before" in page) == told
+    assert "What differs" not in page
+
+
 def test_across_an_axis(tmp_path: Path) -> None:
     first, second = (run(tmp_path, FIVE, *CASES, f"aggregation=[{option}]") for option in ("all_reduce", "bucketed"))
     assert main(["compare", str(first), str(second)]) == 2

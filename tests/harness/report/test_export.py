@@ -12,6 +12,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from harness.rank.writer import Writer
 from harness.report.__main__ import main
+from harness.report.export.content import contents
+from harness.report.frame import load_run
 from harness.schema.matrix import expand_cases
 from harness.schema.record import SCHEMA_VERSION, Outcome
 from harness.schema.run_dir import RunDir
@@ -60,8 +62,8 @@ def test_tensorboard_reads_what_was_exported(run_dir: RunDir, tmp_path: Path, ca
     cases = {path.name.split(".")[1]: path for path in folder.iterdir() if path.is_dir()}
     assert set(cases) == {"sum", "micro_batch"}
     board = read(cases["micro_batch"])
-    assert values(board, "seconds/host/step") == pytest.approx({1: 0.04, 2: 0.06, 3: 0.1})
-    assert values(board, "seconds/host/forward") == pytest.approx({1: 0.004, 2: 0.006, 3: 0.01})
+    assert values(board, "seconds/host/step") == pytest.approx({0: 0.04, 1: 0.06, 2: 0.1})
+    assert values(board, "seconds/host/forward") == pytest.approx({0: 0.004, 1: 0.006, 2: 0.01})
     assert values(board, "median_s/host/step") == pytest.approx({0: 0.06})
     assert values(board, "peak_memory_bytes") == {0: 2**21}
     assert values(board, "relative_l2/reference")[0] == pytest.approx(3e-8)
@@ -109,7 +111,7 @@ print(case.data.metrics["median_s/host/step"], case.data.metrics["relative_l2/re
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert back.returncode == 0, back.stderr
-    assert back.stdout.splitlines() == ["[(1, 0.04), (2, 0.06), (3, 0.1)]", "0.06 3e-08"]
+    assert back.stdout.splitlines() == ["[(0, 0.04), (1, 0.06), (2, 0.1)]", "0.06 3e-08"]
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
@@ -137,3 +139,16 @@ def test_a_store_that_mlflow_does_not_know_is_refused(run_dir: RunDir) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("reducebench-report: export mlflow: ")
+
+
+def test_every_launch_is_exported(tmp_path: Path) -> None:
+    overrides = ["workload=[mlp_digits]", "reduction=[sum]", "name=twice", "launches=2", f"results_dir={tmp_path / 'results'}"]
+    run_dir = RunDir.create(compose_config(overrides, nproc_per_node=2), NOW)
+    (case,) = expand_cases(run_dir.config())
+    for launch, scale in enumerate((1.0, 3.0)):
+        write_measured(Writer(run_dir, launch), case, scale)
+        Writer(run_dir, launch).write_discrepancies(case, compared(case, 1e-8 * scale))
+    first, second = contents(load_run(run_dir.path))
+    assert (first.launch, second.launch) == (0, 1)
+    assert dict(second.seconds["host/step"]) == pytest.approx({0: 0.06, 1: 0.09, 2: 0.15})
+    assert [one.figures["relative_l2/reference"] for one in (first, second)] == pytest.approx([1e-8, 3e-8])

@@ -1,0 +1,54 @@
+"""An A/B run: launches in turn, a run directory of each side, and the one held against the other."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.report.frame import load_run
+from launch.ab import turns
+from tests.running import launch
+
+COMMON = ("workload=[mlp_digits]", "reduction=[mean]", "iterations=2", "warm_up=2")
+
+
+def test_neither_side_is_always_first() -> None:
+    assert list(turns([3, 3])) == [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2), (1, 2)]
+    assert list(turns([1, 2])) == [(0, 0), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--base",), "--base OVERRIDES --new OVERRIDES"),
+        (("--gate", "time=5%"), "--base OVERRIDES --new OVERRIDES"),
+        (("--base", "aggregation=[flat]", "clip=[by_norm]", "--new", "aggregation=[ddp]"), "in common of aggregation, clip"),
+        (("--base", "--new", "sync=[barrier]", "--gate", "time=fast"), "--gate time=fast: expected METRIC=LIMIT"),
+        (("--base", "--new", "world_sizes=[1,2]"), "an A/B run has two sides"),
+        (("--base", "--new", "sync=[bariere]"), "bariere"),
+    ],
+)
+def test_what_could_not_be_compared_is_refused_before_anything_is_measured(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    done = launch(*COMMON, f"results_dir={tmp_path / 'results'}", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_strategies_in_turn_and_a_gate_that_breaks(tmp_path: Path) -> None:
+    gates = ("--gate", "relative_l2=2x", "--gate", "memory=10x")
+    sides = ("--base", "aggregation=[ddp]", "--new", "aggregation=[ddp_fp16]", *gates)
+    done = launch(*COMMON, "launches=2", f"results_dir={tmp_path}", *sides)
+    assert done.returncode == 1, done.stderr
+    base, new = (load_run(tmp_path / f"default-{side}" / "latest") for side in ("base", "new"))
+    notes = [(side, note) for side, run in enumerate((base, new)) for note in run.environment["conditions"]]
+    began = {(side, note["launch"]): note["began"] for side, note in notes}
+    assert sorted(began, key=lambda turn: began[turn]) == [(0, 0), (1, 0), (1, 1), (0, 1)]
+    assert (base.path / "report" / "report.md").is_file()
+    told = json.loads((new.path / "report" / "compare.json").read_text())
+    outcomes = {gate["gate"]: gate["outcome"] for gate in told["judged"]}
+    assert outcomes["relative_l2=2x"] == "broken"
+    assert {row["metric"]: row["verdict"] for row in told["compared"]}["time"] == "unclear", "two launches a side show nothing"
+    assert "broken" in done.stdout
