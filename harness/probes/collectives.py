@@ -36,7 +36,7 @@ class CollectivesProbe(Probe):
         least_bytes: int = 4,
         most_bytes: int = 2**26,
         beside_bytes: int = 2**20,
-        iterations: int = 20,
+        iterations: int = 16,
         warm_up: int = 3,
     ) -> None:
         _check_known("collectives", collectives, COLLECTIVES)

@@ -17,8 +17,8 @@ class CaseFailedError(Exception):
 def together(control: Control, work: Callable[[], T]) -> T:
     """Do `work` on every rank; raises CaseFailedError on all ranks when it raised on one.
 
-    The only collectives of the control group inside `work` are `control.meet()` and `control.any()`: a rank that fails meets
-    the others where they meet next, and none is left waiting for it.
+    Inside `work` every other collective of the control group follows a `control.meet()` or `control.any()` with nothing between
+    that could fail: a rank that fails meets the others where they meet next, and none is left waiting for it.
     """
     result, words = _attempt(control, work)
     said = {rank: text for rank, text in enumerate(control.all_gather_text(words)) if text}

@@ -81,7 +81,7 @@ def test_a_killed_rank_is_named_with_its_case(running: Running) -> None:
     assert len(run.cases) + len(run.missing) == 16
     assert len(run.cases) >= 1
     assert (run.cases.status == "ok").all()
-    assert len(run.samples_of(run.cases.case_id[0])) == 2 * 62 * 4
+    assert len(run.samples_of(run.cases.case_id[0])) == 2 * 62 * 5
     assert "missing" in output
 
 

@@ -90,7 +90,11 @@ def test_a_rank_state_is_read_by_others(tmp_path: Path) -> None:
     state = RankState(path, RankStatus(rank=0, pid=7, host="here"))
     state.enter("aggregate")
     state.update(case="a.b", done=3)
-    assert read_rank_status(path) == RankStatus(0, 7, "here", case="a.b", done=3, phase="aggregate")
+    state.enter("aggregate")
+    read = read_rank_status(path)
+    assert read is not None
+    assert list(read.reached) == ["aggregate"]
+    assert read == RankStatus(0, 7, "here", case="a.b", done=3, phase="aggregate", reached=read.reached)
     state.update(ended="error", words="ü" * 10_000)
     status = read_rank_status(path)
     assert status is not None
