@@ -77,8 +77,10 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     nodes = [] if size == ranks else [f"torchrun.nnodes={size // ranks}"]
     config = compose_config(nodes + parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=ranks)
-    if parsed.multirun or parsed.cfg or config.dry_run:
-        raise RefusedError("--multirun, --cfg and dry_run are for python -m launch: here the ranks run already")
+    if parsed.multirun or parsed.cfg or parsed.sided or config.dry_run:
+        raise RefusedError(
+            "--multirun, --cfg, --base, --new, --gate, dry_run are for python -m launch: here the ranks run already"
+        )
     if config.launches > 1:
         raise RefusedError("launches is for python -m launch, which starts new processes for each: here the ranks run already")
     if config.world_sizes:

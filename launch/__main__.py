@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.help:
             print(help_text(available_options(arguments.config_dir)), end="")
             return SUCCESS
-        if arguments.cfg:
+        if arguments.cfg and not arguments.sided:
             print(dump_config(configure(arguments.overrides, arguments.config_dir)), end="")
             return SUCCESS
-        if arguments.base is not None or arguments.new is not None or arguments.gate:
+        if arguments.sided:
             return _run_sides(arguments)
         if arguments.multirun:
             return _run_all(split_sweep(arguments.overrides), arguments.config_dir)
@@ -47,7 +47,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--new", nargs="*", metavar="OVERRIDE")
     parser.add_argument("--gate", action="append", default=[], metavar="METRIC=LIMIT")
     parser.add_argument("overrides", nargs="*")
-    return parser.parse_intermixed_args(argv)
+    parsed = parser.parse_intermixed_args(argv)
+    parsed.sided = parsed.base is not None or parsed.new is not None or bool(parsed.gate)
+    return parsed
 
 
 def refuse(error: RefusedError) -> int:
@@ -86,8 +88,10 @@ def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -
 
 def _run_sides(arguments: argparse.Namespace) -> int:
     """Two configurations in turn, a report of each, and the one held against the other; a broken gate makes the status 1."""
-    if arguments.base is None or arguments.new is None or arguments.multirun:
-        raise RefusedError("an A/B run takes --base OVERRIDES --new OVERRIDES, after what both have in common; no --multirun")
+    if arguments.base is None or arguments.new is None or arguments.multirun or arguments.cfg:
+        raise RefusedError(
+            "an A/B run takes --base OVERRIDES --new OVERRIDES, after what both have in common; no --multirun, no --cfg"
+        )
     configs = configure_sides(arguments.overrides, arguments.base, arguments.new, arguments.config_dir)
     comparison = compare_arguments(configs, arguments.gate)
     if any(config.dry_run for config in configs):

@@ -3,13 +3,15 @@
 import datetime
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
+from harness.schema.matrix import expand_cases
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch import torchrun
-from launch.job import asked, configure, launch_once, total
+from launch.job import asked, configure, launch_once, total, unless_launches_remain
 from launch.progress import ProgressLine
 from launch.verdict import SUCCESS, Verdict
 
@@ -26,9 +28,10 @@ def configure_sides(
     configs = [configure([*common, *own], config_dir) for own in (base, new)]
     if any(config.world_sizes for config in configs):
         raise RefusedError("world_sizes makes a run of each size; an A/B run has two sides")
-    for config, side in zip(configs, SIDES, strict=True):
-        config.name = f"{config.name}-{side}"
-    return configs
+    try:
+        return [replace(config, name=f"{config.name}-{side}") for config, side in zip(configs, SIDES, strict=True)]
+    except ValueError as error:  # too long a name
+        raise RefusedError(str(error)) from error
 
 
 def compare_arguments(configs: Sequence[BenchmarkConfig], gates: Sequence[str]) -> list[str]:
@@ -38,11 +41,31 @@ def compare_arguments(configs: Sequence[BenchmarkConfig], gates: Sequence[str]) 
 
         for gate in gates:
             parse_gate(gate)
-    apart = [axis for axis in AXES if not set(getattr(configs[0], axis)) & set(getattr(configs[1], axis))]
-    single = [axis for axis in apart if all(len(getattr(config, axis)) == 1 for config in configs)]
-    if len(apart) > 1 or apart != single:
-        raise RefusedError(f"--base and --new have no case in common: they have no option in common of {', '.join(apart)}")
-    return [*(["--across", apart[0]] if apart else []), *(part for gate in gates for part in ("--gate", gate))]
+    axis = _axis_apart(*configs)
+    return [*(["--across", axis] if axis else []), *(part for gate in gates for part in ("--gate", gate))]
+
+
+def _axis_apart(base: BenchmarkConfig, new: BenchmarkConfig) -> str:
+    """The axis on which alone the sides' cases differ; empty where they have cases in common. Raises RefusedError."""
+    if (base.order, base.rounds) != (new.order, new.rounds):
+        raise RefusedError("--base and --new: order and rounds change times, and must be the same on both sides")
+    for axis in ("", *AXES):
+        ours, theirs = _cases(base, axis), _cases(new, axis)
+        if [case for case in ours if case in theirs] != [case for case in theirs if case in ours]:
+            raise RefusedError("--base and --new list their common cases in unlike orders, which changes times")
+        if set(ours) & set(theirs) and (not axis or len({*getattr(base, axis)}) == len({*getattr(new, axis)}) == 1):
+            return axis
+    raise RefusedError("--base and --new have no case in common, and differ on several axes or in several options of one")
+
+
+def _cases(config: BenchmarkConfig, apart: str) -> list[str]:
+    """Every case but for what it has of the axis `apart`."""
+    return [
+        repr(
+            [pair for pair in (*case.options.items(), *case.parameters) if pair[0].split(".")[0] != apart],
+        )
+        for case in expand_cases(config)
+    ]
 
 
 def run_sides(configs: Sequence[BenchmarkConfig]) -> tuple[Verdict, list[RunDir]]:
@@ -67,13 +90,13 @@ def turns(launches: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _alternate(configs: Sequence[BenchmarkConfig], run_dirs: Sequence[RunDir], line: ProgressLine) -> Verdict:
-    done = 0
-    for side, number in turns([config.launches for config in configs]):
+    done, order = 0, list(turns([config.launches for config in configs]))
+    for begun, (side, number) in enumerate(order, 1):
         verdict = launch_once(configs[side], run_dirs[side], number, line, done)
-        if verdict.status != SUCCESS:
+        if verdict.status != SUCCESS or verdict.stopped:
             break
         done += asked(configs[side], number)
-    return verdict
+    return unless_launches_remain(verdict, len(order) - begun)
 
 
 def _says_launches(overrides: Sequence[str]) -> bool:

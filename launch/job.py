@@ -16,7 +16,7 @@ from launch.devices import check_ranks, default_ranks
 from launch.progress import ProgressLine
 from launch.supervise import run_ranks
 from launch.targets import check_targets
-from launch.verdict import SUCCESS, Verdict, judge
+from launch.verdict import FAILURE, SUCCESS, Verdict, judge
 
 
 def configure(overrides: list[str], config_dir: str | None) -> BenchmarkConfig:
@@ -49,16 +49,13 @@ def check(config: BenchmarkConfig, ranks: int) -> None:
 def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made."""
     expected = expected_files(config)
-    what = counted(expected)
+    what = counted(expected) + (f", {config.launches} times" if config.launches > 1 else "")
     if config.dry_run:
         print(f"would run {what}: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
         return Verdict(SUCCESS), None
     run_dir = RunDir.create(config, datetime.datetime.now())
-    again = f", {config.launches} times" if config.launches > 1 else ""
-    print(
-        f"{what} on {config.torchrun.nproc_per_node} ranks{again}:\n$ {shlex.join(torchrun.command(config, run_dir))}",
-        flush=True,
-    )
+    command = shlex.join(torchrun.command(config, run_dir))
+    print(f"{what}, on {config.torchrun.nproc_per_node} ranks:\n$ {command}", flush=True)
     with ProgressLine(total(config)) as line:
         verdict = _launch_all(config, run_dir, line)
     run_dir.remove_scratch()
@@ -69,9 +66,16 @@ def _launch_all(config: BenchmarkConfig, run_dir: RunDir, line: ProgressLine) ->
     """One world after the other; after one that did not go well there is no next."""
     for number in range(config.launches):
         verdict = launch_once(config, run_dir, number, line, sum(asked(config, earlier) for earlier in range(number)))
-        if verdict.status != SUCCESS:
+        if verdict.status != SUCCESS or verdict.stopped:
             break
-    return verdict
+    return unless_launches_remain(verdict, config.launches - 1 - number)
+
+
+def unless_launches_remain(verdict: Verdict, left: int) -> Verdict:
+    """A signal that came when a launch had all its cases has still kept the next ones from starting."""
+    if not left or verdict.status != SUCCESS:
+        return verdict
+    return replace(verdict, status=FAILURE, lines=(f"ended by a signal: {left} launches have not begun",))
 
 
 def launch_once(config: BenchmarkConfig, run_dir: RunDir, number: int, line: ProgressLine, before: int) -> Verdict:

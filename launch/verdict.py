@@ -29,9 +29,9 @@ def judge(run_dir: RunDir, cut_short_by: str, launch: int = 0) -> Verdict:
     expected = expected_files(run_dir.config(), launch)
     missing = run_dir.missing(launch)
     if not missing and all(status.ended == "done" for status in statuses):
-        return Verdict(SUCCESS)
+        return Verdict(SUCCESS, stopped=bool(cut_short_by))
     total = sum(map(len, expected.values()))
-    where = f" in launch {launch}" if launch else ""
+    where = f" in launch {launch}" if run_dir.config().launches > 1 else ""
     counted = f"{total - len(missing)} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept{where}"
     if cut_short_by:
         return Verdict(FAILURE, (f"ended by {cut_short_by}: {counted}",), stopped=True)

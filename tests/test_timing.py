@@ -7,6 +7,7 @@ import pytest
 
 from harness.report.frame import Run, load_run
 from harness.schema.matrix import ordered_cases
+from harness.schema.record import PREDICTED
 from tests.running import ROOT, launch
 from tests.skips import unknown
 
@@ -102,6 +103,36 @@ def test_adaptive_stopping_says_why_it_stopped(tmp_path: Path) -> None:
     steps = samples[(samples.phase == "step") & ~samples.warm_up].groupby("rank").size()
     assert set(steps) == {12}, "as many on every rank"
     assert run.cases.predicted_relative_l2.notna().all(), "the fault's theory knows how many iterations were made"
+
+
+def test_the_time_budget_ends_a_case(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "until.relative=1e-9", "until.seconds=1e-6", "iterations=1100", "until.most=1000000")
+    assert set(run.cases.stopped) == {"budget"}
+    assert set(run.cases.iterations) == {1100}
+
+
+def test_faults_that_look_back_come_out_right_under_interleaved_visits(tmp_path: Path) -> None:
+    axes = ("fault=[none,stale_rank,missing_zero_grad]", "precision=[fp64]", "reduction=[mean,none]")
+    run = run_of(tmp_path, *axes, "order=interleaved", "rounds=3", "iterations=7")
+    rows = run.discrepancies[(run.discrepancies.against == PREDICTED) & (run.discrepancies.parameter == "")]
+    assert rows.case_id.nunique() == 4
+    assert (rows.relative_l2 < 1e-12).all()
+
+
+def test_twins_leave_gradients_and_memory_as_they_are(tmp_path: Path) -> None:
+    """Under strategies that communicate in backward, shard parameters or scale losses; of a gradient of 38 MiB."""
+    axes = ("aggregation=[flat,ddp,ddp_powersgd,fsdp]", "precision=[fp32,fp16_scaled]", "iterations=3")
+    size = "workload.mlp_digits.hidden=3000"
+    without = run_of(tmp_path / "without", *axes, size).cases.set_index("case_id")
+    run = run_of(tmp_path / "with", *axes, size, "exposed=true")
+    beside = run.cases.set_index("case_id")
+    assert set(beside.status) == {"ok"}
+    assert (beside.gradient_sha256 == without.gradient_sha256).all()
+    assert ((beside.above_bare_bytes - without.above_bare_bytes) < without.gradient_bytes / 2).all()
+    alone = run.samples[run.samples.phase == "collective_alone"].case_id.astype(str)
+    assert set(beside.aggregation[alone.unique()]) == {"flat", "ddp"}, (
+        "the others do not send as many bytes as the gradient has"
+    )
 
 
 def test_a_shuffled_order_is_recorded_and_repeats(tmp_path: Path) -> None:

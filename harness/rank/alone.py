@@ -27,8 +27,9 @@ def bare_step(parts: Parts) -> Parts:
 
 
 def silent(parts: Parts) -> Parts:
-    """The same step on every rank, with nothing between the ranks."""
-    return _without_others(parts)
+    """The same step on every rank, with nothing between the ranks: with a second forward where the case makes one."""
+    aggregation = _AloneTwice() if parts.aggregation.needs_own_forward else _Alone()
+    return replace(_without_others(parts), aggregation=aggregation)
 
 
 def _without_others(parts: Parts) -> Parts:
@@ -40,6 +41,12 @@ class _Alone(Aggregation):
     """Nothing is sent."""
 
     spans_ranks = False
+
+
+class _AloneTwice(_Alone):
+    """Nothing is sent; the last of several passes has a forward of its own all the same."""
+
+    needs_own_forward = True
 
 
 class _WholeBatch(Sharding):

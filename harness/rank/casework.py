@@ -10,7 +10,7 @@ from harness.axes.workload.base import Workload
 from harness.probes.bits import digest
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.assemble import Parts
-from harness.rank.common_clock import CommonClock, Offset
+from harness.rank.common_clock import CommonClock
 from harness.rank.compare import Apart, Comparisons
 from harness.rank.drift import Drifts
 from harness.rank.findings import findings
@@ -51,6 +51,7 @@ class CaseWork:
     """Those of them with numbers."""
     _seen: dict[Case, list[Measured]] = field(default_factory=dict)
     _wall_s: dict[Case, float] = field(default_factory=dict)
+    _uncertain_s: dict[Case, float] = field(default_factory=dict)
 
     def visit(self, case: Case, visits: int, *, last: bool) -> None:
         """Measure one of the case's visits; settle it with the last one, or as soon as it is skipped or fails."""
@@ -92,11 +93,9 @@ class CaseWork:
             if reason:
                 return replace(blank, status=SKIPPED, reason=reason)
             bare = self.footprint.bare(case, trial)
-            offset = self.clock.offset()
-            trial = replace(trial, offset=offset)
-            measured = together(self.world.control, lambda: trial.measure(self.state.enter))
+            measured = self._measure(case, trial)
             self._seen.setdefault(case, []).append(measured)
-            return self._settle(case, trial, bare, self._timed(blank, offset)) if last else None
+            return self._settle(case, trial, bare, blank) if last else None
         except CaseFailedError as error:
             self.world.rebuild_measured()
             return replace(blank, status=FAILED, reason=str(error))
@@ -117,14 +116,21 @@ class CaseWork:
         except CaseFailedError:
             self.world.rebuild_measured()
 
-    def _timed(self, blank: Outcome, offset: Offset) -> Outcome:
-        return replace(blank, clock_uncertainty_s=self.clock.largest_uncertainty(offset))
+    def _measure(self, case: Case, trial: Trial) -> Measured:
+        """One visit. The clocks are held against each other before it and after it: they drift. Raises CaseFailedError."""
+        before = self.clock.offset()
+        trial = replace(trial, offset=before)
+        measured = together(self.world.control, lambda: trial.measure(self.state.enter))
+        uncertain = self.clock.largest_uncertainty(before, self.clock.offset())
+        self._uncertain_s[case] = max(uncertain, self._uncertain_s.get(case, 0.0))
+        return measured
 
     def _settle(self, case: Case, trial: Trial, bare: int, blank: Outcome) -> Outcome:
         """`trial` is that of the last visit, whose gradient is compared."""
         measured = whole(self._seen[case])
         trial = replace(trial, measured=measured.visits[-1][1])  # as many as were made, where that was left open
-        blank = replace(blank, iterations=sum(made for _, made in measured.visits), stopped=measured.stopped)
+        made = sum(made for _, made in measured.visits)
+        blank = replace(blank, iterations=made, stopped=measured.stopped, clock_uncertainty_s=self._uncertain_s[case])
         self.state.enter("drift")
         drifts = self.drifts.of(case, trial)
         self.state.enter("compare")

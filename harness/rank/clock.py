@@ -55,12 +55,13 @@ class Stopwatch:
         return seconds + ([self._arrival(reads, anchored)] if self._arriving else [])
 
     def _drop_anchor(self) -> float:
-        """When the device and the host were at the same point; 0 where there is no device."""
+        """When an idle device was at the anchor: between the host's two reads, which are microseconds apart. 0 without one."""
         if self._anchor is None or not self._arriving:
             return 0.0
+        before = perf_counter()
         self._anchor.record()
         self._anchor.synchronize()
-        return perf_counter()
+        return (before + perf_counter()) / 2
 
     def _arrival(self, reads: list[float], anchored: float) -> float:
         """On CUDA that of the device, which may come long after the host has launched its work."""

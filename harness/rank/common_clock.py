@@ -56,11 +56,12 @@ class CommonClock:
         ahead, uncertainty = told[self.leaders[self.control.rank]].tolist()
         return Offset(ahead, uncertainty)
 
-    def largest_uncertainty(self, offset: Offset) -> float:
-        """Of all ranks."""
+    def largest_uncertainty(self, before: Offset, after: Offset) -> float:
+        """Of all ranks, in what was measured between the two: their own uncertainty, and how far the clock has drifted."""
         if self.shared:
             return 0.0
-        return float(torch.stack(self.control.all_gather(torch.tensor(offset.uncertainty_s, dtype=torch.float64))).max())
+        own = max(before.uncertainty_s, after.uncertainty_s) + abs(after.ahead_s - before.ahead_s)
+        return float(torch.stack(self.control.all_gather(torch.tensor(own, dtype=torch.float64))).max())
 
 
 def clock_identity() -> str:

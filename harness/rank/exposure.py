@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from harness.rank.clock import Stopwatch
 from harness.rank.process_group import World
 from harness.rank.rig import Rig
 
+T = TypeVar("T")
+Iterate = Callable[[nn.Module, Callable[[], list[float]]], list[float]]
+"""Clears the gradients, lets the ranks meet, and runs one iteration."""
 ALONE, COLLECTIVE = "step_alone", "collective_alone"
 """Phases."""
 
@@ -18,28 +22,42 @@ ALONE, COLLECTIVE = "step_alone", "collective_alone"
 class Twins:
     """Built beside a case's rig, before its memory is measured; `time` runs each once."""
 
-    def __init__(self, rig: Rig, world: World, dtype: torch.dtype | None) -> None:
-        """`rig` is of the same step without communication; `dtype` is what gradients travel in, None for their own."""
+    def __init__(self, rig: Rig, world: World, dtype: torch.dtype | None, *, as_many_bytes: bool) -> None:
+        """`rig` is of the same step without communication; `dtype` is what gradients travel in, None for their own.
+
+        as_many_bytes: whether the case sends as many bytes as its gradient has; else there is no like for its communication.
+        """
         self._rig, self._alone = rig, Stopwatch(world.device, rig.names(), _unseen)
-        self._collective = Stopwatch(world.device, [COLLECTIVE], _unseen)
-        self._buffers = [
-            torch.zeros(elements, dtype=dtype or own, device=world.device) for own, elements in _elements(rig.model).items()
-        ]
+        self._collective = Stopwatch(world.device, [COLLECTIVE], _unseen) if as_many_bytes else None
+        self._buffers = _buffers(rig.model, dtype, world.device) if as_many_bytes else []
         self._all_reduce = [(COLLECTIVE, partial(_all_reduce, self._buffers, world.measured))]
+        self.held_bytes = 0
+        """What they hold of memory all the time."""
 
     @property
     def columns(self) -> list[tuple[str, str]]:
         """(phase, clock) of each number that `time` returns."""
         alone = [(ALONE, clock) for phase, clock in self._alone.columns if phase == "step"]
-        return alone + [column for column in self._collective.columns if column[0] == COLLECTIVE]
+        return alone + (_of(COLLECTIVE, self._collective.columns, self._collective.columns) if self._collective else [])
 
-    def time(self, batch: int, iterate: Callable[[nn.Module, Callable[[], list[float]]], list[float]]) -> list[float]:
+    def time(self, batch: int, iterate: Iterate) -> list[float]:
         """Seconds, as `columns` says; `iterate` clears the gradients and lets the ranks meet before each."""
         alone = iterate(self._rig.model, partial(self._alone.time, self._rig.phases[batch % len(self._rig.phases)]))
-        collective = iterate(self._rig.model, partial(self._collective.time, self._all_reduce))
-        steps = [seconds for seconds, (phase, _) in zip(alone, self._alone.columns, strict=True) if phase == "step"]
-        timed = zip(collective, self._collective.columns, strict=True)
-        return steps + [seconds for seconds, (phase, _) in timed if phase == COLLECTIVE]
+        self._rig.model.zero_grad(set_to_none=True)  # their memory is not the case's
+        seconds = _of("step", self._alone.columns, alone)
+        if self._collective:
+            collective = iterate(self._rig.model, partial(self._collective.time, self._all_reduce))
+            seconds += _of(COLLECTIVE, self._collective.columns, collective)
+        return seconds
+
+
+def _of(phase: str, columns: Sequence[tuple[str, str]], values: Sequence[T]) -> list[T]:
+    return [value for (name, _), value in zip(columns, values, strict=True) if name == phase]
+
+
+def _buffers(model: nn.Module, dtype: torch.dtype | None, device: torch.device) -> list[Tensor]:
+    """One for each dtype of the gradients, in memory that has been touched."""
+    return [torch.empty(elements, dtype=dtype or own, device=device).zero_() for own, elements in _elements(model).items()]
 
 
 def _elements(model: nn.Module) -> dict[torch.dtype, int]:
@@ -47,7 +65,7 @@ def _elements(model: nn.Module) -> dict[torch.dtype, int]:
     return {one.dtype: sum(p.numel() for p in trained if p.dtype == one.dtype) for one in trained}
 
 
-def _all_reduce(buffers: Sequence[torch.Tensor], group: dist.ProcessGroup) -> None:
+def _all_reduce(buffers: Sequence[Tensor], group: dist.ProcessGroup) -> None:
     for buffer in buffers:
         dist.all_reduce(buffer, group=group)
 

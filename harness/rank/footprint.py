@@ -42,4 +42,7 @@ def _declared(trial: Trial, measured: Measured, rank: int) -> int:
     sent = sum(gradient.numel() for gradient in gradients) * (
         parts.communication.dtype.itemsize if parts.communication.dtype else 0
     )
-    return parts.aggregation.needs_bytes(gradients, trial.world.size) + parts.reduction.needs_bytes(gradients, samples) + sent
+    buffers = parts.aggregation.needs_bytes(gradients, trial.world.size)
+    if buffers and parts.sync.asynchronous:
+        buffers = sum(gradient.nbytes for gradient in gradients)  # all of them at once
+    return buffers + parts.reduction.needs_bytes(gradients, samples) + sent

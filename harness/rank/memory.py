@@ -19,15 +19,13 @@ class Meter:
     """What a stretch of work takes at its peak, above what was there before it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
         _give_back()
-        self._before = _now(device)
+        self._before = bytes_now(device)
         self._told = reset_peak(device)
 
-    @property
-    def taken(self) -> int:
-        """Bytes, at the peak since the last reset_peak; 0 where the system does not tell."""
-        return max(0, peak_bytes(self._device) - self._before) if self._told else 0
+    def taken(self, peak: int) -> int:
+        """Bytes, at this peak; 0 where the system does not tell."""
+        return max(0, peak - self._before) if self._told else 0
 
 
 def reset_peak(device: torch.device) -> bool:
@@ -63,7 +61,8 @@ def _left_in_group() -> int:
     return _UNKNOWN if limit == "max" else max(0, int(limit) - int(used))
 
 
-def _now(device: torch.device) -> int:
+def bytes_now(device: torch.device) -> int:
+    """As peak_bytes, of this moment."""
     return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _status("VmRSS")
 
 

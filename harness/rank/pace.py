@@ -1,6 +1,6 @@
 """How many iterations: as many as were asked for, or until the time is known well enough. Rank 0 decides, for all."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 
 import torch
@@ -21,7 +21,15 @@ class Pace:
 
     control: Control
     until: UntilConfig
-    _began: float = field(default_factory=perf_counter)
+    _began: float = 0.0
+
+    def begin(self) -> None:
+        """The first measured iteration comes next."""
+        self._began = perf_counter()
+
+    def left(self, made: int) -> int:
+        """How many more may be made."""
+        return self.until.most - made
 
     def verdict(self, step_s: Tensor) -> str:
         """`step_s` [measured iterations] are this rank's. GO_ON, or why it is enough: "", `precise`, `budget` or `limit`."""
@@ -29,7 +37,7 @@ class Pace:
             return GIVEN
         self.control.meet()  # a rank that has failed says so here, and nobody waits for it below
         ranks = self.control.gather(step_s)
-        verdict = self._judge(torch.stack(ranks).amax(0)) if ranks else GO_ON
+        verdict = self._judge(torch.stack(ranks).amax(0)) if ranks else GO_ON  # cannot fail: the others wait for it
         return _VERDICTS[int(self.control.broadcast(torch.tensor(_VERDICTS.index(verdict))))]
 
     def _judge(self, slowest: Tensor) -> str:

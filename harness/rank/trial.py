@@ -15,14 +15,15 @@ from harness.axes.reduction.base import Phases
 from harness.probes.descent import OPTIMIZERS
 from harness.rank.alone import bare_step, on_one_rank, silent
 from harness.rank.assemble import Parts
-from harness.rank.clock import HOST, Stopwatch
+from harness.rank.clock import Stopwatch
 from harness.rank.common_clock import Offset
 from harness.rank.cut import Cut
 from harness.rank.exposure import Twins
+from harness.rank.loop import Loop
 from harness.rank.losses import adapt_losses
 from harness.rank.material import Material, step_seed
-from harness.rank.memory import Meter, peak_bytes, reset_peak
-from harness.rank.pace import GO_ON, Pace
+from harness.rank.memory import Meter, bytes_now
+from harness.rank.pace import Pace
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer, named
 from harness.rank.rig import Builder, Rig
@@ -138,17 +139,19 @@ class Trial:
             meter = Meter(self.world.device)
             rig = self._rig(self.parts.fault.batches)
             stopwatch = Stopwatch(self.world.device, rig.names(), enter, self._arriving, self.offset.ahead_s)
-            rows, stopped = self._rows(rig, stopwatch, twins)
-            peak, taken = peak_bytes(self.world.device), meter.taken
+            pace = Pace(self.world.control, self.until)
+            loop = Loop(self.world.device, rig, stopwatch, pace, twins, self._iterate)
+            stopped = loop.run(self.warm_up, self.measured)
+            peak = loop.peak_bytes
             gradient = rig.gradient()
         return Measured(
-            columns=stopwatch.columns + (twins.columns if twins else []),
-            seconds=torch.tensor(rows, dtype=torch.float64),
-            visits=[(self.warm_up, len(rows) - self.warm_up)],
+            columns=loop.columns,
+            seconds=torch.tensor(loop.rows, dtype=torch.float64),
+            visits=[(self.warm_up, len(loop.rows) - self.warm_up)],
             stopped=stopped,
             gradient=gradient,
-            peak_memory_bytes=peak,
-            taken_memory_bytes=taken,
+            peak_memory_bytes=peak - (twins.held_bytes if twins else 0),
+            taken_memory_bytes=meter.taken(peak),
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
         )
 
@@ -160,24 +163,13 @@ class Trial:
     def _twins(self) -> Twins | None:
         if not self.exposed or not self.cut.spans_ranks:
             return None
+        before, aggregation = bytes_now(self.world.device), self.parts.aggregation
         cut = Cut(silent(self.parts), self.material, self.world.size)
         rig = Builder(cut, self.world, self.usage).build(self.parts.fault.batches)
-        return Twins(rig, self.world, self.parts.communication.dtype)
-
-    def _rows(self, rig: Rig, stopwatch: Stopwatch, twins: Twins | None) -> tuple[list[list[float]], str]:
-        """Seconds, a row an iteration, warm-ups first; and why there are no more. The last one is of the compared batch."""
-        rows: list[list[float]] = []
-        pace, step, batches = Pace(self.world.control, self.until), stopwatch.columns.index(("step", HOST)), len(rig.phases)
-        stretch, verdict = self.iterations, GO_ON
-        while verdict == GO_ON:
-            for left in reversed(range(stretch)):
-                if len(rows) == self.warm_up:
-                    reset_peak(self.world.device)
-                row = self._iterate(rig.model, partial(stopwatch.time, rig.phases[left % batches]))
-                rows.append(row + (twins.time(left, self._iterate) if twins else []))
-            verdict = pace.verdict(torch.tensor([row[step] for row in rows[self.warm_up :]], dtype=torch.float64))
-            stretch = self.measured + -self.measured % batches  # the batches go on in turn
-        return rows, verdict
+        sent = self.parts.communication.dtype or aggregation.sends
+        twins = Twins(rig, self.world, sent, as_many_bytes=aggregation.sends_gradients)
+        twins.held_bytes = bytes_now(self.world.device) - before
+        return twins
 
     def train(self, optimizer: str, rate: float, checkpoints: list[int], keep: Keep) -> list[float]:
         """Optimizer steps from the initial parameters, over the batches in turn; `keep` is given the step and the parameters.

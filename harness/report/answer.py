@@ -48,8 +48,8 @@ def _cost(run: Run, costs: pd.DataFrame) -> str:
     line = f"Cost: on {costs.workload[cheap]} a step takes {milliseconds(step[cheap])} ms with {_name(labels, cheap)}"
     if cheap != dear:
         line += f" and {milliseconds(step[dear])} ms with {_name(labels, dear)}, {max(ratio):.3g} times as much"
-    count = run.launched[run.launched.case_id == cheap].iterations.sum()
-    launches = f" in {run.config.launches} launches" if run.config.launches > 1 else ""
+    rows = run.launched[run.launched.case_id == cheap]
+    count, launches = rows.iterations.sum(), f" in {len(rows)} launches" if len(rows) > 1 else ""
     return f"{line} ({run.environment.get('world_size', '?')} ranks, slowest rank, median of {count}{launches})."
 
 

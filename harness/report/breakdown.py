@@ -45,7 +45,7 @@ def straggler_table(run: Run, timing: Timing) -> pd.DataFrame:
         return pd.DataFrame()
     rows = {case_id: _straggler(ranks.reset_index(drop=True)) for case_id, ranks in several.groupby("case_id", sort=False)}
     table = labelled(run.cases).join(pd.DataFrame(rows).T, how="right")
-    uncertain = run.cases.set_index("case_id").clock_uncertainty_s.reindex(table.index)
+    uncertain = run.launched.groupby("case_id").clock_uncertainty_s.max().reindex(table.index)
     return table.assign(**{"clocks known to, ms": uncertain.map(lambda value: milliseconds(value) if value else "")})
 
 

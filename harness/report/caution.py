@@ -75,7 +75,7 @@ def _of_step(row: Any) -> Iterator[tuple[str, str]]:
 
 def _uncertain(run: Run, timing: Timing) -> list[str]:
     skew = timing.phases[timing.phases.phase == "skew"].set_index("case_id")["median"]
-    known = run.cases.set_index("case_id").clock_uncertainty_s.reindex(skew.index)
+    known = run.launched.groupby("case_id").clock_uncertainty_s.max().reindex(skew.index)
     return list(skew.index[(known > 0) & (known > skew)])
 
 

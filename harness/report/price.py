@@ -16,7 +16,7 @@ from harness.schema.record import OK
 
 NONE = "none"
 """The policy that the others are held against."""
-COSTS, SAVES, UNTOLD = "costs", "saves", "not distinguishable"
+COSTS, SAVES, UNTOLD, TOO_FEW = "costs", "saves", "not distinguishable", "too few launches"
 _FEWEST = 3
 """Differences that an interval is made of."""
 
@@ -37,7 +37,9 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """COSTS, SAVES or UNTOLD."""
+        """COSTS, SAVES, UNTOLD, or TOO_FEW for any of them."""
+        if np.isnan(self.low):
+            return TOO_FEW
         return COSTS if self.low > 0 else SAVES if self.high < 0 else UNTOLD
 
 
@@ -73,11 +75,12 @@ def price_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def price_note(rows: pd.DataFrame) -> str:
     """How to read it, and how much of it can be told."""
-    told = int((rows.verdict != UNTOLD).sum())
+    told, tried = int(rows.verdict.isin((COSTS, SAVES)).sum()), int((rows.verdict != TOO_FEW).sum())
     by_chance = "; of as many equal ones about one in twenty would be, by chance" if told else ""
     return (
-        f"Each policy's step less that of sync={NONE} in the same visit: the mean, and its 95 % interval by Student's t. "
-        f"{told} of {len(rows)} differences are distinguishable from none{by_chance}."
+        f"Each policy's step less that of sync={NONE}, launch by launch (order=interleaved: round by round): the mean, and its "
+        "95 % interval by Student's t. "
+        f"{told} of {tried} differences are distinguishable from none{by_chance}."
     )
 
 

@@ -65,11 +65,12 @@ class UntilConfig:
     """Iterate until the time is known well enough. What is asked for is reached by each case of each launch."""
 
     relative: float | None = None
-    """Half the 95 % interval of the median step, over the median, at which a case is left, as 0.02; null: not asked for."""
+    """Half the 95 % interval of the median step, over the median, at which a case is left, as 0.02; null: not asked for.
+    It is looked at again and again, and neighbours resemble each other: what is reached is a little wider than it seems."""
     seconds: float = 10.0
     """A case's measured iterations end after so many seconds, however well the median is known then."""
     most: int = 1000
-    """And after so many iterations."""
+    """And after so many iterations (a few more where batches take turns)."""
 
     def __post_init__(self) -> None:
         if self.relative is not None and not 0 < self.relative < 1:
@@ -175,6 +176,8 @@ class BenchmarkConfig:
             raise ValueError(f"deadline_s={self.deadline_s}: expected seconds, more than 0 and at most 1e6")
 
     def _check_rounds(self) -> None:
+        if self.until.relative is not None and self.until.most < self.iterations:
+            raise ValueError(f"until.most={self.until.most} is less than iterations={self.iterations}, which come first")
         if self.order != "matrix" and self.drift.steps:
             raise ValueError(f"drift.steps with order={self.order}: a drift is held against the cases beside it")
         if self.order != "interleaved":

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.report.frame import load_run
-from launch.ab import turns
+from launch.ab import compare_arguments, configure_sides, turns
 from tests.running import launch
 
 COMMON = ("workload=[mlp_digits]", "reduction=[mean]", "iterations=2", "warm_up=2")
@@ -22,10 +22,17 @@ def test_neither_side_is_always_first() -> None:
     [
         (("--base",), "--base OVERRIDES --new OVERRIDES"),
         (("--gate", "time=5%"), "--base OVERRIDES --new OVERRIDES"),
-        (("--base", "aggregation=[flat]", "clip=[by_norm]", "--new", "aggregation=[ddp]"), "in common of aggregation, clip"),
+        (
+            ("--base", "aggregation=[flat]", "clip=[by_norm]", "--new", "aggregation=[ddp]"),
+            "have no case in common, and differ on several axes",
+        ),
         (("--base", "--new", "sync=[barrier]", "--gate", "time=fast"), "--gate time=fast: expected METRIC=LIMIT"),
         (("--base", "--new", "world_sizes=[1,2]"), "an A/B run has two sides"),
         (("--base", "--new", "sync=[bariere]"), "bariere"),
+        (("--base", "--new", "order=shuffled"), "order and rounds change times"),
+        (("--base", "sync=[none,barrier]", "--new", "sync=[barrier,none]"), "in unlike orders"),
+        (("--base", "--new", "aggregation=[ddp]", "--cfg"), "no --cfg"),
+        (("--base", "--new", f"name={'n' * 98}"), "expected 1 to 100 letters"),
     ],
 )
 def test_what_could_not_be_compared_is_refused_before_anything_is_measured(
@@ -35,6 +42,17 @@ def test_what_could_not_be_compared_is_refused_before_anything_is_measured(
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_what_the_sides_differ_in_is_left_out_of_account() -> None:
+    def sides(base: str, new: str) -> list[str]:
+        return compare_arguments(configure_sides(COMMON, base.split(), new.split(), None), [])
+
+    assert sides("sync=[none]", "sync=[none,barrier]") == []
+    assert sides("seed=0", "seed=1") == []
+    assert sides("aggregation=[flat]", "aggregation=[ddp]") == ["--across", "aggregation"]
+    bytes_ = "aggregation=[bucketed] aggregation.bucketed.bytes="
+    assert sides(f"{bytes_}65536", f"{bytes_}1048576") == ["--across", "aggregation"]
 
 
 def test_two_strategies_in_turn_and_a_gate_that_breaks(tmp_path: Path) -> None:

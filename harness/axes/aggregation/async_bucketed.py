@@ -1,23 +1,20 @@
 """One all-reduce a bucket, all of them in flight."""
 
-import torch.distributed as dist
-from torch import Tensor
-from torch.distributed import ProcessGroup
+from dataclasses import replace
 
-from harness.axes.aggregation.buffers import InBuckets, flatten, unflatten
+from torch import Tensor, nn
+
+from harness.axes.aggregation.base import Exchange, Fabric, Issue
+from harness.axes.aggregation.buffers import BucketByBucket
 
 
-class AsyncBucketedAggregation(InBuckets):
+class AsyncBucketedAggregation(BucketByBucket):
     """Gradients in buffers of up to `bytes`; every all-reduce is started before the first is waited for."""
 
-    def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
-        started = []
-        for bucket in self.buckets(gradients):
-            buffer = flatten(bucket)
-            started.append((dist.all_reduce(buffer, group=group, async_op=True), buffer, bucket))
-        for work, buffer, bucket in started:
-            work.wait()
-            unflatten(buffer, bucket)
+    follows_sync = False
+
+    def begin(self, model: nn.Module, fabric: Fabric) -> Exchange:
+        return super().begin(model, replace(fabric, issue=Issue(asynchronous=True)))
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """All buffers at once."""

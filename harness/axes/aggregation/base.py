@@ -1,5 +1,6 @@
 """Aggregation: how the ranks' local gradients become the global one."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -91,7 +92,9 @@ class Aggregation(Option):
     lossy: ClassVar[bool] = False
     """True: it rounds or drops what it sends, by design."""
     sends: torch.dtype | None = None
-    """The dtype of what it sends, where its own parameters choose one."""
+    """The dtype of what it sends, where it or its parameters choose one."""
+    sends_gradients: ClassVar[bool] = True
+    """False: what it sends is not as many bytes as the gradient has."""
 
     in_backward: ClassVar[bool] = False
     """True: gradients leave the rank during backward, so that nothing can be done to them between the two."""
@@ -131,8 +134,8 @@ class Aggregation(Option):
         return 0
 
 
-class FollowingSync(Aggregation):
-    """One blocking collective after the other, unless the sync policy says otherwise."""
+class FollowingSync(Aggregation, ABC):
+    """One blocking collective after the other, unless the sync policy says otherwise. It has `issue_all`, and no `finish`."""
 
     follows_sync = True
 
@@ -143,9 +146,9 @@ class FollowingSync(Aggregation):
         self.issue_all(gradients, fabric)
         fabric.issue.settle()
 
+    @abstractmethod
     def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
         """Hand every collective of the sum to `fabric.issue`."""
-        raise NotImplementedError
 
 
 class _AfterBackward(Exchange):

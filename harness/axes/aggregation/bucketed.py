@@ -2,16 +2,11 @@
 
 from torch import Tensor
 
-from harness.axes.aggregation.base import Fabric, FollowingSync
-from harness.axes.aggregation.buffers import InBuckets, issue_flat
+from harness.axes.aggregation.buffers import BucketByBucket
 
 
-class BucketedAggregation(InBuckets, FollowingSync):
+class BucketedAggregation(BucketByBucket):
     """Gradients in buffers of up to `bytes`, in the order of the parameters."""
-
-    def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
-        for bucket in self.buckets(gradients):
-            issue_flat(bucket, fabric)
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """The largest buffer."""

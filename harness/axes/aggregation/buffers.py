@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.axes.aggregation.base import Aggregation, Fabric
+from harness.axes.aggregation.base import Aggregation, Fabric, FollowingSync
 
 # torch 2.13 warns of the older names, and torch 2.8 has no others.
 all_gather_single: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -36,6 +36,14 @@ class InBuckets(Aggregation):
             bucket.append(gradient)
         if bucket:
             yield bucket
+
+
+class BucketByBucket(InBuckets, FollowingSync):
+    """One all-reduce a bucket."""
+
+    def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
+        for bucket in self.buckets(gradients):
+            issue_flat(bucket, fabric)
 
 
 def flatten(gradients: list[Tensor], *, multiple: int = 1) -> Tensor:

@@ -1,5 +1,6 @@
 """torch's DistributedDataParallel, sending bfloat16."""
 
+import torch
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -13,6 +14,7 @@ class DdpBf16Aggregation(Replicated):
     """bf16_compress_hook: buckets are cast to bfloat16, divided by W, summed, and cast back."""
 
     lossy = True
+    sends = torch.bfloat16
 
     def unsupported(self, context: Context) -> str | None:
         if context.backend == "gloo":

@@ -1,5 +1,6 @@
 """torch's DistributedDataParallel, sending float16."""
 
+import torch
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -12,6 +13,7 @@ class DdpFp16Aggregation(Replicated):
     """fp16_compress_hook: buckets are cast to float16, divided by W, summed, and cast back. Beyond 65504 lies infinity."""
 
     lossy = True
+    sends = torch.float16
 
     def register(self, replica: DistributedDataParallel, fabric: Fabric) -> None:
         replica.register_comm_hook(fabric.group, fp16_compress_hook)

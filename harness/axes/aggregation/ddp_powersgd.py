@@ -27,6 +27,7 @@ class DdpPowersgdAggregation(Replicated):
     """
 
     lossy = True
+    sends_gradients = False
     warm_up = _START + 1
 
     def __init__(self, bucket_cap_mb: float = 25.0, rank: int = 1) -> None:

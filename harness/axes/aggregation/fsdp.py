@@ -28,6 +28,7 @@ class FsdpAggregation(Aggregation):
 
     averages = True
     in_backward = True
+    sends_gradients = False
     needs_a_pass = True
     needs_equal_use = True
     warm_up = 1

@@ -21,3 +21,10 @@ def test_it_covers_the_median_as_often_as_it_says() -> None:
     drawn = torch.empty(4000, 25, dtype=torch.float64).log_normal_(0, 1, generator=generator)
     covered = sum(low <= 1 <= high for low, high in map(median_interval, drawn)) / len(drawn)
     assert 0.945 < covered < 0.975, "0.957 by the binomial distribution"
+
+
+def test_it_goes_on_beyond_a_thousand_values() -> None:
+    """There by the normal distribution, which is one place off at most."""
+    for n, rank in ((1000, 469), (1001, 470), (1024, 481), (5000, 2431)):
+        low, high = median_interval(torch.arange(1, n + 1, dtype=torch.float64))
+        assert abs(low - rank) <= 1 and low + high == n + 1

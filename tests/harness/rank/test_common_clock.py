@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.running import torchrun
 
 AHEAD_S = 0.5
@@ -19,4 +21,4 @@ def test_the_offset_of_another_host_is_as_far_off_as_is_said_at_most(tmp_path: P
     ahead, uncertainty = second
     assert 0 < uncertainty < AHEAD_S
     assert abs(ahead - AHEAD_S) <= uncertainty
-    assert found["largest"] == uncertainty
+    assert found["largest"] == pytest.approx(uncertainty + 0.25), "the drift that one rank has seen, and what it did not know"

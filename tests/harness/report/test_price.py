@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from harness.report.price import COSTS, SAVES, UNTOLD, difference
+from harness.report.price import COSTS, SAVES, TOO_FEW, difference
 
 Steps = dict[tuple[int, int], float]
 
@@ -33,7 +33,7 @@ def test_one_launch_is_told_by_its_visits() -> None:
 def test_two_of_anything_make_no_interval() -> None:
     for launches, visits in ((2, 5), (1, 2), (1, 1)):
         found = difference(*steps(launches, visits, cost=5.0, noise=0.1, seed=3))
-        assert np.isnan(found.low) and found.verdict == UNTOLD
+        assert np.isnan(found.low) and found.verdict == TOO_FEW
 
 
 def test_the_interval_is_right_as_often_as_it_says() -> None:

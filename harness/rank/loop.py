@@ -1,0 +1,76 @@
+"""The iterations of a case: how many, what each of them saw, and the most memory that any of them took."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from harness.rank.clock import CUDA_EVENT, HOST, Stopwatch
+from harness.rank.exposure import Iterate, Twins
+from harness.rank.memory import peak_bytes, reset_peak
+from harness.rank.pace import GO_ON, Pace
+from harness.rank.rig import Rig
+
+
+@dataclass
+class Loop:
+    """Iterates on a rig; `rows` grows by one an iteration. All ranks call alike."""
+
+    device: torch.device
+    rig: Rig
+    stopwatch: Stopwatch
+    pace: Pace
+    twins: Twins | None
+    iterate: Iterate
+    rows: list[list[float]] = field(default_factory=list)
+    """Seconds, as `columns` says, warm-ups first."""
+    _peak: int = 0
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """(phase, clock)."""
+        return self.stopwatch.columns + (self.twins.columns if self.twins else [])
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the measured iterations, without what the twins took in their turn."""
+        return max(self._peak, peak_bytes(self.device))
+
+    def run(self, warm_up: int, measured: int) -> str:
+        """Make the iterations, and as many more at a time as the pace asks for; why there are no more.
+
+        The last one is of the compared batch, and batches take turns over all of them.
+        """
+        stretch, verdict = warm_up + measured, GO_ON
+        while verdict == GO_ON:
+            for left in reversed(range(stretch)):
+                if len(self.rows) == warm_up:
+                    self._begin()
+                self._once(left)
+            made = [row[self._step] for row in self.rows[warm_up:]]
+            verdict = self.pace.verdict(torch.tensor(made, dtype=torch.float64))
+            stretch = _whole(min(measured, self.pace.left(len(made))), len(self.rig.phases))
+        return verdict
+
+    @property
+    def _step(self) -> int:
+        """The column that a case is judged by: on CUDA the device's, for the host may see the launch alone."""
+        columns = self.stopwatch.columns
+        return columns.index(("step", CUDA_EVENT if ("step", CUDA_EVENT) in columns else HOST))
+
+    def _begin(self) -> None:
+        self._peak = 0
+        reset_peak(self.device)
+        self.pace.begin()
+
+    def _once(self, left: int) -> None:
+        row = self.iterate(self.rig.model, partial(self.stopwatch.time, self.rig.phases[left % len(self.rig.phases)]))
+        if self.twins:
+            self._peak = max(self._peak, peak_bytes(self.device))
+            row = row + self.twins.time(left, self.iterate)
+            reset_peak(self.device)
+        self.rows.append(row)
+
+
+def _whole(iterations: int, batches: int) -> int:
+    return iterations + -iterations % batches
