@@ -91,12 +91,14 @@ def turns(launches: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _alternate(configs: Sequence[BenchmarkConfig], run_dirs: Sequence[RunDir], line: ProgressLine) -> Verdict:
     done, order = 0, list(turns([config.launches for config in configs]))
-    for begun, (side, number) in enumerate(order, 1):
+    left = len(order)
+    for side, number in order:
+        left -= 1
         verdict = launch_once(configs[side], run_dirs[side], number, line, done)
         if verdict.status != SUCCESS or verdict.stopped:
             break
         done += asked(configs[side], number)
-    return unless_launches_remain(verdict, len(order) - begun)
+    return unless_launches_remain(verdict, left)
 
 
 def _says_launches(overrides: Sequence[str]) -> bool:
