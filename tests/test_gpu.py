@@ -11,6 +11,7 @@ from harness.probes.accesses import PinnedCopy, SideStream
 from harness.report.frame import Run, load_run
 from harness.report.staleness import reads
 from harness.report.stories import tell
+from harness.report.times import TRANSFER, times_of
 from harness.schema.record import PREDICTED, REFERENCE
 from harness.schema.run_dir import RunDir
 from tests.options import AVAILABLE
@@ -26,13 +27,43 @@ def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     run = run_of(backend, ranks, tmp_path, "sync=[none,device,barrier]", "iterations=3", "precision=[fp32,fp64]")
     skipped = run.cases[run.cases.status == "skipped"]
     assert set(zip(skipped.workload, skipped.reduction, strict=True)) == {("cnn_digits", "per_sample_vmap")}
-    assert set(run.samples["clock"]) == {"host", "cuda_event"}
+    assert set(run.samples["clock"]) == {"host", "cuda_event", "arrival"}
     assert (run.cases[run.cases.status == "ok"].device == "cuda").all()
     rows = run.discrepancies[(run.discrepancies.against == REFERENCE) & (run.discrepancies.parameter == "")]
     rows = rows.merge(run.cases, on="case_id")
     assert (rows[(rows.precision == "fp64") & (rows.workload != "cnn_digits")].relative_l2 < 1e-12).all()
     assert (rows[(rows.precision == "fp32") & (rows.workload != "cnn_digits")].relative_l2 < 1e-6).all()
     assert (run.samples.query("phase == 'sync'").seconds > 0).all()
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 2)])
+def test_where_the_time_goes_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
+    """Every policy of waiting, the device's own arrivals, and the twins' events."""
+    if backend == "nccl" and ranks > torch.cuda.device_count():
+        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    run = run_of(
+        *(backend, ranks, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "aggregation=[all_reduce,bucketed]"),
+        f"sync=[{','.join(AVAILABLE['sync'])}]",
+        *("exposed=true", "until.relative=0.9", "until.seconds=60"),
+    )
+    assert set(run.cases.status) == {"ok"}
+    assert run.cases.gradient_sha256.nunique() <= 2, "no policy changes a sum; the order of summation may, by aggregation"
+    for case_id in run.cases.case_id:
+        times = times_of(run.raw_samples(case_id))
+        assert times.clock == "cuda_event"
+        assert (times.phases["cuda_event", TRANSFER] > 0).all()
+        assert (times.phases["cuda_event", "step_alone"] > 0).all()
+        assert (times.phases["cuda_event", "collective_alone"] > 0).all()
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 1), ("nccl", 2)])
+def test_the_sweep_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
+    if backend == "nccl" and ranks > torch.cuda.device_count():
+        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    run = run_of(backend, ranks, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "probe=[collectives]")
+    assert "ok" in set(run.probes.status)
+    assert not (run.probes.status == "failed").any(), "what arrives is right in every size, or skipped with its reason"
+    assert set(run.collectives["clock"]) == {"host", "cuda_event"}
 
 
 @pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
