@@ -13,7 +13,7 @@ import pytest
 from harness.report.frame import load_run
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
-from tests.running import ENVIRONMENT, ROOT, TORCHRUN, launch, processes_of, start_launch, wait_until
+from tests.running import ENVIRONMENT, ROOT, TORCHRUN, launch, processes_of, start_launch, torchrun, wait_until
 
 LONG = (
     "workload=[mlp_digits]",
@@ -208,3 +208,58 @@ def test_a_library_that_crashes_on_its_way_out_spoils_no_finished_run(tmp_path: 
     assert crash.returncode == -signal.SIGABRT, "the premise"
     done = launch("--config-dir", str(tmp_path), "experiment=smoke", "sync=[crashing]", f"results_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_in_a_later_launch_ends_the_run_and_keeps_what_is_there(tmp_path: Path) -> None:
+    process = start_launch(*LONG, "reduction=[sum]", "launches=3", f"results_dir={tmp_path}")
+    try:
+        assert wait_until(lambda: bool(list(tmp_path.glob("cut/*/cases/*.launch1.parquet"))), 120), "no case of launch 1"
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "SIGINT" in output or "launches have not begun" in output
+    assert wait_until(lambda: not processes_of(tmp_path), 10)
+    run = load_run(tmp_path / "cut" / "latest")
+    assert len(run.cases) == 4, "the first launch is whole"
+    assert {int(launch) for launch in run.launched.launch} == {0, 1}
+    assert any(name.endswith(".launch2") for name in run.missing)
+
+
+FAILING = """
+from harness.axes.sync.none import NoneSync
+
+
+class FailingSync(NoneSync):
+    "Fails on rank 1 when a case is made ready for the second time."
+
+    made = 0
+
+    def before_aggregate(self, group, device):
+        self.made += 1
+        if self.made == 2 and group.rank() == 1:
+            raise RuntimeError("planted in the second round")
+        return None
+"""
+
+
+def test_a_rank_that_fails_in_a_later_round_fails_its_case_alone(tmp_path: Path) -> None:
+    (tmp_path / "sync").mkdir()
+    (tmp_path / "sync" / "failing.yaml").write_text("failing: {_target_: failing.FailingSync}\n")
+    (tmp_path / "failing.py").write_text(FAILING)
+    rounds = ("order=interleaved", "rounds=3", "iterations=6", "until.relative=null")
+    axes = ("workload=[mlp_digits]", "reduction=[mean]", "sync=[failing,none]")
+    done = launch("--config-dir", str(tmp_path), *axes, *rounds, f"results_dir={tmp_path / 'results'}")
+    assert done.returncode == 1
+    cases = load_run(tmp_path / "results" / "default" / "latest").cases.set_index("sync")
+    assert cases.status.to_dict() == {"failing": "failed", "none": "ok"}
+    assert "rank 1: RuntimeError: planted in the second round" in cases.reason["failing"]
+
+
+@pytest.mark.parametrize("asked", [("launches=2",), ("--base", "--new", "sync=[barrier]"), ("--gate", "time=5%")])
+def test_what_is_for_the_launcher_is_refused_under_the_users_torchrun(asked: tuple[str, ...], tmp_path: Path) -> None:
+    done = torchrun(2, "-m", "harness", "experiment=smoke", f"results_dir={tmp_path / 'results'}", *asked)
+    assert done.returncode == 1
+    assert "here the ranks run already" in done.stderr
+    assert not (tmp_path / "results").exists()
