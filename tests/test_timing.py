@@ -129,7 +129,7 @@ def test_twins_leave_gradients_and_memory_as_they_are(tmp_path: Path) -> None:
     assert set(beside.status) == {"ok"}
     assert (beside.gradient_sha256 == without.gradient_sha256).all()
     more = (beside.above_bare_bytes - without.above_bare_bytes)[beside.precision == "fp32"]  # a resident set: autocast's moves
-    assert (more < without.gradient_bytes.max() / 2).all()
+    assert (more < 0.9 * without.gradient_bytes.max()).all(), "not the twins' gradients too"
     alone = run.samples[run.samples.phase == "collective_alone"].case_id.astype(str)
     assert set(beside.aggregation[alone.unique()]) == {"flat", "ddp"}, (
         "the others do not send as many bytes as the gradient has"
