@@ -64,7 +64,9 @@ def test_twins_leave_the_communication_out(waiting: Run) -> None:
     alone = seconds(waiting, "step_alone", sync="none")
     assert len(alone) == len(seconds(waiting, "step", sync="none")) == 3 * 2 * 11
     assert (seconds(waiting, "collective_alone", sync="none") > 0).all(axis=None)
-    assert (seconds(waiting, "step", sync="none").median() > alone.median()).all()
+    waited = {"sync": "straggler", "aggregation": "all_reduce"}
+    exposed = seconds(waiting, "step", **waited)[0] - seconds(waiting, "step_alone", **waited)[0]
+    assert exposed.median() > 0.85 * DELAY_S, "rank 0 waits in the sum, and not in its step without communication"
 
 
 def test_policies_that_a_case_cannot_follow_are_skipped(waiting: Run) -> None:
@@ -119,21 +121,31 @@ def test_faults_that_look_back_come_out_right_under_interleaved_visits(tmp_path:
     assert (rows.relative_l2 < 1e-12).all()
 
 
-def test_twins_leave_gradients_and_memory_as_they_are(tmp_path: Path) -> None:
-    """Under strategies that communicate in backward, shard parameters or scale losses; of a gradient of 38 MiB."""
+def beside_twins(results: Path, *overrides: str) -> tuple[Run, pd.DataFrame, pd.DataFrame]:
+    """A run with twins, its cases, and those of the same run without."""
+    without = run_of(results / "without", *overrides).cases.set_index("case_id")
+    run = run_of(results / "with", *overrides, "exposed=true")
+    return run, run.cases.set_index("case_id"), without
+
+
+def test_twins_leave_gradients_as_they_are(tmp_path: Path) -> None:
+    """Under strategies that communicate in backward, shard parameters or scale losses."""
     axes = ("aggregation=[flat,ddp,ddp_powersgd,fsdp]", "precision=[fp32,fp16_scaled]", "iterations=3")
-    size = "workload.mlp_digits.hidden=3000"
-    without = run_of(tmp_path / "without", *axes, size).cases.set_index("case_id")
-    run = run_of(tmp_path / "with", *axes, size, "exposed=true")
-    beside = run.cases.set_index("case_id")
+    run, beside, without = beside_twins(tmp_path, *axes)
     assert set(beside.status) == {"ok"}
     assert (beside.gradient_sha256 == without.gradient_sha256).all()
-    more = (beside.above_bare_bytes - without.above_bare_bytes)[beside.precision == "fp32"]  # a resident set: autocast's moves
-    assert (more < 0.9 * without.gradient_bytes.max()).all(), "not the twins' gradients too"
     alone = run.samples[run.samples.phase == "collective_alone"].case_id.astype(str)
     assert set(beside.aggregation[alone.unique()]) == {"flat", "ddp"}, (
         "the others do not send as many bytes as the gradient has"
     )
+
+
+def test_twins_leave_memory_as_it_is(tmp_path: Path) -> None:
+    """Of a gradient of 38 MiB, where a resident set repeats to 7 MiB; under autocast and FSDP2 it moves by 50 of itself."""
+    size = "workload.mlp_digits.hidden=3000"
+    _, beside, without = beside_twins(tmp_path, "aggregation=[flat,ddp]", "iterations=3", size)
+    more = beside.above_bare_bytes - without.above_bare_bytes
+    assert (more < 0.75 * without.gradient_bytes.max()).all(), "not the twins' gradients too"
 
 
 def test_a_shuffled_order_is_recorded_and_repeats(tmp_path: Path) -> None:

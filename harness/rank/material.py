@@ -16,9 +16,9 @@ from harness.schema.seeding import derive_seed
 _SAMPLES_TO_TRY = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Material:
-    """What a workload gives to all its cases, on the CPU, in the dtype in which the workload makes it."""
+    """What a workload gives to all its cases, on the CPU, in the dtype in which the workload makes it. Equal only to itself."""
 
     workload: Workload
     name: str

@@ -33,12 +33,13 @@ class Usages:
 
     control: Control
     device: torch.device
-    _known: dict[tuple[int, str], Usage] = field(default_factory=dict)
+    _known: dict[tuple[Material, str], Usage] = field(default_factory=dict)
+    """Holds the materials: an id of one that is gone may come back as another's, on one rank and not on the next."""
 
     def of(self, material: Material, cut: Cut) -> Usage:
         """One forward and backward of each of the rank's batches, and of its last sample alone. Raises CaseFailedError."""
         shards = [cut.shards(lag)[self.control.rank] for lag in range(len(material.batches))]
-        key = (id(material), repr([cut.shards(lag) for lag in range(len(material.batches))]))
+        key = (material, repr([cut.shards(lag) for lag in range(len(material.batches))]))
         if key not in self._known:
             used = together(self.control, lambda: torch.tensor(_used_in_each(material, shards, self.device)))
             everywhere = torch.stack(self.control.all_gather(used))  # [rank, batch, parameter]
