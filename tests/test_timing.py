@@ -141,11 +141,15 @@ def test_twins_leave_gradients_as_they_are(tmp_path: Path) -> None:
 
 
 def test_twins_leave_memory_as_it_is(tmp_path: Path) -> None:
-    """Of a gradient of 38 MiB, where a resident set repeats to 7 MiB; under autocast and FSDP2 it moves by 50 of itself."""
-    size = "workload.mlp_digits.hidden=3000"
-    _, beside, without = beside_twins(tmp_path, "aggregation=[flat,ddp]", "iterations=3", size)
-    more = beside.above_bare_bytes - without.above_bare_bytes
-    assert (more < 0.75 * without.gradient_bytes.max()).all(), "not the twins' gradients too"
+    """Of a gradient of 38 MiB, where a resident set repeats to 7 MiB; under autocast and FSDP2 it moves by 50 of itself.
+
+    PowerSGD has no collective twin, whose turn would free the gradients of the other one.
+    """
+    axes = ("aggregation=[flat,ddp,ddp_powersgd]", "iterations=3", "workload.mlp_digits.hidden=3000")
+    _, beside, without = beside_twins(tmp_path, *axes)
+    for column in ("above_bare_bytes", "peak_memory_bytes"):
+        more = beside[column] - without[column]
+        assert (more < without.gradient_bytes.max() / 2).all(), f"{column}: not what the twins take, too"
 
 
 def test_a_shuffled_order_is_recorded_and_repeats(tmp_path: Path) -> None:
