@@ -8,7 +8,7 @@ INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet -
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-gpu lint types check bench wheel clean
+.PHONY: help run test test-gpu lint types check chaos bench wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ types: $(STAMP) ## strict types
 	$(BIN)/mypy
 
 check: lint types test wheel ## all of CI: lint, types, tests, the wheel in a fresh environment
+
+chaos: $(STAMP) ## every fault in every phase, on real runs; ARGS="SIGSTOP" selects
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(STAMP) ## what the harness itself costs: ratios, measured here and now
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -14,12 +14,13 @@ from typing import TextIO
 
 from torch.distributed import Store
 
-from harness.rank.__main__ import leave, open_state, redirect_output, work
-from harness.rank.process_group import RENDEZVOUS_TIMEOUT_S, open_store
-from harness.schema.config import BenchmarkConfig
+from harness.rank.__main__ import leave, redirect_output, report_in, work
+from harness.rank.process_group import open_store
+from harness.schema.config import RENDEZVOUS_S, BenchmarkConfig
 from harness.schema.matrix import expected_files
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.text import message_lines
 
 _RUN_DIR = "reducebench/run_dir"
 _FAILURE, _REFUSAL = 1, 2
@@ -46,7 +47,7 @@ def _lead(arguments: list[str]) -> int:
         run_dir = RunDir.create(config, datetime.now())
     except RefusedError as error:
         store.set(_RUN_DIR, "")
-        print(f"reducebench: {error}", file=sys.stderr, flush=True)
+        print(f"reducebench: {message_lines(str(error))}", file=sys.stderr, flush=True)
         return _REFUSAL
     store.set(_RUN_DIR, str(run_dir.path))
     return _measure_and_report(config, run_dir, store, size)
@@ -54,7 +55,7 @@ def _lead(arguments: list[str]) -> int:
 
 def _follow(rank: int) -> int:
     store, _, size = open_store()
-    store.wait([_RUN_DIR], timedelta(seconds=RENDEZVOUS_TIMEOUT_S))
+    store.wait([_RUN_DIR], timedelta(seconds=RENDEZVOUS_S))
     path = store.get(_RUN_DIR).decode()
     if not path:
         return _REFUSAL
@@ -64,7 +65,7 @@ def _follow(rank: int) -> int:
         print(f"reducebench: rank {rank}: {error}; all nodes must see results_dir", file=sys.stderr, flush=True)
         return _REFUSAL
     redirect_output(run_dir.log(rank))
-    return work(run_dir, open_state(run_dir, rank), store, rank, size)
+    return work(run_dir, *report_in(run_dir, rank), lambda: (store, rank, size))
 
 
 def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
@@ -81,6 +82,8 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
         raise RefusedError(
             "--multirun, --cfg, --base, --new, --gate, dry_run are for python -m launch: here the ranks run already"
         )
+    if config.resume or config.accept_changes or config.launch.get("kind", "torchrun") != "torchrun":
+        raise RefusedError("launch, resume and accept_changes are for python -m launch: here the ranks run already")
     if config.launches > 1:
         raise RefusedError("launches is for python -m launch, which starts new processes for each: here the ranks run already")
     if config.world_sizes:
@@ -99,10 +102,10 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
 
     expected = expected_files(config)
     print(f"{counted(expected)} on {size} ranks: {run_dir.path}", flush=True)
-    with _terminal() as terminal, ProgressLine(sum(map(len, expected.values())), terminal) as line:
+    with run_dir.occupied(), _terminal() as terminal, ProgressLine(sum(map(len, expected.values())), terminal) as line:
         redirect_output(run_dir.log(0))
-        state = open_state(run_dir, 0, last_act=partial(_say_why_it_ends, run_dir, terminal))
-        status = work(run_dir, state, store, 0, size, line.show)
+        reported = report_in(run_dir, 0, last_act=partial(_say_why_it_ends, run_dir, terminal))
+        status = work(run_dir, *reported, lambda: (store, 0, size), line.show)
     if status == 0:
         from harness.report.render import show
 
@@ -119,10 +122,13 @@ def _say_why_it_ends(run_dir: RunDir, terminal: TextIO) -> None:
 
 def _say_what_happened(run_dir: RunDir, terminal: TextIO) -> None:
     """The one message of ours when a run ends early."""
+    from launch.deaths import deaths, note_deaths
+    from launch.supervise import Ended
     from launch.verdict import judge
 
-    for line in judge(run_dir, "").lines:
-        print(f"reducebench: {line}", file=terminal, flush=True)
+    note_deaths(run_dir)
+    for line in judge(run_dir, Ended(), deaths(run_dir)).lines:
+        print(f"reducebench: {message_lines(line)}", file=terminal, flush=True)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`python -m launch [overrides]`, console script `reducebench`: the parent process. It imports no torch."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,10 +10,12 @@ from harness import __version__
 from harness.schema.config import BenchmarkConfig, dump_config
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.text import message_lines
 from launch.ab import compare_arguments, configure_sides, run_sides
 from launch.compose import available_options, compose_config, split_sweep
 from launch.help import help_text
-from launch.job import configure, launch, settle
+from launch.job import configure, launch, resume, settle
+from launch.resume import configure_resume, is_resume
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
 
 
@@ -20,19 +23,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every case is ok or skipped; 1: a case failed or a rank died; 2: the configuration was refused."""
     arguments = parse(argv)
     try:
-        if arguments.help:
-            print(help_text(available_options(arguments.config_dir)), end="")
-            return SUCCESS
-        if arguments.cfg and not arguments.sided:
-            print(dump_config(configure(arguments.overrides, arguments.config_dir)), end="")
-            return SUCCESS
-        if arguments.sided:
-            return _run_sides(arguments)
-        if arguments.multirun:
-            return _run_all(split_sweep(arguments.overrides), arguments.config_dir)
-        return _run(arguments.overrides, arguments.config_dir)[0].status
+        return _do(arguments)
     except RefusedError as error:
         return refuse(error)
+    except OSError as error:
+        return refuse(RefusedError(f"cannot write: {error}"), FAILURE)
+    except KeyboardInterrupt:  # outside of a run's own time, as in the report
+        return refuse(RefusedError("ended by SIGINT"), FAILURE)
+
+
+def _do(arguments: argparse.Namespace) -> int:
+    if arguments.help:
+        print(help_text(available_options(arguments.config_dir)), end="")
+        return SUCCESS
+    if arguments.sided:
+        return _run_sides(arguments)
+    if is_resume(arguments.overrides) and (arguments.multirun or arguments.config_dir or arguments.cfg):
+        raise RefusedError("resume goes on with one run as it was configured; no --multirun, no --config-dir, no --cfg")
+    if arguments.cfg:
+        print(dump_config(configure(arguments.overrides, arguments.config_dir)), end="")
+        return SUCCESS
+    if arguments.multirun:
+        return _run_all(split_sweep(arguments.overrides), arguments.config_dir)
+    return _run(arguments.overrides, arguments.config_dir)[0].status
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -52,21 +65,35 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parsed
 
 
-def refuse(error: RefusedError) -> int:
+def refuse(error: RefusedError, status: int = REFUSAL) -> int:
     """One message, no traceback."""
-    print(f"reducebench: {error}", file=sys.stderr)
-    return REFUSAL
+    print(f"reducebench: {message_lines(str(error))}", file=sys.stderr)
+    return status
 
 
 def _run(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir | None]:
     """One run with its report; a failed case makes the status 1."""
+    if is_resume(overrides):
+        return _resume(overrides)
     config = compose_config(overrides, config_dir=config_dir)
     if config.world_sizes:
         return _run_sizes(overrides, config_dir, config.world_sizes)
-    verdict, run_dir = _measure(settle(config))
+    return _told(*launch(settle(config)))
+
+
+def _told(verdict: Verdict, run_dir: RunDir | None) -> tuple[Verdict, RunDir | None]:
+    """Say what happened, and write the report of what is there."""
+    _say(verdict, run_dir)
     if verdict.stopped or run_dir is None or not run_dir.finished() or verdict.status == REFUSAL:
         return verdict, run_dir
     return replace(verdict, status=max(verdict.status, _report([run_dir]))), run_dir
+
+
+def _resume(overrides: list[str]) -> tuple[Verdict, RunDir | None]:
+    """The rest of a run, and its report."""
+    going = configure_resume(overrides)
+    verdict, run_dir = resume(going)
+    return _told(verdict, run_dir) if not going.config.dry_run else (verdict, run_dir)
 
 
 def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -> tuple[Verdict, RunDir | None]:
@@ -97,8 +124,7 @@ def _run_sides(arguments: argparse.Namespace) -> int:
     if any(config.dry_run for config in configs):
         return max(launch(replace(config, dry_run=True))[0].status for config in configs)
     verdict, run_dirs = run_sides(configs)
-    for line in verdict.lines:
-        print(f"reducebench: {line}", file=sys.stderr)
+    _print_lines(verdict)
     if verdict.status != SUCCESS:
         return verdict.status
     from harness.report.__main__ import main as report
@@ -114,11 +140,22 @@ def _run_sides(arguments: argparse.Namespace) -> int:
 def _measure(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     """One run without its report."""
     verdict, run_dir = launch(config)
-    for line in verdict.lines:
-        print(f"reducebench: {line}", file=sys.stderr)
+    _say(verdict, run_dir)
+    return verdict, run_dir
+
+
+def _say(verdict: Verdict, run_dir: RunDir | None) -> None:
+    _print_lines(verdict)
+    if run_dir and not verdict.complete and verdict.status != REFUSAL:
+        print(f"to go on: python -m launch resume={shlex.quote(str(run_dir.path))}", file=sys.stderr)
     if run_dir and verdict.status != REFUSAL and (verdict.stopped or not run_dir.finished()):
         print(f"finished cases, if any, are in {run_dir.path}; python -m harness.report show {run_dir.path}")
-    return verdict, run_dir
+
+
+def _print_lines(verdict: Verdict) -> None:
+    """What ranks said comes from outside: without characters that steer a terminal, but for a message's own lines."""
+    for message in verdict.lines:
+        print(f"reducebench: {message_lines(message)}", file=sys.stderr)
 
 
 def _report(run_dirs: list[RunDir]) -> int:

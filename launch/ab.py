@@ -1,19 +1,20 @@
 """An A/B run: two configurations whose launches alternate, so that the drift of the machine falls on both alike."""
 
 import datetime
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
+from harness.schema.launcher import Slurm, TorchrunNodes
 from harness.schema.matrix import expand_cases
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from launch import torchrun
-from launch.job import asked, configure, launch_once, total, unless_launches_remain
+from harness.schema.text import message_lines
+from launch.job import asked, configure, launch_once, plan, total, unless_launches_remain
 from launch.progress import ProgressLine
-from launch.verdict import SUCCESS, Verdict
+from launch.task import Task
+from launch.verdict import Verdict
 
 LAUNCHES = 5
 """Of each side, unless `launches` says otherwise: fewer can hardly show a difference."""
@@ -26,6 +27,12 @@ def configure_sides(
     """The two configurations; their runs go to <name>-base and <name>-new. Raises RefusedError."""
     common = [f"launches={LAUNCHES}", *overrides] if not _says_launches(overrides) else list(overrides)
     configs = [configure([*common, *own], config_dir) for own in (base, new)]
+    if any(isinstance(config.launcher, Slurm) for config in configs):
+        raise RefusedError("launch=slurm starts one run; an A/B run alternates two: start it inside a job")
+    if any(isinstance(config.launcher, TorchrunNodes) and not config.launcher.hosts for config in configs):
+        raise RefusedError("an A/B run starts its hosts again and again: say which by launch.hosts=[...]")
+    if any(config.resume for config in configs):
+        raise RefusedError("resume goes on with one run; an A/B run begins two")
     if any(config.world_sizes for config in configs):
         raise RefusedError("world_sizes makes a run of each size; an A/B run has two sides")
     try:
@@ -73,8 +80,9 @@ def run_sides(configs: Sequence[BenchmarkConfig]) -> tuple[Verdict, list[RunDir]
     now = datetime.datetime.now()
     run_dirs = [RunDir.create(config, now) for config in configs]
     for config, run_dir, side in zip(configs, run_dirs, SIDES, strict=True):
-        print(f"{side}, {config.launches} times:\n$ {shlex.join(torchrun.command(config, run_dir))}", flush=True)
-    with ProgressLine(sum(map(total, configs))) as line:
+        print(message_lines(f"{side}, {config.launches} times:\n{plan(config, run_dir, Task())}"), flush=True)
+    base, new = run_dirs
+    with base.occupied(), new.occupied(), ProgressLine(sum(map(total, configs))) as line:
         verdict = _alternate(configs, run_dirs, line)
     for run_dir in run_dirs:
         run_dir.remove_scratch()
@@ -95,7 +103,7 @@ def _alternate(configs: Sequence[BenchmarkConfig], run_dirs: Sequence[RunDir], l
     for side, number in order:
         left -= 1
         verdict = launch_once(configs[side], run_dirs[side], number, line, done)
-        if verdict.status != SUCCESS or verdict.stopped:
+        if verdict.stopped or not verdict.complete:
             break
         done += asked(configs[side], number)
     return unless_launches_remain(verdict, left)

@@ -25,10 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig, to_config
+from harness.schema.launcher import KINDS
 from harness.schema.refusal import RefusedError
 
 LISTS = (*AXES, PROBE)
-GROUPS = (*LISTS, "experiment")
+GROUPS = (*LISTS, "experiment", "launch")
 
 ConfigStore.instance().store(name="benchmark", node=BenchmarkConfig)
 
@@ -179,9 +180,20 @@ def _explain_missing(key: str) -> str:
         if parameter:
             return f"{key}: {option} has no parameter {parameter}"
         return f"{key}: {option} is not selected; select it with {axis}=[{option},...] or drop its parameters"
+    if axis == "launch" and rest:
+        return f"{key}: {_launch_key(key)}"
     if axis == "env" and rest:
         return f"{key}: a new environment variable is added with +{key}=VALUE"
     return f"{key}: no such key of the configuration{_meant(key, list(_keys(BenchmarkConfig)))}"
+
+
+def _launch_key(key: str) -> str:
+    """Each way of starting the ranks has keys of its own."""
+    known = {kind: [f"launch.{field.name}" for field in fields(config)] for kind, config in KINDS.items()}
+    having = [kind for kind, keys in known.items() if key in keys]
+    if having:
+        return f"it belongs to launch={' or launch='.join(having)}"
+    return f"no way of starting the ranks has it{_meant(key, [key for keys in known.values() for key in keys])}"
 
 
 def _keys(config: type[Any], prefix: str = "") -> Iterator[str]:

@@ -1,22 +1,30 @@
-"""One run: from a checked configuration to its report."""
+"""One run: from a checked configuration to the verdict on it."""
 
 import datetime
 import shlex
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 
 from harness.schema.config import BenchmarkConfig
+from harness.schema.launcher import Slurm, Torchrun, TorchrunNodes
 from harness.schema.matrix import expected_files
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from launch import torchrun
+from harness.schema.text import message_lines
+from launch import nodes, slurm, torchrun
 from launch.compose import compose_config
 from launch.devices import check_ranks, default_ranks
 from launch.progress import ProgressLine
-from launch.supervise import run_ranks
+from launch.resume import Going, check_ranks_stay, go_on, retried
+from launch.supervise import Start, signals_noted
 from launch.targets import check_targets
-from launch.verdict import FAILURE, SUCCESS, Verdict, judge
+from launch.task import Task
+from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
+from launch.worlds import Starter, run_launch
 
 
 def configure(overrides: list[str], config_dir: str | None) -> BenchmarkConfig:
@@ -25,65 +33,159 @@ def configure(overrides: list[str], config_dir: str | None) -> BenchmarkConfig:
 
 
 def settle(config: BenchmarkConfig) -> BenchmarkConfig:
-    """The configuration with a number of ranks, checked against this host. Raises RefusedError."""
-    if config.torchrun.nnodes > 1:
-        raise RefusedError(
-            f"torchrun.nnodes={config.torchrun.nnodes}: on several nodes start the ranks with torchrun -m harness"
-        )
-    ranks = config.torchrun.nproc_per_node or default_ranks(config.device)
+    """The configuration with a number of nodes and of ranks, checked against this host. Raises RefusedError."""
+    counts = replace(config.torchrun, nnodes=_nodes(config), nproc_per_node=_ranks_per_node(config))
+    restarts = 0 if isinstance(config.launcher, TorchrunNodes) and not config.launcher.hosts else config.restarts
     try:
-        config = replace(config, torchrun=replace(config.torchrun, nproc_per_node=ranks))
+        config = replace(config, torchrun=counts, restarts=restarts)
     except ValueError as error:  # too many ranks for what else is asked for
         raise RefusedError(str(error)) from error
-    check(config, ranks)
+    check(config, config.torchrun.nproc_per_node or 1)
     return config
 
 
+def _nodes(config: BenchmarkConfig) -> int:
+    asked, launcher = config.torchrun.nnodes, config.launcher
+    if isinstance(launcher, Torchrun) and asked > 1:
+        raise RefusedError(
+            f"torchrun.nnodes={asked}: launch=torchrun starts one host; use launch=torchrun_nodes or launch=slurm"
+        )
+    if not isinstance(launcher, TorchrunNodes):
+        return asked
+    if not launcher.hosts and config.launches > 1:
+        raise RefusedError("launches: a person starts the hosts, once; with launch.hosts=[...] they are started by ssh")
+    if launcher.hosts and asked not in (1, len(launcher.hosts)):
+        raise RefusedError(f"torchrun.nnodes={asked}, and launch.hosts names {len(launcher.hosts)}")
+    return len(launcher.hosts) or asked
+
+
+def _ranks_per_node(config: BenchmarkConfig) -> int:
+    asked, launcher = config.torchrun.nproc_per_node, config.launcher
+    if asked is None and isinstance(launcher, Slurm):
+        if not launcher.gpus_per_node and config.device != "cpu":
+            raise RefusedError(
+                "launch=slurm: say launch.gpus_per_node, or torchrun.nproc_per_node: this host is none of the job's"
+            )
+        return launcher.gpus_per_node or default_ranks("cpu")
+    return asked or default_ranks(config.device)
+
+
 def check(config: BenchmarkConfig, ranks: int) -> None:
-    """What the configuration alone does not tell: the user's classes, and the devices of this host."""
+    """What the configuration alone does not tell: the user's classes, and the devices of this host where ranks run on it."""
     own = [config.config_dir] if config.config_dir else []
     check_targets(config, [*own, str(Path.cwd())])
-    check_ranks(config, ranks)
+    if isinstance(config.launcher, Torchrun):
+        check_ranks(config, ranks)
 
 
 def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made."""
-    expected = expected_files(config)
-    what = counted(expected) + (f", {config.launches} times" if config.launches > 1 else "")
     if config.dry_run:
-        print(f"would run {what}: {shlex.join(torchrun.command(config, RunDir('RUN_DIR')))}")
+        print(message_lines(f"would run {asked_for(config)}:\n{plan(config, RunDir('RUN_DIR'), Task())}"))
         return Verdict(SUCCESS), None
     run_dir = RunDir.create(config, datetime.datetime.now())
-    command = shlex.join(torchrun.command(config, run_dir))
-    print(f"{what}, on {config.torchrun.nproc_per_node} ranks:\n$ {command}", flush=True)
+    with _at_work(config, run_dir):
+        return _run(config, run_dir, Task())
+
+
+def resume(going: Going) -> tuple[Verdict, RunDir]:
+    """Do what is missing of a run, or failed."""
+    going = replace(going, config=settle(going.config))
+    check_ranks_stay(going)
+    slurm.check_no_job(going.run_dir)
+    config, run_dir, task = going.config, going.run_dir, Task(retry=True, accept=going.config.accept_changes)
+    print(going.said, flush=True)
+    if config.dry_run:
+        print(message_lines(f"would run:\n{plan(config, run_dir, task)}"))
+        return Verdict(SUCCESS), run_dir
+    if not going.launches:
+        return Verdict(SUCCESS, complete=True), run_dir
+    with _at_work(config, run_dir):
+        go_on(going)
+        return _run(config, run_dir, task)
+
+
+def _at_work(config: BenchmarkConfig, run_dir: RunDir) -> AbstractContextManager[None]:
+    """A batch job occupies the run directory itself."""
+    return nullcontext() if isinstance(config.launcher, Slurm) else run_dir.occupied()
+
+
+def _run(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> tuple[Verdict, RunDir]:
+    if isinstance(config.launcher, TorchrunNodes) and not config.launcher.hosts:
+        task = replace(task, world=token_hex(4))  # it stands in the command that a person types
+    print(message_lines(f"{asked_for(config)}, on {config.world_size} ranks:\n{plan(config, run_dir, task)}"), flush=True)
     with ProgressLine(total(config)) as line:
-        verdict = _launch_all(config, run_dir, line)
-    run_dir.remove_scratch()
+        show = partial(_show, run_dir, line)
+        if isinstance(config.launcher, Slurm):
+            return _in_batch(config, run_dir, task, config.launcher, show), run_dir
+        verdict = run_all(config, run_dir, task, _STARTERS[type(config.launcher)], show)
+        run_dir.remove_scratch()
     return verdict, run_dir
 
 
-def _launch_all(config: BenchmarkConfig, run_dir: RunDir, line: ProgressLine) -> Verdict:
-    """One world after the other; after one that did not go well there is no next."""
-    for number in range(config.launches):
-        verdict = launch_once(config, run_dir, number, line, sum(asked(config, earlier) for earlier in range(number)))
-        if verdict.status != SUCCESS or verdict.stopped:
-            break
-    return unless_launches_remain(verdict, config.launches - 1 - number)
+def run_all(config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, show: Callable[[int], None]) -> Verdict:
+    """Every launch that is not complete, one after the other; after one that did not come to its end there is no next."""
+    numbers = [number for number in range(config.launches) if not task.retry or number in retried(run_dir, config)]
+    worst, told, verdict = SUCCESS, list[str](), Verdict(SUCCESS, complete=True)
+    for place, number in enumerate(numbers):
+        before = sum(asked(config, earlier) for earlier in range(number))
+        verdict = run_launch(config, run_dir, replace(task, launch=number), start, partial(show, before))
+        worst, told = max(worst, verdict.status), [*told, *verdict.lines]
+        if verdict.stopped or not verdict.complete:
+            return unless_launches_remain(replace(verdict, status=worst, lines=tuple(told)), len(numbers) - 1 - place)
+    return replace(verdict, status=worst, lines=tuple(told))
+
+
+def launch_once(config: BenchmarkConfig, run_dir: RunDir, number: int, line: ProgressLine, before: int) -> Verdict:
+    """One launch of a run on this host, or these; `before` cases and probes have been finished before it."""
+    starter = _STARTERS[type(config.launcher)]
+    return run_launch(config, run_dir, Task(launch=number), starter, partial(_show, run_dir, line, before))
 
 
 def unless_launches_remain(verdict: Verdict, left: int) -> Verdict:
     """A signal that came when a launch had all its cases has still kept the next ones from starting."""
-    if not left or verdict.status != SUCCESS:
+    if not left or verdict.status == REFUSAL or not verdict.stopped or not verdict.complete:
         return verdict
-    return replace(verdict, status=FAILURE, lines=(f"ended by a signal: {left} launches have not begun",))
+    return replace(verdict, status=FAILURE, lines=(*verdict.lines, f"ended by a signal: {left} launches have not begun"))
 
 
-def launch_once(config: BenchmarkConfig, run_dir: RunDir, number: int, line: ProgressLine, before: int) -> Verdict:
-    """One world, from its start to its end; `before` cases and probes have been finished before it."""
-    run_dir.forget_ranks()
-    command = torchrun.command(config, run_dir, number)
-    cut_short_by = run_ranks(command, torchrun.environment(config), run_dir, partial(_show, run_dir, line, before))
-    return judge(run_dir, cut_short_by, number)
+def _in_batch(config: BenchmarkConfig, run_dir: RunDir, task: Task, launcher: Slurm, show: Callable[[int], None]) -> Verdict:
+    """Submit the script that lies in the run directory, and follow it; the job leaves its own verdict there."""
+    run_dir.write_batch_script(slurm.script(config, run_dir, task))
+    run_dir.forget_verdict()
+    with signals_noted() as received:
+        job = slurm.submit(run_dir)
+        run_dir.note_job(job)
+        print(f"submitted as job {job}", flush=True)
+        state = slurm.follow(job, launcher, lambda: show(0), received)
+    if received:
+        return Verdict(FAILURE, (f"ended by {received[0]}: job {job} is {state.lower()}",), stopped=True)
+    status, lines = slurm.verdict(run_dir)
+    if status is None:
+        how = "may still be there: Slurm does not answer" if state == slurm.UNKNOWN else f"ended as {state} and left no verdict"
+        return Verdict(FAILURE, (f"job {job} {how}; see {run_dir.log('slurm')}",))
+    return Verdict(status, tuple(lines), complete=not run_dir.missing())
+
+
+def _one_host(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> list[Start]:
+    return [Start(torchrun.command(config, run_dir, task), torchrun.environment(config), "torchrun")]
+
+
+_STARTERS: dict[type, Starter] = {Torchrun: _one_host, TorchrunNodes: nodes.starts}
+
+
+def plan(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> str:
+    """What is run, as a person would type it."""
+    if isinstance(config.launcher, Slurm):
+        return f"$ sbatch {run_dir.batch_script}\n{slurm.script(config, run_dir, task)}"
+    if isinstance(config.launcher, TorchrunNodes) and not config.launcher.hosts:
+        return "\n".join(nodes.by_hand(config, run_dir, task))
+    return "\n".join(f"$ {shlex.join(start.command)}" for start in _STARTERS[type(config.launcher)](config, run_dir, task))
+
+
+def asked_for(config: BenchmarkConfig) -> str:
+    """What will run, as `24 cases and 2 probes, 5 times`."""
+    return counted(expected_files(config)) + (f", {config.launches} times" if config.launches > 1 else "")
 
 
 def total(config: BenchmarkConfig) -> int:

@@ -1,19 +1,46 @@
-"""The torchrun command of a run on this host."""
+"""The torchrun command of a run: on this host alone, or of one host among several."""
 
 import os
 import sys
+from dataclasses import dataclass
 
 from harness.schema.config import BenchmarkConfig
 from harness.schema.rank_state import LAUNCHER_PID
 from harness.schema.run_dir import RunDir
+from launch.task import Task
 
 
-def command(config: BenchmarkConfig, run_dir: RunDir, launch: int = 0) -> list[str]:
-    """What starts the ranks; it can be repeated by hand. The rendezvous listens for this host alone."""
+@dataclass(frozen=True)
+class Place:
+    """One host's place among several."""
+
+    node: int
+    master: str
+    """`host:port` of the rendezvous."""
+    rendezvous: str = "static"
+
+
+def command(config: BenchmarkConfig, run_dir: RunDir, task: Task, place: Place | None = None) -> list[str]:
+    """What starts the ranks of a host; it can be repeated by hand. On one host the rendezvous listens for that host alone."""
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
-        *("--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={config.torchrun.nproc_per_node}"),
-        *("-m", "harness.rank", str(run_dir.path), *(["--launch", str(launch)] if launch else [])),
+        *(_meeting(config, run_dir, place) if place else ("--standalone", "--local-addr=127.0.0.1")),
+        f"--nproc-per-node={config.torchrun.nproc_per_node}",
+        *("-m", "harness.rank", str(run_dir.path), *task.arguments),
+    ]
+
+
+def _meeting(config: BenchmarkConfig, run_dir: RunDir, place: Place) -> list[str]:
+    nodes, (host, _, port) = f"--nnodes={config.torchrun.nnodes}", place.master.rpartition(":")
+    if place.rendezvous == "static":
+        return [nodes, f"--node-rank={place.node}", f"--master-addr={host}", f"--master-port={port}"]
+    first, seconds = place.node == 0, int(config.rendezvous_s)
+    meeting = f"is_host={str(first).lower()},join_timeout={seconds},read_timeout={seconds}"
+    known_as = [f"--local-addr={host}"] if first else []  # else the others would look for the name that it has for itself
+    identity = f"{config.name}.{run_dir.path.name}"
+    return [
+        *(nodes, "--rdzv-backend=c10d", f"--rdzv-endpoint={place.master}", f"--rdzv-id={identity}"),
+        *(f"--rdzv-conf={meeting}", *known_as),
     ]
 
 

@@ -1,11 +1,15 @@
 """What became of a run, read from its directory: exit status 0, 1 or 2, and what a person must be told."""
 
-import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.schema.config import BenchmarkConfig
+from harness.schema.launcher import TorchrunNodes
 from harness.schema.matrix import expected_files
-from harness.schema.rank_state import RankStatus, process_start
+from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
+from launch.deaths import Death
+from launch.supervise import Ended
 
 SUCCESS, FAILURE, REFUSAL = 0, 1, 2
 
@@ -18,50 +22,51 @@ class Verdict:
     lines: tuple[str, ...] = ()
     stopped: bool = False
     """A signal to the launcher cut the run short: whoever sent it wants no further one."""
+    complete: bool = False
+    """Whether everything asked for has its rows."""
 
 
-def judge(run_dir: RunDir, cut_short_by: str, launch: int = 0) -> Verdict:
-    """The verdict on a launch whose processes have all ended; `cut_short_by` is the signal that ended it, or ""."""
+def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int = 0) -> Verdict:
+    """The verdict on a world whose processes have all ended."""
     statuses = run_dir.rank_statuses()
     refused = [status for status in statuses if status.ended == "refused"]
     if refused:
-        return Verdict(REFUSAL, (refused[0].words,))
-    expected = expected_files(run_dir.config(), launch)
-    missing = run_dir.missing(launch)
-    if not missing and all(status.ended == "done" for status in statuses):
-        return Verdict(SUCCESS, stopped=bool(cut_short_by))
+        return Verdict(REFUSAL, (_refusal(refused[0], alone=len(refused) < len(statuses)),))
+    missing, config = run_dir.missing(launch), run_dir.config()
+    well = len(statuses) == config.world_size and all(status.ended == "done" for status in statuses)
+    if not missing and well:
+        return Verdict(SUCCESS, stopped=bool(ended.signal), complete=True)
+    counted = _counted(config, len(missing), launch)
+    if ended.signal:
+        return Verdict(FAILURE, (f"ended by {ended.signal}: {counted}",), stopped=True)
+    return Verdict(FAILURE, (*map(str, culprits), *_absent(run_dir, config, statuses, culprits), counted))
+
+
+def _refusal(status: RankStatus, *, alone: bool) -> str:
+    """What ranks refuse alike needs no name of theirs."""
+    where = f"rank {status.rank} on {status.host}, in phase {status.phase}: " if alone else ""
+    return f"{where}{status.words}"
+
+
+def _counted(config: BenchmarkConfig, missing: int, launch: int) -> str:
+    expected = expected_files(config, launch)
     total = sum(map(len, expected.values()))
-    where = f" in launch {launch}" if run_dir.config().launches > 1 else ""
-    counted = f"{total - len(missing)} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept{where}"
-    if cut_short_by:
-        return Verdict(FAILURE, (f"ended by {cut_short_by}: {counted}",), stopped=True)
-    return Verdict(FAILURE, (*_culprits(run_dir, statuses), counted))
+    where = f" in launch {launch}" if config.launches > 1 else ""
+    return f"{total - missing} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept{where}"
 
 
-def _culprits(run_dir: RunDir, statuses: list[RankStatus]) -> list[str]:
-    """Ranks gone without a word come first: what the others say of a lost peer follows from it."""
-    speechless = [status for status in statuses if not status.ended and not _lives(status)]
-    if speechless:
-        return [f"{_who(status)} died without a word {_where(status)}" for status in speechless]
-    erring = [status for status in statuses if status.ended == "error"]
-    if erring:
-        return [f"{_who(status)} ended {_where(status)}: {status.words}" for status in erring]
-    silent = sorted(set(range(run_dir.config().world_size)) - {status.rank for status in statuses})
-    if silent:
-        return [f"rank {rank} never reported; see {run_dir.log('torchrun')}" for rank in silent]
-    return [f"{_who(status)} was {status.ended} {_where(status)}" for status in statuses if status.ended not in ("", "done")]
+def _absent(run_dir: RunDir, config: BenchmarkConfig, statuses: Sequence[RankStatus], culprits: Sequence[Death]) -> list[str]:
+    """Hosts, or ranks, that never came, where no rank is to blame; torchrun starts none before all its hosts have met."""
+    here, nodes = {status.rank for status in statuses}, config.torchrun.nnodes
+    if any(culprit.rank is not None for culprit in culprits):
+        return []
+    within = f"within rendezvous_s={config.rendezvous_s:g}; see {run_dir.log('torchrun').parent}"
+    absent = run_dir.absent_nodes(nodes) if nodes > 1 else []
+    if absent:
+        return [f"{_host(config, node)} never came {within}" for node in absent]
+    return [f"rank {rank} never reported {within}" for rank in range(config.world_size) if rank not in here]
 
 
-def _lives(status: RankStatus) -> bool:
-    """A process that was killed and that nobody has waited for yet lives no more."""
-    return status.host == socket.gethostname() and bool(process_start(status.pid))
-
-
-def _who(status: RankStatus) -> str:
-    return f"rank {status.rank} (pid {status.pid} on {status.host})"
-
-
-def _where(status: RankStatus) -> str:
-    if status.case:
-        return f"in case {status.case}, phase {status.phase}"
-    return f"{'after the last' if status.done else 'before the first'} case, phase {status.phase}"
+def _host(config: BenchmarkConfig, node: int) -> str:
+    hosts = config.launcher.hosts if isinstance(config.launcher, TorchrunNodes) else []
+    return f"node {node}" + (f" ({hosts[node]})" if hosts else "")

@@ -17,7 +17,7 @@ from harness.schema.config import BenchmarkConfig
 ROOT = Path(__file__).parent.parent
 OPTIONS = [(path.parent.name, path.stem) for axis in AXES for path in sorted((ROOT / "conf" / axis).glob("*.yaml"))]
 PROBES = [path.stem for path in sorted((ROOT / "conf" / PROBE).glob("*.yaml"))]
-NO_AXES = {"experiment", PROBE, "__pycache__"}
+NO_AXES = {"experiment", "launch", PROBE, "__pycache__"}
 BASES = tuple(f"harness.axes.{axis}.base" for axis in AXES)
 
 # Package to what it may import of ours, and what it must never import. The composition roots import what they like.

@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import contextlib
 import faulthandler
 import gc
 import os
@@ -9,11 +10,12 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from harness.rank.guard import watch
-from harness.schema.rank_state import LAUNCHER_PID, RankState, RankStatus
+from harness.rank.guard import Guard
+from harness.schema.rank_state import LAUNCHER_PID, RankState, RankStatus, this_machine
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 
@@ -30,17 +32,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.rank", description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--launch", type=int, default=0, help="which of the run's launches this is, from 0")
+    parser.add_argument("--retry", action="store_true", help="do what failed again")
+    parser.add_argument("--accept", action="store_true", help="go on also where the environment has changed")
     arguments = parser.parse_args()
     run_dir = RunDir.open(arguments.run_dir)
     rank = int(os.environ["RANK"])
     redirect_output(run_dir.log(rank))
-    state = open_state(run_dir, rank)
+    state, guard = report_in(run_dir, rank)
 
     state.enter("import")
     gc.disable()  # importing makes no garbage, and looking for it takes a tenth of the time
     from harness.rank.process_group import open_store  # torch: not before the rank has reported and is guarded
 
-    return work(run_dir, state, *open_store(), launch=arguments.launch)
+    return work(run_dir, state, guard, partial(open_store, run_dir.config().rendezvous_s), arguments=arguments)
 
 
 def redirect_output(log: Path) -> None:
@@ -52,45 +56,56 @@ def redirect_output(log: Path) -> None:
     faulthandler.enable()  # where a crash below Python came from stands in the log too
 
 
-def open_state(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda: None) -> RankState:
-    """Report that the rank is there, and guard it from being left alone; `last_act` comes before an end from outside."""
-    state = RankState(run_dir.rank_state(rank), RankStatus(rank=rank, pid=os.getpid(), host=socket.gethostname()))
+def report_in(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda: None) -> tuple[RankState, Guard]:
+    """Say that the rank is there, and guard it from being left alone; `last_act` comes before an end from outside."""
+    status = RankStatus(rank=rank, pid=os.getpid(), host=socket.gethostname(), machine=this_machine())
+    state = RankState(run_dir.rank_state(rank), status)
     state.enter("start")
 
-    def leave(why: str) -> None:
-        state.update(ended=why)
-        last_act()
-        os._exit(1)
+    def leave(why: str, **evidence: object) -> None:
+        try:
+            state.update(ended=why, **evidence)
+            last_act()
+        finally:
+            os._exit(1)
 
-    watch(leave, int(os.environ.get(LAUNCHER_PID, 0)))
-    return state
+    guard = Guard(leave, state)
+    guard.start(int(os.environ.get(LAUNCHER_PID, 0)))
+    return state, guard
 
 
 def work(
     run_dir: RunDir,
     state: RankState,
-    store: "Store",
-    rank: int,
-    size: int,
+    guard: Guard,
+    join: "Callable[[], tuple[Store, int, int]]",
     progress: "Progress | None" = None,
-    launch: int = 0,
+    arguments: argparse.Namespace | None = None,
 ) -> int:
-    """The session, and the rank's last words when it does not go well."""
-    from harness.rank.session import run_session, silent
+    """The session, and the rank's last words when it does not go well. `join` finds the store that all ranks share."""
+    from harness.rank.session import Order, run_session, silent
 
     gc.enable()
     try:
         _prepare_process(run_dir)
-        run_session(run_dir, store, rank, size, state, progress or silent, launch)
+        order = Order(arguments.launch, arguments.retry, arguments.accept) if arguments else Order()
+        run_session(run_dir, join, state, guard, progress or silent, order)
     except RefusedError as error:
         state.update(ended="refused", words=str(error))
         return REFUSED
     except Exception as error:  # the last words of a rank that cannot go on: whatever it was, it is told, then the rank ends
-        traceback.print_exc()
-        state.update(ended="error", words=f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):  # the log may be on the disk that is full
+            traceback.print_exc()
+        state.update(ended="unwritable" if _of_the_disk(error) else "error", words=f"{type(error).__name__}: {error}")
         return 1
     state.update(ended="done")
     return 0
+
+
+def _of_the_disk(error: Exception) -> bool:
+    from harness.rank.agreement import FULL_DISK
+
+    return isinstance(error, OSError) and error.errno in FULL_DISK
 
 
 def _prepare_process(run_dir: RunDir) -> None:

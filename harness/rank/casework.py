@@ -1,6 +1,7 @@
 """One case after the other, or in turns: from the first visit to a case to its row in `cases`."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import nan
 from time import perf_counter
 
@@ -18,11 +19,13 @@ from harness.rank.footprint import Footprint
 from harness.rank.material import Material
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer
+from harness.rank.rehearsal import Rehearsal
+from harness.rank.standing import Row
 from harness.rank.trial import Measured, Trial
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
 from harness.schema.case import Case
-from harness.schema.config import BenchmarkConfig
+from harness.schema.config import BenchmarkConfig, UntilConfig
 from harness.schema.rank_state import RankState
 from harness.schema.record import FAILED, OK, SKIPPED, Discrepancy, Outcome
 
@@ -45,6 +48,7 @@ class CaseWork:
     clock: CommonClock
     tracer: Tracer | None
     """Where traces are asked for."""
+    rehearsal: Rehearsal
     settled: set[Case] = field(default_factory=set)
     """Cases with a row."""
     measured: set[Case] = field(default_factory=set)
@@ -53,25 +57,42 @@ class CaseWork:
     _wall_s: dict[Case, float] = field(default_factory=dict)
     _uncertain_s: dict[Case, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.settled |= set(self.rehearsal.standing)
+        self.measured |= {case for case, row in self.rehearsal.standing.items() if row.status == OK}
+
+    def set_aside(self, case: Case, reason: str) -> None:
+        """Settle a case without trying it again."""
+        self._close(case, replace(self._blank(case, self._trial(case, 1)), status=FAILED, reason=reason))
+
     def visit(self, case: Case, visits: int, *, last: bool) -> None:
         """Measure one of the case's visits; settle it with the last one, or as soon as it is skipped or fails."""
         if case in self.settled:
             return
+        self.rehearsal.of(case.setting, partial(self._again, visits=visits))
         started = perf_counter()
         outcome = self._outcome(case, self._trial(case, visits), last=last)
         self._wall_s[case] = self._wall_s.get(case, 0.0) + perf_counter() - started
-        if outcome is None:
-            return
+        if outcome is not None:
+            self._close(case, replace(outcome, wall_s=self._wall_s[case]))
+
+    def _close(self, case: Case, outcome: Outcome) -> None:
         self.settled.add(case)
         self.measured |= {case} if outcome.status == OK else set()
         self._seen.pop(case, None)
         if self.world.rank == 0:
-            position = list(self.parts).index(case)
-            self.writer.write_outcome(case, replace(outcome, wall_s=self._wall_s[case], position=position))
+            self.writer.write_outcome(case, replace(outcome, position=list(self.parts).index(case)))
 
-    def _trial(self, case: Case, visits: int) -> Trial:
+    def _again(self, case: Case, row: Row, visits: int) -> Trial:
+        """As it ran when it was finished, untimed."""
+        trial = self._knowing_usage(self._trial(case, visits, visits - 1))
+        measured = row.iterations if visits == 1 else trial.measured
+        return replace(trial, measured=measured, until=UntilConfig(), exposed=False)
+
+    def _trial(self, case: Case, visits: int, visit: int | None = None) -> Trial:
         """With this visit's share of the iterations; earlier visits make one more where they do not come out even."""
-        parts, config, visit = self.parts[case], self.config, len(self._seen.get(case, []))
+        parts, config = self.parts[case], self.config
+        visit = len(self._seen.get(case, [])) if visit is None else visit
         return Trial(
             parts=parts,
             material=self.materials[parts.workload],
@@ -109,8 +130,11 @@ class CaseWork:
         """Trace a case that was measured. A trace that cannot be made costs the run nothing; the log says why."""
         if self.tracer is None or case not in self.measured:
             return
+        tracer = self.tracer
+        if not self.world.control.any(not tracer.path(case.case_id).is_file()):
+            return
         self.state.enter("trace")
-        trial, tracer = self._knowing_usage(self._trial(case, 1)), self.tracer
+        trial = self._knowing_usage(self._trial(case, 1))
         try:
             together(self.world.control, lambda: trial.trace(tracer, case.case_id))
         except CaseFailedError:
@@ -185,7 +209,8 @@ class CaseWork:
 
     def _write_verdicts(self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], apart: Apart) -> None:
         self.writer.write_discrepancies(case, rows)
-        self.writer.write_findings(case, list(findings(case, trial, measured, rows, apart)))
+        found = [*findings(case, trial, measured, rows, apart), *self.rehearsal.findings(case)]
+        self.writer.write_findings(case, found)
 
 
 def whole(visits: list[Measured]) -> Measured:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -58,6 +58,10 @@ class Comparisons:
     references: References
     single_rank: bool = False
     """Whether cases are held against what rank 0 computes alone, too."""
+    order: Mapping[Case, int] = field(default_factory=dict)
+    """All cases of the launch, to their places in it."""
+    held: frozenset[tuple[str, str]] = frozenset()
+    """(case_id, case_id) of cases whose rows say already how far the one is from the other."""
     together: bool = True
     """Whether the reductions of a setting stand together, so that an earlier setting's gradients are done with."""
     _singles: set[str] = field(default_factory=set)
@@ -120,9 +124,10 @@ class Comparisons:
         return name
 
     def between(self, yardsticks: Yardsticks) -> Apart:
-        """How far apart the yardsticks are. On rank 0; nowhere else does it mean anything."""
-        if self.control.rank != 0:
-            return Apart()
+        """How far apart the yardsticks are. On rank 0; nowhere else does it mean anything. Raises CaseFailedError."""
+        return together(self.control, lambda: self._between(yardsticks) if self.control.rank == 0 else Apart())
+
+    def _between(self, yardsticks: Yardsticks) -> Apart:
         reference, full_batch, predicted = yardsticks.reference, yardsticks.full_batch, yardsticks.predicted
         return Apart(
             references=self._apart(reference, full_batch) if full_batch else None,
@@ -130,20 +135,16 @@ class Comparisons:
         )
 
     def of(self, case: Case, trial: Trial, gradient: list[tuple[str, Tensor]], yardsticks: Yardsticks) -> list[Discrepancy]:
-        """Every comparison of a case that has just been measured."""
+        """Every comparison of a case that has just been measured. Raises CaseFailedError, as where memory runs out."""
         everywhere, on_rank_0 = self._sorted_out(trial, yardsticks)
-        rows = [
-            row
-            for against, name in everywhere.items()
-            for row in self._gathered(case, against, _rows(gradient, self.store.load(name)))
-        ]
-        if self.control.rank == 0:
-            rows += [
-                row
-                for against, name in on_rank_0.items()
-                for row in _records(case, 0, against, _rows(gradient, self.store.load(name)))
-            ]
-        return rows + (self._with_rank_0(case, gradient) if trial.cut.spans_ranks else []) + self._with_earlier(case, gradient)
+        here = everywhere | (on_rank_0 if self.control.rank == 0 else {})
+        found = together(
+            self.control, lambda: {against: _rows(gradient, self.store.load(name)) for against, name in here.items()}
+        )
+        rows = [row for against in everywhere for row in self._gathered(case, against, found[against])]
+        rows += [row for against in here if against in on_rank_0 for row in _records(case, 0, against, found[against])]
+        rows += self._with_rank_0(case, gradient) if trial.cut.spans_ranks else []
+        return rows + together(self.control, lambda: self._with_earlier(case, gradient))
 
     def _sorted_out(self, trial: Trial, yardsticks: Yardsticks) -> tuple[dict[str, str], dict[str, str]]:
         """`against` to name: what every rank has one of its own of, and what rank 0 alone has."""
@@ -183,27 +184,39 @@ class Comparisons:
 
     def _with_rank_0(self, case: Case, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
         """All ranks must hold the same bits. Parameters are listed for the ranks that do not."""
-        rank_0 = (
-            (name, self.control.broadcast(tensor.clone(memory_format=torch.contiguous_format))) for name, tensor in gradient
-        )
-        rows = self._gathered(case, RANK_0, _rows(gradient, rank_0))
+        rows = self._gathered(case, RANK_0, together(self.control, lambda: _rows(gradient, self._rank_0s(gradient))))
         unequal = {row.rank for row in rows if not row.metrics[METRICS.index("bitwise_equal")]}
         return [row for row in rows if row.rank in unequal or (row.rank != 0 and row.parameter == "")]
+
+    def _rank_0s(self, gradient: Gradient) -> Gradient:
+        """Rank 0's, one parameter after the other."""
+        for name, tensor in gradient:
+            buffer = tensor.clone(memory_format=torch.contiguous_format)
+            self.control.meet()  # a rank without the memory for it says so here
+            yield name, self.control.broadcast(buffer)
 
     def _with_earlier(self, case: Case, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
         if self.control.rank != 0:
             return []
-        others = self.earlier[case.setting]
-        rows = [
-            row
-            for other in others
-            for row in _records(case, 0, f"{CASE}{other.case_id}", _rows(gradient, self.store.load(other.case_id)))
-        ]
+        rows = [row for other in self.earlier[case.setting] for row in self._with_another(case, other, gradient)]
+        self.keep(case, gradient)
+        return rows
+
+    def keep(self, case: Case, gradient: list[tuple[str, Tensor]]) -> None:
+        """For the cases of the same setting that come after it. On rank 0."""
         self.store.save(case.case_id, gradient)
         if self.together:
             self._forget_other_settings(case)
-        others.append(case)
-        return rows
+        self.earlier[case.setting].append(case)
+
+    def _with_another(self, case: Case, other: Case, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
+        """The later one in the launch's order is held against the earlier: when a run goes on, that may be the other one."""
+        theirs = self.store.load(other.case_id)
+        if (other.case_id, case.case_id) in self.held:
+            return []
+        if self.order[other] > self.order[case]:
+            return _records(other, 0, f"{CASE}{case.case_id}", _rows(theirs, gradient))
+        return _records(case, 0, f"{CASE}{other.case_id}", _rows(gradient, theirs))
 
     def _forget_other_settings(self, case: Case) -> None:
         for setting in [setting for setting in self.earlier if setting != case.setting]:

@@ -1,5 +1,7 @@
 """Control: what ranks say to each other beside the measurement. Numbers and texts travel as tensors, never as pickles."""
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,10 +20,18 @@ class Control:
 
     def __init__(self, group: ProcessGroup | None, rank: int, size: int) -> None:
         self._group, self.rank, self.size = group, rank, size
+        self.failing = False
+        """Whether this rank waits for the others because it failed."""
+        self.where: Callable[[], str] = lambda: ""
+        """Where this rank is, and what it does, for the words on its failure."""
 
     def meet(self, *, failed: bool = False) -> None:
         """Wait for all ranks; raises PeerFailedError, on all of them, when one came here because it failed."""
-        self._largest(_FAILED if failed else 0)
+        self.failing = failed
+        try:
+            self._largest(_FAILED if failed else 0)
+        finally:
+            self.failing = False
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on some rank. Meets as `meet` does, and raises as it does."""

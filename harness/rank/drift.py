@@ -1,6 +1,7 @@
 """Does a difference matter? Cases go on for some optimizer steps from equal parameters, and are compared on the way."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,6 +28,10 @@ class Drifts:
     config: DriftConfig
     control: Control
     store: GradientStore
+    order: Mapping[Case, int] = field(default_factory=dict)
+    """All cases of the launch, to their places in it: a later one is held against the earlier ones."""
+    held: frozenset[tuple[str, str]] = frozenset()
+    """(case_id, case_id) of cases whose rows say already how far the one drifts from the other."""
     losses: dict[Case, dict[Case, dict[str, list[float]]]] = field(default_factory=lambda: defaultdict(dict))
     """Setting to case to optimizer to the loss at each checkpoint."""
 
@@ -39,12 +44,15 @@ class Drifts:
         except CaseFailedError:
             self._drop(case)
             raise
-        if self.control.rank != 0:
-            return []
+        return together(self.control, lambda: self._rows(case, losses) if self.control.rank == 0 else [])
+
+    def _rows(self, case: Case, losses: dict[str, list[float]]) -> list[Drift]:
         self._forget_other_settings(case)
-        rows = [row for other in self.losses[case.setting] for row in self._against(case, losses, other)]
+        others = list(self.losses[case.setting])
         self.losses[case.setting][case] = losses
-        return rows
+        pairs = [sorted((case, other), key=self.order.__getitem__) for other in others]
+        new = [(later, earlier) for earlier, later in pairs if (later.case_id, earlier.case_id) not in self.held]
+        return [row for later, earlier in new for row in self._against(later, earlier)]
 
     def _train(self, case: Case, trial: Trial, optimizer: str, rate: float) -> list[float]:
         """The mean loss at each checkpoint, on rank 0."""
@@ -57,9 +65,9 @@ class Drifts:
         if self.control.rank == 0:
             self.store.save(_name(case, optimizer, step), parameters)
 
-    def _against(self, case: Case, losses: dict[str, list[float]], other: Case) -> list[Drift]:
+    def _against(self, case: Case, other: Case) -> list[Drift]:
         rows = []
-        for optimizer, own in losses.items():
+        for optimizer, own in self.losses[case.setting][case].items():
             theirs = self.losses[case.setting][other][optimizer]
             for step, loss, against_loss in zip(self.config.checkpoints, own, theirs, strict=True):
                 stored = (self.store.load(_name(one, optimizer, step)) for one in (case, other))

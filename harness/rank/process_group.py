@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,18 +10,28 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup, Store
 
 from harness.rank.control import Control
-from harness.schema.config import BenchmarkConfig
+from harness.rank.gathering import gather
+from harness.rank.lifeline import Lifeline
+from harness.schema.config import RENDEZVOUS_S, BenchmarkConfig
 from harness.schema.refusal import RefusedError
 
+NCCL_GRACE_S = 10.0
+"""Beyond the deadline, until NCCL's watchdog ends the process without a word: the guard, which names names, comes first."""
 CONTROL_GRACE_S = 600.0
 """How much longer than a measured collective the control group waits: there the others wait for rank 0's references too."""
-RENDEZVOUS_TIMEOUT_S = 120.0
+
+Check = Callable[[Control, torch.device, str], None]
+"""Told the control group, this rank's device and the backend, before the group that is measured is made; may refuse."""
 
 
-def open_store() -> tuple[Store, int, int]:
+def open_store(rendezvous_s: float = RENDEZVOUS_S) -> tuple[Store, int, int]:
     """The store that all ranks share, this rank, and the world size, from the environment that torchrun sets."""
-    store, rank, size = next(dist.rendezvous("env://", timeout=_seconds(RENDEZVOUS_TIMEOUT_S)))
+    store, rank, size = next(dist.rendezvous("env://", timeout=_seconds(rendezvous_s)))
     return store, rank, size
+
+
+def _unchecked(control: Control, device: torch.device, backend: str) -> None:
+    """For worlds of tests and benches, which are made for the purpose."""
 
 
 @dataclass
@@ -34,21 +45,37 @@ class World:
     measured: ProcessGroup
     control: Control
     deadline_s: float
+    lifeline: Lifeline
     ranks_per_node: int = 1
     """As torchrun started them; 0 where not every node has as many."""
     _subgroups: dict[int, tuple[ProcessGroup, ProcessGroup]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, config: BenchmarkConfig, store: Store, rank: int, size: int) -> "World":
-        """Join the two process groups. Raises RefusedError when the device or the backend is not there."""
+    def open(
+        cls,
+        config: BenchmarkConfig,
+        store: Store,
+        rank: int,
+        size: int,
+        check: Check = _unchecked,
+        met: Callable[[Lifeline], None] = lambda lifeline: None,
+    ) -> "World":
+        """Join the two process groups; `check` is called between the one and the other, `met` before both.
+
+        Raises RefusedError when the device or the backend is not there, UnreachableError when another rank is not.
+        """
         device = choose_device(config, int(os.environ["LOCAL_RANK"]))
         backend = choose_backend(config, device)
+        lifeline = gather(store, rank, size, config.rendezvous_s)
+        met(lifeline)
         timeout = _seconds(config.deadline_s + CONTROL_GRACE_S)
         dist.init_process_group("gloo", store=dist.PrefixStore("control", store), rank=rank, world_size=size, timeout=timeout)
         control = Control(dist.GroupMember.WORLD, rank, size)
+        check(control, device, backend)
         measured = _measured_group(backend, config.deadline_s, device)
         local = {int(n) for n in control.all_gather(torch.tensor(int(os.environ.get("LOCAL_WORLD_SIZE", size))))}
-        return cls(rank, size, device, backend, measured, control, config.deadline_s, local.pop() if len(local) == 1 else 0)
+        alike = local.pop() if len(local) == 1 else 0
+        return cls(rank, size, device, backend, measured, control, config.deadline_s, lifeline, alike)
 
     def alone(self) -> "World":
         """This rank as its own world: there is nobody to wait for, and nothing may be sent."""
@@ -106,7 +133,8 @@ def choose_backend(config: BenchmarkConfig, device: torch.device) -> str:
 def _measured_group(backend: str, deadline_s: float, device: torch.device, ranks: list[int] | None = None) -> ProcessGroup:
     """A group of these ranks, or of all; a mere mark on the others."""
     device_id = device if backend == "nccl" else None
-    group: ProcessGroup = dist.new_group(ranks, backend=backend, timeout=_seconds(deadline_s), device_id=device_id)
+    grace = NCCL_GRACE_S if backend == "nccl" else 0.0
+    group: ProcessGroup = dist.new_group(ranks, backend=backend, timeout=_seconds(deadline_s + grace), device_id=device_id)
     return group
 
 

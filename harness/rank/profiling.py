@@ -30,7 +30,7 @@ class Tracer:
         """Call `iterate` with how many iterations are left, warm-ups first, and write the trace of those after them."""
         traced = min(iterations, MOST)
         warm_up = max(1, warm_up)  # the profiler has one of its own
-        path = self.run_dir.trace(case_id, self.world.rank)
+        path = self.path(case_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         with profile(
             activities=self._activities(),
@@ -43,6 +43,10 @@ class Tracer:
                     self._label(profiler, case_id)
                 iterate(left)
                 profiler.step()
+
+    def path(self, case_id: str) -> Path:
+        """Of this rank's trace."""
+        return self.run_dir.trace(case_id, self.world.rank)
 
     def _activities(self) -> list[ProfilerActivity]:
         return [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.world.device.type == "cuda")

@@ -1,8 +1,10 @@
 """The session of one rank: from the run directory's configuration to the last case's row."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch.distributed import Store
@@ -14,26 +16,45 @@ from harness.rank.casework import CaseWork
 from harness.rank.common_clock import CommonClock
 from harness.rank.compare import Comparisons
 from harness.rank.drift import BATCHES, Drifts
+from harness.rank.environment.changes import changes
 from harness.rank.environment.describe import describe
 from harness.rank.environment.watch import Watch
 from harness.rank.footprint import Footprint
 from harness.rank.gradient_store import GradientStore
+from harness.rank.guard import Guard
 from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.material import Material, check_equal_on_ranks, prepare
+from harness.rank.preflight import allow_sockets, check_alike, check_sum
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer
 from harness.rank.reference import References
+from harness.rank.rehearsal import Rehearsal
+from harness.rank.standing import read_standing
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
 from harness.schema.case import Case
-from harness.schema.config import BenchmarkConfig
+from harness.schema.config import BenchmarkConfig, figures_digest
 from harness.schema.matrix import ordered_cases
 from harness.schema.rank_state import RankState
+from harness.schema.record import FAILED, Asked
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 
 Progress = Callable[[int, int, str], None]
 """Told (cases finished, cases in all, the one that begins)."""
+Join = Callable[[], tuple[Store, int, int]]
+"""To the store that all ranks share, this rank, and the world size."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What of a run is to be done."""
+
+    launch: int = 0
+    retry: bool = False
+    """Whether what failed is done again."""
+    accept: bool = False
+    """Whether the environment may be another one than when the run began."""
 
 
 @dataclass
@@ -50,9 +71,13 @@ class Session:
     asked: int = 0
     """Probes that have answered."""
 
+    aside: dict[str, str] = field(default_factory=dict)
+    """Cases and probes that are not to be tried again, and why."""
+
     @classmethod
-    def open(cls, run_dir: RunDir, world: World, state: RankState, config: BenchmarkConfig, launch: int) -> "Session":
+    def open(cls, run_dir: RunDir, world: World, state: RankState, config: BenchmarkConfig, order: Order) -> "Session":
         """Assemble every case, build every workload, write environment.json. Raises RefusedError: nothing is measured yet."""
+        launch = order.launch
         parts = assemble(config, ordered_cases(config, launch))
         by_workload = {part.workload: case.workload for case, part in parts.items()}
         inquiries = [Inquiry(name, probe) for name, probe in assemble_probes(config).items() if not launch]
@@ -62,12 +87,24 @@ class Session:
             check_equal_on_ranks(material, world.control)
             _check_samples(material, world.size)
         named = _named(parts, materials)
-        described = describe(world, named)
-        if world.rank == 0 and not launch:
-            run_dir.write_environment(described)
+        described = {**describe(world, named), "config_sha256": figures_digest(config)}
+        _write_environment(run_dir, world, described, order)
+        standing = read_standing(run_dir, config, launch, world.control, retry=order.retry)
+        places = {case: place for place, case in enumerate(parts)}
         store = GradientStore(run_dir.scratch(world.rank))
         references = References(store, world.control, world.device, config.seed)
-        comparisons = Comparisons(world.control, store, references, config.single_rank, together=config.order == "matrix")
+        comparisons = Comparisons(
+            control=world.control,
+            store=store,
+            references=references,
+            single_rank=config.single_rank,
+            order=places,
+            held=standing.pairs,
+            together=config.order == "matrix",
+        )
+        drifts = Drifts(config.drift, world.control, store, places, standing.pairs)
+        finished = {case: standing.cases[case.case_id] for case in parts if case.case_id in standing.cases}
+        aside = _aside(run_dir, world)
         writer = Writer(run_dir, launch)
         cases = CaseWork(
             config=config,
@@ -76,23 +113,27 @@ class Session:
             parts=parts,
             materials=materials,
             comparisons=comparisons,
-            drifts=Drifts(config.drift, world.control, store),
+            drifts=drifts,
             writer=writer,
             usages=Usages(world.control, world.device),
             footprint=Footprint(world.control),
             clock=CommonClock.open(world.control),
             tracer=Tracer(run_dir, world) if config.profile and not launch else None,
+            rehearsal=Rehearsal(world, state, comparisons, drifts, finished, aside),
         )
-        return cls(config, world, state, cases, inquiries, machine_of(world, config, named.items()), writer)
+        waiting = [inquiry for inquiry in inquiries if inquiry.name not in standing.probes]
+        machine = machine_of(world, config, named.items())
+        return cls(config, world, state, cases, waiting, machine, writer, len(standing.probes), aside)
 
     def run(self, progress: Progress) -> None:
         """Every case, then every probe, in order; then, where they are asked for, the traces."""
         rounds = self.config.rounds if self.config.order == "interleaved" else 1
+        total = len(self.cases.parts) + len(self.inquiries) + self.asked
+        self._set_aside()
         visits = [(case, turn == rounds - 1) for turn in range(rounds) for case in self.cases.parts]
         work = [(case.case_id, partial(self.cases.visit, case, rounds, last=last)) for case, last in visits]
         work += [(f"probe {inquiry.name}", partial(self.run_probe, inquiry)) for inquiry in self.inquiries]
         work += [(f"trace {case.case_id}", partial(self.cases.trace, case)) for case in self.cases.parts if self.config.profile]
-        total = len(self.cases.parts) + len(self.inquiries)
         for name, call in work:
             done = len(self.cases.settled) + self.asked
             progress(done, total, name)
@@ -100,13 +141,45 @@ class Session:
             call()
         self.state.update(case="", done=total)
 
+    def _set_aside(self) -> None:
+        """What killed the world twice gets its rows, and is left."""
+        for case in self.cases.parts:
+            if case.case_id in self.aside and case not in self.cases.settled:
+                self.cases.set_aside(case, self.aside[case.case_id])
+        for inquiry in [inquiry for inquiry in self.inquiries if f"probe {inquiry.name}" in self.aside]:
+            self.inquiries.remove(inquiry)
+            inquiry.asked.append(Asked(inquiry.name, "", FAILED, self.aside[f"probe {inquiry.name}"], 0.0))
+            self._write(inquiry)
+
     def run_probe(self, inquiry: Inquiry) -> None:
         """One probe to its rows."""
         self.state.enter("ask")
         inquiry.run(self.world, self.machine)
+        self._write(inquiry)
+
+    def _write(self, inquiry: Inquiry) -> None:
         if self.world.rank == 0:
             self.writer.write_probe(inquiry.name, inquiry.asked, inquiry.seen)
         self.asked += 1
+
+
+def _write_environment(run_dir: RunDir, world: World, described: dict[str, Any], order: Order) -> None:
+    """What has changed since the run began is noted. Raises RefusedError, on all ranks, where a person goes on elsewhere."""
+    before = run_dir.environment() if world.rank == 0 else {}
+    found = changes(before, described) if before else []
+    told: list[str] = json.loads(world.control.all_gather_text(json.dumps(found))[0])
+    if told and order.retry and not order.accept:
+        lines = "\n".join(f"  {line}" for line in told)
+        raise RefusedError(f"the environment is not the one that the run began in (accept_changes=true goes on):\n{lines}")
+    if world.rank == 0:
+        kept = {key: before[key] for key in ("conditions", "changed") if key in before}
+        noted = {"changed": [*before.get("changed", []), {"launch": order.launch, "lines": told}]} if told else {}
+        run_dir.write_environment(described | kept | noted)
+
+
+def _aside(run_dir: RunDir, world: World) -> dict[str, str]:
+    told: dict[str, str] = json.loads(world.control.all_gather_text(json.dumps(run_dir.aside()))[0])
+    return told
 
 
 def _check_samples(material: Material, world_size: int) -> None:
@@ -130,22 +203,26 @@ def _name(case: Case, others: list[Case]) -> str:
     return " ".join([case.workload, *(f"{key.removeprefix('workload.')}={value}" for key, value in varying)])
 
 
-def run_session(
-    run_dir: RunDir, store: Store, rank: int, size: int, state: RankState, progress: Progress, launch: int = 0
-) -> None:
+def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, progress: Progress, order: Order) -> None:
     """All that a rank does for one launch of a run. Raises RefusedError when it cannot begin."""
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
     state.enter("join")
-    world = World.open(config, store, rank, size)
-    watch = Watch(world, launch)
+    store, rank, size = join()
+    allow_sockets(size)
+    world = World.open(config, store, rank, size, check=check_alike, met=lambda line: guard.miss(line, config.deadline_s))
+    guard.heed(lambda: world.control.failing)
+    world.control.where = lambda: f"on {state.status.host}, in phase {state.phase}"
+    check_sum(world)
+    watch = Watch(world, order.launch)
     state.enter("assemble")
-    session = Session.open(run_dir, world, state, config, launch)
+    session = Session.open(run_dir, world, state, config, order)
     watch.note(run_dir)  # a run that is cut short tells what was going on when it began
     session.run(progress)
     watch.note(run_dir)
-    if rank == 0:
+    if world.rank == 0:
         run_dir.remove_scratch()
+    guard.rest()
     world.close()  # last: the ranks end together
 
 

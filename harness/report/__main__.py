@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.report.export.command import add_arguments as add_export_arguments
 from harness.report.export.command import export as run_export
 from harness.schema.refusal import RefusedError
+from harness.schema.text import message_lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except RefusedError as error:
-        print(f"reducebench-report: {error}", file=sys.stderr)
+        print(f"reducebench-report: {message_lines(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"reducebench-report: cannot write: {error}", file=sys.stderr)
         return 2
 
 

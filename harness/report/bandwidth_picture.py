@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.collectives import shown, way
-from harness.report.tables import plain
+from harness.schema.text import plain
 
 _WIDTH, _HEIGHT = 4.6, 4.2
 """Inches, of a panel."""

@@ -11,9 +11,10 @@ from rich.text import Text
 from harness.report.comparison import Comparison, word
 from harness.report.gates import BROKEN, KEPT, UNTOLD, Judged
 from harness.report.sides import DISCREPANCY, MEMORY, TIME, names_of
-from harness.report.tables import Table, escape, plain
+from harness.report.tables import Table, escape
 from harness.report.text import mebibytes, milliseconds, number
 from harness.report.verdict import LESS, MORE, SAME, UNCLEAR, fewest_launches
+from harness.schema.text import plain
 
 _NOTES = {
     TIME: (

@@ -1,6 +1,6 @@
 """A run as pandas DataFrames. Whatever of it is finished loads; what is missing is said."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
-from harness.schema.record import FAILED, METRICS, OK, Asked, Drift, Finding, Memory, Observation, Outcome, Timing
-from harness.schema.run_dir import RunDir
+from harness.schema.record import FAILED, OK
+from harness.schema.run_dir import HELD, RunDir
+from harness.schema.tables import COLUMNS, is_whole
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Run:
     environment: dict[str, Any]
     missing: tuple[str, ...]
     """case_ids, and names of probes, that the configuration asks for and the run never finished."""
+    ends: tuple[dict[str, Any], ...] = ()
+    """Worlds that died: see ends.json."""
+    damaged: tuple[str, ...] = ()
+    """Files in the run directory, of cases and probes, that are not whole, or not what their names say."""
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -56,19 +61,21 @@ class Run:
         finished = self.launched.launch[(self.launched.case_id == case_id) & (self.launched.status == OK)]
         files = [RunDir(self.path).case_file("samples", case_id, launch) for launch in finished]
         tables = [pq.read_table(file) for file in files]
-        return pa.concat_tables(tables) if tables else pa.table({name: [] for name in _COLUMNS["samples"]})
+        return pa.concat_tables(tables) if tables else pa.table({name: [] for name in COLUMNS["samples"]})
 
     def every(self, table: str) -> pd.DataFrame:
         """A small table as all launches wrote it."""
-        return _concatenate(_frames(RunDir(self.path), self.config, table, "cases"), table)
+        rows = zip(self.launched.case_id, self.launched.launch, strict=True)
+        return _concatenate(_frames(RunDir(self.path), list(rows), table), table)
 
 
 def load_run(path: Path | str) -> Run:
     """Read a run directory. Raises RefusedError when `path` is none."""
     run_dir = RunDir.open(path)
     config = run_dir.config()
+    sound, damaged = _sorted_out(run_dir, config)
     tables = {
-        table: _concatenate(_frames(run_dir, config, table, kind), table) for kind, held in _SMALL.items() for table in held
+        table: _concatenate(_frames(run_dir, sound[kind], table), table) for kind, held in _SMALL.items() for table in held
     }
     launched = _with_categories(tables.pop("cases"), config)
     findings = tables.pop("findings").drop_duplicates(["case_id", "kind"], ignore_index=True)
@@ -79,36 +86,39 @@ def load_run(path: Path | str) -> Run:
         launched=launched,
         findings=findings,
         environment=run_dir.environment(),
-        missing=tuple(run_dir.missing()),
+        missing=(*run_dir.missing(), *dict.fromkeys(file.stem for file in damaged)),
+        ends=tuple(run_dir.ends()),
+        damaged=tuple(str(file.relative_to(run_dir.path)) for file in damaged),
         **{table: _of_first_launch(rows) for table, rows in tables.items()},
     )
 
 
 _SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": ("probes", "observations", "collectives")}
-"""What is finished with a row in `cases`, and what with one in `probes`."""
-_COLUMNS = {
-    "cases": ["launch", *AXES, *(field.name for field in fields(Outcome))],
-    "samples": ["case_id", "launch", "rank", "visit", "iteration", "warm_up", "phase", "clock", "seconds"],
-    "memory": ["launch", *(field.name for field in fields(Memory))],
-    "discrepancies": ["case_id", "launch", "rank", "against", "parameter", *METRICS],
-    "findings": [field.name for field in fields(Finding)],
-    "drifts": [field.name for field in fields(Drift)],
-    "probes": [field.name for field in fields(Asked)],
-    "observations": ["probe", "subject", "rank", *(field.name for field in fields(Observation))],
-    "collectives": ["probe", "subject", "rank", *(field.name for field in fields(Timing))],
-}
-"""What a table has when no case was finished."""
+"""Those of them that are read at once."""
 
 
-def _frames(run_dir: RunDir, config: BenchmarkConfig, table: str, kind: str) -> list[pd.DataFrame]:
-    """What the finished cases or probes left in a table: launch after launch, in the order of the configuration."""
-    return [
-        pd.read_parquet(file)
-        for launch in range(config.launches)
-        for finished in [run_dir.finished(kind, launch)]
-        for name in expected_files(config, launch)[kind]
-        if name in finished and (file := run_dir.case_file(table, name, launch)).is_file()
-    ]
+Sound = dict[str, list[tuple[str, int]]]
+"""Table to the (name, launch) of what can be read in it."""
+
+
+def _sorted_out(run_dir: RunDir, config: BenchmarkConfig) -> tuple[Sound, list[Path]]:
+    """Finished cases and probes, launch after launch, in the order of the configuration; and files that are not whole."""
+    sound, damaged = Sound(cases=[], probes=[]), list[Path]()
+    for launch in range(config.launches):
+        for kind, names in expected_files(config, launch).items():
+            finished = run_dir.finished(kind, launch)
+            for name in filter(finished.__contains__, names):
+                files = [run_dir.case_file(table, name, launch) for table in HELD[kind]]
+                broken = [file for file in files if file.is_file() and not is_whole(file, name)]
+                damaged += broken
+                sound[kind] += [] if broken else [(name, launch)]
+    return sound, damaged
+
+
+def _frames(run_dir: RunDir, sound: list[tuple[str, int]], table: str) -> list[pd.DataFrame]:
+    """What the finished cases or probes left in a table."""
+    files = [run_dir.case_file(table, name, launch) for name, launch in sound]
+    return [pd.read_parquet(file) for file in files if file.is_file()]
 
 
 def _one_a_case(launched: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +136,7 @@ def _of_first_launch(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _concatenate(frames: list[pd.DataFrame], table: str) -> pd.DataFrame:
     frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS[table], dtype=object)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS[table], dtype=object)
 
 
 def _with_categories(cases: pd.DataFrame, config: BenchmarkConfig) -> pd.DataFrame:

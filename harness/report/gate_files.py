@@ -9,9 +9,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from harness.report.gates import BROKEN, KEPT, UNTOLD, Judged
-from harness.report.tables import plain
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.text import plain
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.tables import plain
 from harness.report.trade import labels_of
+from harness.schema.text import plain
 
 _EXACT = 1e-17
 """Where an exact zero stands on an axis of powers of ten: left of everything that rounding leaves."""

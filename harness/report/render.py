@@ -1,8 +1,9 @@
 """A run's report: the answer, the findings, the tables, the environment; on the terminal, as CSV, and as one Markdown page."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ from harness.report.collectives import collective_tables, collectives
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
+from harness.report.ends import end_tables
 from harness.report.environment import environment_table
 from harness.report.frame import Run, load_run
 from harness.report.pairwise import pairwise, pairwise_table
@@ -26,13 +28,14 @@ from harness.report.prediction import prediction, prediction_table
 from harness.report.price import price, price_note, price_table
 from harness.report.probes import probe_tables
 from harness.report.stories import tell
-from harness.report.tables import Table, escape, plain
+from harness.report.tables import Table, escape
 from harness.report.timing import Timing, timing
 from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
 from harness.report.trust import doubts
 from harness.schema.record import FAILED, OK
 from harness.schema.run_dir import RunDir
+from harness.schema.text import plain
 
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
@@ -144,26 +147,39 @@ def show(paths: Sequence[Path]) -> bool:
     True when a case failed or is missing. Raises RefusedError when a path is no run directory.
     """
     reports = [build(path) for path in dict.fromkeys(Path(path).resolve() for path in paths)]
-    pages = [write(report) for report in reports]
+    pages = [_written(partial(write, report)) for report in reports]
     console = Console() if sys.stdout.isatty() else Console(width=_UNBOUNDED)
     if len(reports) == 1:
         _print(reports[0], console)
     else:
-        pages.append(_show_across([report.run for report in reports], console))
+        pages.append(_written(_show_across([report.run for report in reports], console)))
     for page in pages:
         print(page)
     return any(report.failed for report in reports)
 
 
-def _show_across(runs: list[Run], console: Console) -> Path:
-    """Print several runs side by side, and write them to the report of the last."""
-    rows, run_dir = across(runs), RunDir(runs[-1].path)
+def _written(write_page: Callable[[], Path]) -> str:
+    """The page's path; or, of someone else's run, or on a full disk, why there is none: what is printed is the same."""
+    try:
+        return str(write_page())
+    except OSError as error:
+        return f"the report is not written: {error}"
+
+
+def _show_across(runs: list[Run], console: Console) -> Callable[[], Path]:
+    """Print several runs side by side; what is returned writes them to the report of the last."""
+    rows = across(runs)
     note = " ".join([_ACROSS, *remarks(runs)])
     tables = list(_by_workload("Across runs", across_table(rows), note)) if len(rows) else []
     unfinished = pd.concat([_not_measured(run).assign(run=str(run.path)) for run in runs])
     tables += [Table("Cases without numbers", unfinished)] if len(unfinished) else []
     for table in tables:
         table.print(console)
+    return partial(_write_across, runs, rows, tables)
+
+
+def _write_across(runs: list[Run], rows: pd.DataFrame, tables: list[Table]) -> Path:
+    run_dir = RunDir(runs[-1].path)
     page = run_dir.report / "across.md"
     run_dir.write(run_dir.report / "across.csv", rows.to_csv(index=False).encode())
     head = [f"# {escape(runs[-1].config.name)}: {len(runs)} runs", "\n".join(f"- {escape(str(run.path))}" for run in runs)]
@@ -235,6 +251,7 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
     yield from collective_tables(frames["collectives"], brief=brief)
     yield from probe_tables(run)
     yield from trace_tables(run)
+    yield from end_tables(run)
     unfinished = _not_measured(run)
     if len(unfinished):
         yield Table("Cases without numbers", unfinished)

@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from harness.schema.text import plain
+
 _WIDE = 10_000
 _PADDING = 3
 """Characters between two columns."""
 _MEANT = re.compile(r"[\\`*\[\]<>|#&]|(?<![^\W_])_|_(?![^\W_])")
 """What means something to Markdown or HTML; an underscore inside a word does not."""
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,6 @@ class Table:
         for row in self.rows.itertuples(index=False):
             table.add_row(*(Text(clean(str(cell))) for cell in row))
         return table
-
-
-def plain(text: str) -> str:
-    """Without characters that would steer a terminal."""
-    return _CONTROL.sub(" ", text)
 
 
 def escape(text: str) -> str:

@@ -1,22 +1,28 @@
 """BenchmarkConfig: the typed trunk of the configuration. Its leaves, the options of each axis, stay open."""
 
+import hashlib
+import json
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema.case import AXES, PROBE
+from harness.schema.launcher import Launcher, to_launcher
 from harness.schema.refusal import RefusedError
 from harness.schema.sweep import check_sweeps
+from harness.schema.text import interpolations, literal
 
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
 OPTIMIZERS = ("sgd", "adam")
 ORDERS = ("matrix", "shuffled", "interleaved")
 STORIES = ("", "reduction_modes", "gradient_sums", "unequal_derivatives")
+RENDEZVOUS_S = 120.0
 _NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
@@ -118,6 +124,12 @@ class BenchmarkConfig:
     """auto, gloo or nccl: the process group that is measured. auto: nccl on CUDA, gloo on the CPU."""
     deadline_s: float = 300.0
     """Seconds after which a measured collective is given up: its case fails (gloo), or torch ends the rank (nccl)."""
+    rendezvous_s: float = RENDEZVOUS_S
+    """Seconds in which every rank must come to the others, from when the first is there."""
+    restarts: int = 4
+    """How many worlds may die one after the other, with nothing finished between, before the run ends with the last; after
+    each a new one is started for the cases that remain. 0: the run ends with the first. A case in which the world has died
+    twice is set aside as failed."""
     dry_run: bool = False
     """Print what would be run, and start nothing."""
     world_sizes: list[int] = field(default_factory=list)
@@ -128,6 +140,12 @@ class BenchmarkConfig:
     """The text whose claims the report judges: reduction_modes, gradient_sums or unequal_derivatives (docs/stories.md)."""
     env: dict[str, str] = field(default_factory=dict)
     """Environment variables of the ranks: `+env.NCCL_ALGO=Ring`."""
+    resume: str | None = None
+    """A run directory to go on with: what is missing in it, or failed, is done, and nothing else. For python -m launch."""
+    accept_changes: bool = False
+    """Go on with a run although its configuration or its environment has changed."""
+    launch: dict[str, Any] = field(default_factory=dict)
+    """How the ranks are started, and what that needs: `launch=slurm launch.partition=gpu` (conf/launch/)."""
     torchrun: TorchrunConfig = field(default_factory=TorchrunConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     until: UntilConfig = field(default_factory=UntilConfig)
@@ -153,6 +171,13 @@ class BenchmarkConfig:
         self._check_choices()
         self._check_batch()
         self._check_rounds()
+        self._check_environment()
+        to_launcher(self.launch)
+
+    @property
+    def launcher(self) -> Launcher:
+        """How the ranks are started."""
+        return to_launcher(self.launch)
 
     @property
     def world_size(self) -> int:
@@ -160,6 +185,9 @@ class BenchmarkConfig:
         return (self.torchrun.nproc_per_node or 1) * self.torchrun.nnodes
 
     def _check_name(self) -> None:
+        for key in ("results_dir", "config_dir", "resume"):
+            if not (getattr(self, key) or "").isprintable():
+                raise ValueError(f"{key}={getattr(self, key)!r}: expected a path without control characters")
         if not _NAME.fullmatch(self.name) or ".." in self.name or self.name == ".":
             raise ValueError(
                 f"name={self.name!r}: expected 1 to 100 letters, digits, '_', '.' or '-', and no '..': it becomes a folder"
@@ -172,8 +200,9 @@ class BenchmarkConfig:
                 raise ValueError(f"{key}={value}: expected a whole number of at least {least}")
         if any(size < 1 for size in self.world_sizes) or len(set(self.world_sizes)) < len(self.world_sizes):
             raise ValueError(f"world_sizes={self.world_sizes}: expected different numbers of ranks, each at least 1")
-        if not 0 < self.deadline_s <= 1e6:
-            raise ValueError(f"deadline_s={self.deadline_s}: expected seconds, more than 0 and at most 1e6")
+        for key in ("deadline_s", "rendezvous_s"):
+            if not 0 < getattr(self, key) <= 1e6:
+                raise ValueError(f"{key}={getattr(self, key)}: expected seconds, more than 0 and at most 1e6")
 
     def _check_rounds(self) -> None:
         if self.until.relative is not None and self.until.most < self.iterations:
@@ -200,6 +229,11 @@ class BenchmarkConfig:
             if not getattr(self, axis):
                 raise ValueError(f"{axis}=[]: select at least one option, as in {axis}=[NAME]; --help lists them")
 
+    def _check_environment(self) -> None:
+        for key, value in self.env.items():
+            if not key or "=" in key or not f"{key}{value}".isprintable():
+                raise ValueError(f"env: {key!r} to {value!r} cannot be an environment variable")
+
     def _check_batch(self) -> None:
         if self.global_batch_size < self.world_size:
             raise ValueError(
@@ -216,6 +250,7 @@ _LEAST = {
     "threads_per_rank": 1,
     "launches": 1,
     "rounds": 1,
+    "restarts": 0,
 }
 """Keys that are whole numbers."""
 
@@ -240,13 +275,36 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
 def load_config(path: Path) -> BenchmarkConfig:
     """Read the config.yaml of a run directory. Raises RefusedError when it is not one of ours."""
     try:
-        loaded = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), OmegaConf.load(path))
-    except (OSError, ValueError, OmegaConfBaseException) as error:
+        read = OmegaConf.load(path)
+        foreign = next(interpolations(OmegaConf.to_container(read, resolve=False)), None)
+        loaded = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), read)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise RefusedError(f"{path} is not the configuration of a run: {error}") from error
+    if foreign is not None:  # ${oc.env:...}: what stands in a run directory is data
+        raise RefusedError(f"{path}: {foreign!r} refers to something else; a run's configuration is read as it stands")
     assert isinstance(loaded, DictConfig)
     return to_config(loaded)
 
 
+CONDUCT = ("accept_changes", "deadline_s", "dry_run", "launch", "rendezvous_s", "restarts", "resume")
+"""Keys on which no figure depends, and which may change while a run goes on."""
+_PLACES = ("config_dir", "name", "results_dir")
+"""Keys that say where things lie."""
+
+
+def figures_digest(config: BenchmarkConfig) -> str:
+    """SHA-256 of what figures depend on."""
+    told = {key: value for key, value in asdict(config).items() if key not in (*CONDUCT, *_PLACES)}
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
 def dump_config(config: BenchmarkConfig) -> str:
     """The YAML text that load_config reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(node_of(config))
+
+
+def node_of(config: BenchmarkConfig) -> DictConfig:
+    """The configuration as OmegaConf has it, every text as it stands."""
+    node = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), literal(asdict(config)))
+    assert isinstance(node, DictConfig)
+    return node

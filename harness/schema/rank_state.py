@@ -3,12 +3,16 @@
 import json
 import mmap
 import os
+import socket
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 LAUNCHER_PID = "REDUCEBENCH_LAUNCHER_PID"
 """Environment variable by which a rank knows its launcher; unset where the user starts the ranks, also by hand once more."""
+
+ANSWERS, SILENT, DEAD, UNREACHABLE, STUCK = "answers", "silent", "dead", "unreachable", "stuck"
+"""What ranks find each other to be."""
 
 _SIZE = 4096
 _PHASE = 32
@@ -21,15 +25,22 @@ class RankStatus:
     rank: int
     pid: int
     host: str
+    machine: str = ""
+    """Where the pid means something: equal for processes that see each other."""
     case: str = ""
     """case_id, or what is done outside any case."""
     done: int = 0
     """Cases finished."""
     phase: str = ""
     ended: str = ""
-    """Empty while the rank works; then `done`, `refused`, `error`, `lost its peers`, `terminated` or `orphaned`."""
+    """Empty while the rank works; then `done`, `refused`, `error`, `unwritable` (the disk), `lost` (other ranks), `terminated`
+    or `orphaned`; the launcher writes `died` of a rank that is gone without a word, and `stopped` of one that stood still."""
     words: str = ""
     """The rank's last words: the message of the error that ended it."""
+    at: float = 0.0
+    """When it ended, in seconds since the epoch."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Other ranks that did not answer when this one asked them, and how: silent, dead, unreachable or stuck."""
     reached: dict[str, float] = field(default_factory=dict)
     """Phase to when it was first entered, in seconds of the host's monotonic clock; as known when a case begins or ends."""
 
@@ -41,24 +52,32 @@ class RankState:
         with path.open("w+b") as file:
             os.posix_fallocate(file.fileno(), 0, _SIZE)  # a full disk is an error here, and no SIGBUS later
             self._map = mmap.mmap(file.fileno(), _SIZE)
-        self.status = status
+        self.status, self.path = status, path
+        self.phase, self.since = "", time.monotonic()
+        """What is being done, and since when."""
         self._reached: dict[str, float] = {}
         self.update()
 
     def enter(self, phase: str) -> None:
         """Note the phase that begins."""
+        self.phase, self.since = phase, time.monotonic()
         if phase not in self._reached:
-            self._reached[phase] = time.monotonic()
+            self._reached[phase] = self.since
         self._map[:_PHASE] = phase.encode()[:_PHASE].ljust(_PHASE)
 
     def update(self, **changes: object) -> None:
         """Note everything but the phase."""
-        self.status = RankStatus(**{**asdict(self.status), **changes, "reached": dict(self._reached)})
-        room = _SIZE - _PHASE
-        record = asdict(self.status)
-        while len(text := json.dumps(record).encode()) > room:
-            record["words"] = record["words"][: len(record["words"]) // 2]
-        self._map[_PHASE:] = text.ljust(room)
+        at = {"at": time.time()} if changes.get("ended") else {}
+        self.status = RankStatus(**{**asdict(self.status), **at, **changes, "reached": dict(self._reached)})
+        self._map[_PHASE:] = _encoded(self.status)
+        self._map.flush()  # another host may look
+
+
+def _encoded(status: RankStatus) -> bytes:
+    room, record = _SIZE - _PHASE, asdict(status)
+    while len(text := json.dumps(record).encode()) > room:
+        record["words"], record["lost"] = record["words"][: len(record["words"]) // 2], dict(list(record["lost"].items())[:32])
+    return text.ljust(room)
 
 
 def read_rank_status(path: Path) -> RankStatus | None:
@@ -66,9 +85,26 @@ def read_rank_status(path: Path) -> RankStatus | None:
     try:
         raw = path.read_bytes()
         record = json.loads(raw[_PHASE:])
-        return RankStatus(**{**record, "phase": raw[:_PHASE].decode(errors="replace").strip(" \0")})
+        status = RankStatus(**{**record, "phase": raw[:_PHASE].decode(errors="replace").strip(" \0")})
+        return status if isinstance(status.rank, int) and isinstance(status.lost, dict) else None
     except (OSError, ValueError, TypeError):
         return None
+
+
+def note_death(path: Path, status: RankStatus, words: str, ended: str = "died") -> None:
+    """What the rank cannot say any more. Only for a process that is gone: while it lives, the file is its own."""
+    with path.open("r+b") as file:
+        file.write(status.phase.encode()[:_PHASE].ljust(_PHASE))
+        file.write(_encoded(replace(status, ended=ended, words=words, at=status.at or time.time())))
+
+
+def this_machine() -> str:
+    """Equal for processes that see each other's pids: the kernel's boot, the pid namespace, and the host's name."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        return f"{socket.gethostname()} {boot.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
 
 
 def process_start(pid: int) -> str:

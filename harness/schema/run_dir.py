@@ -2,11 +2,14 @@
 
 import contextlib
 import datetime
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,19 @@ from harness.schema.matrix import expected_files
 from harness.schema.rank_state import RankStatus, read_rank_status
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
+from harness.schema.text import plain
 
-TABLES = ("cases", "samples", "memory", "discrepancies", "findings", "drifts", "probes", "observations", "collectives")
+HELD = {
+    "cases": ("cases", "samples", "memory", "discrepancies", "findings", "drifts"),
+    "probes": ("probes", "observations", "collectives"),
+}
+"""What is finished with a row in `cases`, and what with one in `probes`."""
+TABLES = tuple(table for tables in HELD.values() for table in tables)
 
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What a file system answers that is mounted without them, as Lustre may be."""
+_TAIL = 2**16
+"""Bytes of a log's end."""
 _TRACE = ".pt.trace.json.gz"
 _LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?")
 
@@ -57,6 +70,58 @@ class RunDir:
         """The configuration of the run."""
         return load_config(self.path / "config.yaml")
 
+    def write_config(self, config: BenchmarkConfig) -> None:
+        """Go on with another configuration than the run began with."""
+        self.write(self.path / "config.yaml", dump_config(config).encode())
+
+    @property
+    def batch_script(self) -> Path:
+        """What a batch system was, or is to be, given."""
+        return self.path / "job.sbatch"
+
+    def write_batch_script(self, script: str) -> None:
+        """For a batch system; a user may read and edit it."""
+        self.write(self.batch_script, script.encode())
+
+    def write_verdict(self, status: int, lines: Sequence[str]) -> None:
+        """What a batch job has to tell the launcher that waits for it: its exit status, and lines for the user."""
+        self.write(self._verdict, json.dumps({"status": status, "lines": list(lines)}).encode())
+
+    def verdict(self) -> tuple[int | None, list[str]]:
+        """What the last batch job told; None where none has ended by itself."""
+        told = _json(self._verdict) or {}
+        status, lines = told.get("status"), told.get("lines")
+        return (status if status in (0, 1, 2) else None), [str(line) for line in lines] if isinstance(lines, list) else []
+
+    def forget_verdict(self) -> None:
+        """Drop what an earlier batch job told."""
+        self._verdict.unlink(missing_ok=True)
+
+    @property
+    def _verdict(self) -> Path:
+        return self.path / "ranks" / "verdict.json"
+
+    @contextlib.contextmanager
+    def occupied(self) -> Iterator[None]:
+        """This process works on it: nobody else is to, meanwhile. Raises RefusedError where another one does.
+
+        The lock goes with its process, however that ends.
+        """
+        with (self.path / "ranks" / "launcher").open("a+") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.seek(0)
+                raise RefusedError(f"{self.path} is at work: its launcher is {plain(held.read())}") from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                print(f"reducebench: {self.path}: this file system has no locks: see to it that nobody else works on it")
+            held.truncate(0)
+            held.write(f"process {os.getpid()} on {socket.gethostname()}")
+            held.flush()
+            yield
+
     def table(self, table: str) -> Path:
         """The folder of one of TABLES."""
         return self.path / table
@@ -74,6 +139,12 @@ class RunDir:
         parts = [_LAUNCH.fullmatch(name) for name in names]
         return {part["name"] for part in parts if part and int(part["launch"] or 0) == launch}
 
+    @staticmethod
+    def launch_of(name: str) -> int:
+        """The launch that a name of `missing` is of."""
+        found = _LAUNCH.fullmatch(name)
+        return int(found["launch"] or 0) if found else 0
+
     def missing(self, launch: int | None = None) -> list[str]:
         """Cases and probes that the configuration asks for and that are not finished; in one launch, or in any of them."""
         config = self.config()
@@ -83,6 +154,11 @@ class RunDir:
     def _missing(self, expected: dict[str, list[str]], launch: int) -> list[str]:
         finished = {table: self.finished(table, launch) for table in expected}
         return [_of_launch(name, launch) for table, names in expected.items() for name in names if name not in finished[table]]
+
+    def forget(self, table: str, name: str, launch: int = 0) -> None:
+        """Take back that a case, or a probe, is finished, with all that it left: it is to be done again."""
+        for held in HELD[table]:
+            self.case_file(held, name, launch).unlink(missing_ok=True)
 
     def trace(self, case_id: str, rank: int) -> Path:
         """The trace of a rank: its name is one that TensorBoard takes for a worker, its folder one that it takes for a run."""
@@ -116,15 +192,84 @@ class RunDir:
         """The file of a rank's RankState."""
         return self.path / "ranks" / f"{rank}.state"
 
+    def said(self, who: int | str) -> list[str]:
+        """The last lines of a log, some of them; empty where there is none."""
+        try:
+            with self.log(who).open("rb") as file:
+                file.seek(-min(_TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
+                return file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return []
+
+    def said_by_torchrun(self) -> str:
+        """What the torchrun of every host has logged last."""
+        logs = sorted((self.path / "ranks").glob("torchrun*.log"))
+        return "\n".join(line for log in logs for line in self.said(log.stem))
+
     def forget_ranks(self) -> None:
-        """Drop the states of an earlier launch, so that its ranks are not taken for those of the next."""
-        for path in (self.path / "ranks").glob("*.state"):
-            path.unlink()
+        """Drop the states of an earlier world, so that its ranks are not taken for those of the next."""
+        for path in [*(self.path / "ranks").glob("*.state"), *(self.path / "ranks").glob("node*.came")]:
+            path.unlink(missing_ok=True)
+
+    def note_node(self, node: int) -> None:
+        """A host of several has come, whatever becomes of its ranks."""
+        self.write(self.path / "ranks" / f"node{node}.came", socket.gethostname().encode())
+
+    def absent_nodes(self, nodes: int) -> list[int]:
+        """Those of `nodes` hosts that have not come."""
+        return [node for node in range(nodes) if not (self.path / "ranks" / f"node{node}.came").is_file()]
+
+    def note_job(self, job: str) -> None:
+        """Which batch job works on this run, or waits for its turn."""
+        self.write(self._job, job.encode())
+
+    def job(self) -> str:
+        """The last batch job; empty where there was none."""
+        try:
+            return self._job.read_text().strip()
+        except OSError:
+            return ""
+
+    @property
+    def _job(self) -> Path:
+        return self.path / "ranks" / "job"
+
+    def order_end(self, world: str) -> None:
+        """Tell whoever supervises ranks of this world on another host to end them."""
+        self.write(self._end, world.encode())
+
+    def ordered_end(self) -> str:
+        """The world that was told last to end; empty where none was."""
+        try:
+            return self._end.read_text()
+        except OSError:
+            return ""
+
+    @property
+    def _end(self) -> Path:
+        return self.path / "ranks" / "end"
 
     def rank_statuses(self) -> list[RankStatus]:
         """What the ranks that reported at all are doing, or were doing last; in order of rank."""
         found = (read_rank_status(path) for path in (self.path / "ranks").glob("*.state"))
         return sorted((status for status in found if status), key=lambda status: status.rank)
+
+    def set_aside(self, names: Mapping[str, str]) -> None:
+        """Cases, and probes, that are not to be tried again, and why."""
+        self.write(self.path / "ranks" / "set_aside.json", json.dumps(dict(names)).encode())
+
+    def aside(self) -> dict[str, str]:
+        """What `set_aside` was told last."""
+        return _json(self.path / "ranks" / "set_aside.json") or {}
+
+    def note_end(self, end: Mapping[str, Any]) -> None:
+        """Add to ends.json, which tells of worlds that ended before all was done."""
+        self.write(self.path / "ends.json", json.dumps([*self.ends(), dict(end)], indent=2).encode())
+
+    def ends(self) -> list[dict[str, Any]]:
+        """What is in ends.json; empty when nothing went wrong."""
+        noted = _json(self.path / "ends.json", list) or []
+        return [end for end in noted if isinstance(end, dict) and _are_dicts(end.get("culprits"))]
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write environment.json."""
@@ -132,11 +277,7 @@ class RunDir:
 
     def environment(self) -> dict[str, Any]:
         """environment.json; empty when the run ended before it was written."""
-        try:
-            loaded = json.loads((self.path / "environment.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return loaded if isinstance(loaded, dict) else {}
+        return _json(self.path / "environment.json") or {}
 
     @staticmethod
     def write(path: Path, content: bytes) -> None:
@@ -145,16 +286,31 @@ class RunDir:
             file.write(content)
 
 
+def _json(path: Path, kind: type = dict) -> Any:
+    """The file's content; None when it is missing, not whole, or no `kind`."""
+    try:
+        loaded = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return loaded if isinstance(loaded, kind) else None
+
+
+def _are_dicts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
 def _of_launch(name: str, launch: int) -> str:
     return f"{name}.launch{launch}" if launch else name
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A hidden name to write to; it becomes `path` when the block ends without an error."""
+    """A hidden name to write to; it becomes `path`, on the disk, when the block ends without an error."""
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import yaml
 
 from harness.report.frame import load_run
 from harness.schema.case import AXES
+from harness.schema.launcher import KINDS
 from harness.schema.refusal import RefusedError
 from launch.__main__ import main
-from launch.compose import compose_config, split_sweep
+from launch.compose import available_options, compose_config, split_sweep
+from launch.help import help_text
 from launch.job import configure
 from tests.options import AVAILABLE
 from tests.running import ROOT, launch, torchrun
@@ -26,6 +29,22 @@ def test_help_lists_every_axis_with_its_options_quickly() -> None:
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"  {axis} "))
         assert line.split(maxsplit=1)[1] == ", ".join(AVAILABLE[axis])
     assert "iterations=10" in done.stdout
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_help_lists_a_launcher_and_each_of_its_keys(name: str) -> None:
+    text = help_text(available_options())
+    assert f"  {', '.join(sorted(KINDS))}: what starts the ranks" in text
+    _, _, rest = text.partition(f"\nKeys of launch={name}: ")
+    listed = rest.partition("\n\n")[0].splitlines()[1:]
+    assert [line.split("=")[0].strip() for line in listed] == [f"launch.{key.name}" for key in fields(KINDS[name])]
+
+
+def test_help_says_of_a_launcher_s_key_what_its_dataclass_says() -> None:
+    lines = help_text(available_options()).splitlines()
+    assert f"  {'launch.time=':<32} As sbatch takes it: 00:30:00." in lines
+    assert f"  {'launch.ssh=[ssh,-o,BatchMode=yes]':<32} What takes a host and a command." in lines
+    assert any("python -m launch resume=RUN_DIR" in line for line in lines)
 
 
 def test_help_answers_once_under_torchrun() -> None:
@@ -172,7 +191,7 @@ def test_a_case_that_fails_on_one_rank_fails_and_the_others_go_on(tmp_path: Path
     assert done.returncode == 1, done.stderr
     cases = load_run(tmp_path / "default" / "latest").cases.set_index("workload")
     assert set(cases.status["diabetes"]) == {"failed"}
-    assert cases.reason["diabetes"].str.contains("rank 1: RuntimeError: planted").all()
+    assert cases.reason["diabetes"].str.contains(r"rank 1 on \S+, in phase [\w-]+: RuntimeError: planted").all()
     assert set(cases.status["mlp_digits"]) == {"ok"}
     assert "planted" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import socket
 import sys
 from collections.abc import Mapping
@@ -11,12 +10,12 @@ from typing import Any
 
 import torch
 
-import harness
 from harness.axes.workload.base import fingerprint
 from harness.rank.environment.commit import checkout
 from harness.rank.environment.files import spell_cpus
 from harness.rank.environment.gpu import Gpu, torch_facts
 from harness.rank.environment.host import Host
+from harness.rank.environment.versions import versions
 from harness.rank.environment.watch import speaks_for_its_host
 from harness.rank.material import Material
 from harness.rank.process_group import World
@@ -34,7 +33,7 @@ def describe(world: World, materials: Mapping[str, Material]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "argv": _argv(),
-        "versions": _versions(),
+        "versions": versions(),
         "commit": commit,
         "dirty": dirty,
         "world_size": world.size,
@@ -53,18 +52,6 @@ def _data(material: Material) -> dict[str, Any]:
     """The data set, and the batches in the order in which iterations look back on them."""
     digests = [fingerprint(batch) for batch in material.batches]
     return {"samples": material.data_samples, "sha256": material.data_sha256, "batches_sha256": digests}
-
-
-def _versions() -> dict[str, str | None]:
-    nccl = torch.cuda.nccl.version() if torch.cuda.is_available() else None
-    return {
-        "reducebench": harness.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "nccl": ".".join(map(str, nccl)) if nccl else None,
-        "cudnn": str(torch.backends.cudnn.version() or "") or None,
-    }
 
 
 def _self(world: World) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from harness.report.caution import cautions, short
 from harness.report.cost import cost, cost_table
 from harness.report.frame import load_run
 from harness.report.pairwise import pairwise
-from harness.report.render import build, write
+from harness.report.render import build, show, write
 from harness.report.tables import Table, escape
 from harness.report.text import milliseconds, number
 from harness.report.timing import timing
@@ -193,3 +193,11 @@ def test_by_command_line(run_dir: RunDir, tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines()[-1].endswith("report.md")
     assert main(["show", str(tmp_path / "nosuch")]) == 2
     assert "not a run directory" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_written_to_is_printed_all_the_same(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir.report.write_text("in the way")
+    show([run_dir.path])
+    *printed, last = capsys.readouterr().out.splitlines()
+    assert len(printed) > 20
+    assert last.startswith("the report is not written: ")

@@ -1,0 +1,81 @@
+"""What of a launch is finished already, when a run goes on: told by rank 0, which alone reads the run directory."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from harness.rank.control import Control
+from harness.schema.config import BenchmarkConfig
+from harness.schema.matrix import expected_files
+from harness.schema.record import CASE, FAILED
+from harness.schema.run_dir import HELD, RunDir
+from harness.schema.tables import is_whole
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a finished case's row says, as far as it matters for the cases beside it."""
+
+    status: str
+    iterations: int
+    """Measured ones."""
+    gradient_sha256: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of one launch; equal on all ranks."""
+
+    cases: dict[str, Row]
+    """By case_id."""
+    probes: frozenset[str]
+    """Names of those that have been asked."""
+    pairs: frozenset[tuple[str, str]] = frozenset()
+    """(case_id, case_id that it has been held against) of finished cases; on rank 0."""
+
+
+def read_standing(run_dir: RunDir, config: BenchmarkConfig, launch: int, control: Control, *, retry: bool) -> Standing:
+    """All ranks call. A row that cannot be read is none. retry: what failed is to be done again, its rows are dropped."""
+    own = _read(run_dir, config, launch, retry=retry) if control.rank == 0 else Standing({}, frozenset())
+    told = json.dumps({"cases": {name: asdict(row) for name, row in own.cases.items()}, "probes": sorted(own.probes)})
+    heard = json.loads(control.all_gather_text(told)[0])
+    return replace(own, cases={name: Row(**row) for name, row in heard["cases"].items()}, probes=frozenset(heard["probes"]))
+
+
+def _read(run_dir: RunDir, config: BenchmarkConfig, launch: int, *, retry: bool) -> Standing:
+    asked = expected_files(config, launch)
+    read = {table: {name: _rows(run_dir, table, name, launch) for name in names} for table, names in asked.items()}
+    for table, found in read.items():
+        for name, rows in found.items():
+            if not rows or (retry and any(row["status"] == FAILED for row in rows)):
+                run_dir.forget(table, name, launch)
+                found[name] = []
+    cases = {name: rows[0] for name, rows in read["cases"].items() if rows}
+    return Standing(
+        {name: Row(row["status"], row["iterations"], row["gradient_sha256"]) for name, row in cases.items()},
+        frozenset(name for name, rows in read["probes"].items() if rows),
+        frozenset(pair for name in cases for pair in _pairs(run_dir, name, launch)),
+    )
+
+
+def _pairs(run_dir: RunDir, name: str, launch: int) -> Iterator[tuple[str, str]]:
+    file = run_dir.case_file("discrepancies", name, launch)
+    if file.is_file():
+        rows = pq.read_table(file, columns=["case_id", "against"]).to_pydict()
+        pairs = set(zip(rows["case_id"], rows["against"], strict=True))
+        yield from ((case, against.removeprefix(CASE)) for case, against in pairs if against.startswith(CASE))
+
+
+_NEEDED = {"cases": ["status", "iterations", "gradient_sha256"], "probes": ["status"]}
+
+
+def _rows(run_dir: RunDir, kind: str, name: str, launch: int) -> list[dict[str, Any]]:
+    """Empty where it is not finished, or where anything that belongs to it is not whole."""
+    files = [run_dir.case_file(table, name, launch) for table in HELD[kind]]
+    if not files[0].is_file() or not all(is_whole(file, name) for file in files if file.is_file()):
+        return []
+    rows: list[dict[str, Any]] = pq.read_table(files[0], columns=_NEEDED[kind]).to_pylist()
+    return rows

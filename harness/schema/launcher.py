@@ -1,0 +1,112 @@
+"""What only one way of starting the ranks needs: `launch=torchrun`, `torchrun_nodes` or `slurm`, and `launch.*`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.schema.text import literal
+
+_SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2")
+"""It asks nothing, and notices within seconds that a host is gone."""
+
+
+@dataclass
+class Torchrun:
+    """One host: this one."""
+
+
+@dataclass
+class TorchrunNodes:
+    """Several hosts that see the same results_dir. Without `hosts`, each one's command is printed, and this is the first."""
+
+    hosts: list[str] = field(default_factory=list)
+    """Where ssh starts the ranks, the first one at the rendezvous; empty: a person starts them."""
+    rendezvous: str = "static"
+    """static: each host knows its place; c10d: they find it out among themselves."""
+    master_addr: str = ""
+    """The first host as the others reach it; empty: the first of `hosts`, or this host's name."""
+    master_port: int = 29400
+    """Where it listens."""
+    ssh: list[str] = field(default_factory=lambda: list(_SSH))
+    """What takes a host and a command."""
+    python: str = ""
+    """The hosts' interpreter; empty: the same path as here."""
+
+    def __post_init__(self) -> None:
+        if self.rendezvous not in ("static", "c10d"):
+            raise ValueError(f"launch.rendezvous={self.rendezvous!r}: expected static or c10d")
+        if not 0 < self.master_port < 2**16:
+            raise ValueError(f"launch.master_port={self.master_port}: expected a port, from 1 to 65535")
+        _check_printable(ssh=self.ssh, python=[self.python])
+        if not self.ssh or not self.ssh[0]:
+            raise ValueError("launch.ssh: expected a program")
+        for host in [*self.hosts, self.master_addr]:
+            if host.startswith("-") or any(not character.isprintable() or character.isspace() for character in host):
+                raise ValueError(f"launch.hosts: {host!r} is no host")
+
+
+@dataclass
+class Slurm:
+    """A batch job, whose script lies in the run directory."""
+
+    partition: str = ""
+    """Where the job runs; empty: the cluster's default."""
+    account: str = ""
+    """Whom it is charged to; empty: the user's default."""
+    time: str = ""
+    """As sbatch takes it: 00:30:00."""
+    gpus_per_node: int = 0
+    """0: none is asked for."""
+    cpus_per_task: int = 0
+    """CPUs of a node for its ranks together; 0: as many as they have threads."""
+    extra_lines: list[str] = field(default_factory=list)
+    """Of the script, before the ranks start: `#SBATCH --constraint=ib`, `module load cuda`."""
+    container: list[str] = field(default_factory=list)
+    """What runs a command in a container, as [apptainer, exec, image.sif]; empty: none."""
+    container_python: str = ""
+    """The interpreter in the container; empty: the nodes'."""
+    python: str = ""
+    """The nodes' interpreter; empty: the same path as here."""
+    poll_s: float = 2.0
+    """Seconds from one look at the job to the next."""
+
+    def __post_init__(self) -> None:
+        for key in ("partition", "account", "time"):
+            if any(not character.isprintable() or character.isspace() for character in getattr(self, key)):
+                raise ValueError(f"launch.{key}={getattr(self, key)!r}: expected one word")
+        if self.gpus_per_node < 0 or self.cpus_per_task < 0:
+            raise ValueError("launch.gpus_per_node, launch.cpus_per_task: expected whole numbers of at least 0")
+        if not 0 < self.poll_s < 3600:
+            raise ValueError(f"launch.poll_s={self.poll_s}: expected seconds, more than 0")
+        _check_printable(extra_lines=self.extra_lines, container=self.container, python=[self.python, self.container_python])
+
+
+def _check_printable(**texts: list[str]) -> None:
+    for key, given in texts.items():
+        for text in given:
+            if not text.replace("\t", " ").isprintable():
+                raise ValueError(f"launch.{key}: {text!r} holds what cannot be printed; one line an entry")
+
+
+Launcher = Torchrun | TorchrunNodes | Slurm
+KINDS: dict[str, type[Any]] = {"torchrun": Torchrun, "torchrun_nodes": TorchrunNodes, "slurm": Slurm}
+
+
+def to_launcher(node: Mapping[str, Any]) -> Launcher:
+    """What conf/launch/ and `launch.*` make of it; nothing is one host. Raises ValueError."""
+    kind = node.get("kind", "torchrun")
+    if kind not in KINDS:
+        raise ValueError(f"launch.kind={kind!r}: expected one of {', '.join(KINDS)}")
+    given = {key: value for key, value in node.items() if key != "kind"}
+    known = {each.name for each in fields(KINDS[kind])}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ValueError(f"launch.{unknown[0]}: no such key of launch={kind}; it has {', '.join(sorted(known)) or 'none'}")
+    try:
+        made: Launcher = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[kind]), literal(given)))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ValueError(f"launch.{error.full_key or ''}: {str(error).splitlines()[0]}") from error
+    return made

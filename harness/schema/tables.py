@@ -1,0 +1,42 @@
+"""What the Parquet files of a run directory hold, and whether one of them is whole."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.schema.case import AXES
+from harness.schema.record import METRICS, Asked, Drift, Finding, Memory, Observation, Outcome, Timing
+from harness.schema.run_dir import HELD
+
+COLUMNS = {
+    "cases": ["launch", *AXES, *(field.name for field in fields(Outcome))],
+    "samples": ["case_id", "launch", "rank", "visit", "iteration", "warm_up", "phase", "clock", "seconds"],
+    "memory": ["launch", *(field.name for field in fields(Memory))],
+    "discrepancies": ["case_id", "launch", "rank", "against", "parameter", *METRICS],
+    "findings": [field.name for field in fields(Finding)],
+    "drifts": [field.name for field in fields(Drift)],
+    "probes": [field.name for field in fields(Asked)],
+    "observations": ["probe", "subject", "rank", *(field.name for field in fields(Observation))],
+    "collectives": ["probe", "subject", "rank", *(field.name for field in fields(Timing))],
+}
+"""What every file of a table has at least, by table."""
+
+
+def is_whole(file: Path, name: str) -> bool:
+    """Whether it can be read (of samples, their end), has the columns of its table, and is of the case, or probe, `name`."""
+    table = file.parent.name
+    try:
+        with pq.ParquetFile(file) as opened:
+            if not set(COLUMNS[table]) <= set(opened.schema_arrow.names):
+                return False
+            return table == "samples" or _is_of(opened.read(), table, name)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _is_of(rows: pa.Table, table: str, name: str) -> bool:
+    """One that says that something is finished says of what; another may be empty."""
+    found = set(rows.column("case_id" if "case_id" in rows.column_names else "probe").to_pylist())
+    return found == {name} if table in HELD else found <= {name}

@@ -1,0 +1,129 @@
+"""Going on with a run: what is missing in its directory, or failed, is done; what is finished stays as it is."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.schema.config import CONDUCT, BenchmarkConfig, figures_digest, node_of, to_config
+from harness.schema.matrix import expected_files
+from harness.schema.record import FAILED, OK
+from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir
+from launch.compose import GROUPS, compose_config
+
+
+@dataclass(frozen=True)
+class Going:
+    """A run that is to go on."""
+
+    run_dir: RunDir
+    config: BenchmarkConfig
+    launches: tuple[int, ...]
+    """Those that are not complete, or in which something failed."""
+    said: str
+    """What stands, and what is to be done."""
+
+
+def is_resume(overrides: Sequence[str]) -> bool:
+    """Whether the overrides ask for it."""
+    return any(_key(override) == "resume" for override in overrides)
+
+
+def configure_resume(overrides: Sequence[str]) -> Going:
+    """The run that `resume=RUN_DIR` names, with what the other overrides say. Raises RefusedError."""
+    path = next(override.partition("=")[2] for override in overrides if _key(override) == "resume")
+    run_dir = RunDir.open(Path(path.strip("'\"")).resolve())  # `latest` may lead elsewhere a moment later
+    with run_dir.occupied():  # nobody is at work on it
+        stored = replace(run_dir.config(), accept_changes=False, dry_run=False, resume=None)
+        config = _changed(stored, overrides)
+        if not config.accept_changes:
+            _refuse_changes(run_dir, stored, config, overrides)
+        launches = retried(run_dir, config)
+        return Going(run_dir, config, tuple(launches), _said(run_dir, config, launches))
+
+
+def go_on(going: Going) -> None:
+    """Let the run directory know how it is gone on with."""
+    going.run_dir.write_config(replace(going.config, accept_changes=False, resume=None))
+
+
+def retried(run_dir: RunDir, config: BenchmarkConfig) -> list[int]:
+    """Launches that lack something, or in which something failed."""
+    counts = _undone(run_dir, config)
+    return [number for number in range(config.launches) if any(count[number] for count in counts) or run_dir.missing(number)]
+
+
+def _undone(run_dir: RunDir, config: BenchmarkConfig) -> tuple[Counter[int], Counter[int], Counter[int]]:
+    """Launch to how many of its cases and probes failed, are missing or not whole, and to how many lack their traces."""
+    from harness.report.frame import load_run  # pandas: nobody measures yet
+
+    run = load_run(run_dir.path)
+    cases = run.launched.launch[run.launched.status == FAILED]
+    probes = run.probes.probe[run.probes.status == FAILED].unique()
+    failed = Counter(map(int, cases)) + Counter(0 for _ in probes)
+    measured = run.launched.case_id[(run.launched.launch == 0) & (run.launched.status == OK)]
+    traces = run_dir.traces() if config.profile else {}
+    lacking = [case for case in measured if config.profile and len(traces.get(case, ())) < config.world_size]
+    return failed, Counter(run_dir.launch_of(name) for name in run.missing), Counter({0: len(lacking)})
+
+
+def _said(run_dir: RunDir, config: BenchmarkConfig, launches: Sequence[int]) -> str:
+    failed, missing, untraced = (counter.total() for counter in _undone(run_dir, config))
+    asked = sum(len(names) for number in range(config.launches) for names in expected_files(config, number).values())
+    if not launches:
+        return f"nothing to do: all {asked} cases and probes of {run_dir.path} are there"
+    stand = asked - missing - failed
+    traces = f"; {untraced} cases lack their traces" if untraced else ""
+    return f"{stand} of {asked} cases and probes stand; {failed} failed and {missing} missing ones are done now{traces}"
+
+
+def _changed(stored: BenchmarkConfig, overrides: Sequence[str]) -> BenchmarkConfig:
+    """The stored configuration with the overrides upon it."""
+    chosen = [override for override in overrides if _key(override) == "launch"]
+    others = [override.lstrip("+") for override in overrides if override not in chosen]
+    groups = [_key(override) for override in others if _key(override) in GROUPS]
+    if groups:
+        raise RefusedError(f"{groups[0]}: a run that goes on keeps its cases; other ones are another run")
+    base = node_of(replace(stored, launch=compose_config(chosen).launch) if chosen else stored)
+    try:
+        merged = OmegaConf.merge(base, OmegaConf.from_dotlist(others))
+    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        raise RefusedError(f"resume: cannot read the overrides: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, DictConfig)
+    return to_config(merged)
+
+
+def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkConfig, overrides: Sequence[str]) -> None:
+    environment = run_dir.environment()
+    if not environment and run_dir.finished():
+        raise RefusedError(
+            f"{run_dir.path}/environment.json is missing or not whole: nobody can tell whether figures of today belong beside "
+            "those that are there; accept_changes=true goes on"
+        )
+    began_with = environment.get("config_sha256")
+    if began_with and began_with != figures_digest(stored):
+        raise RefusedError(f"{run_dir.path}/config.yaml has changed since the run began; accept_changes=true goes on with it")
+    before, now = asdict(stored), asdict(config)
+    changed = {key for key in now if key not in CONDUCT and before[key] != now[key]}
+    changing = [override for override in overrides if _key(override).split(".")[0] in changed]
+    if changing:
+        raise RefusedError(f"{changing[0]}: the run began with another configuration; accept_changes=true goes on with this")
+
+
+def check_ranks_stay(going: Going) -> None:
+    """`launch.hosts` and the like say how many ranks there are, too. Raises RefusedError."""
+    began, now = going.run_dir.config(), going.config
+    if began.torchrun != now.torchrun and not now.accept_changes:
+        raise RefusedError(
+            f"the run began with {began.world_size} ranks on {began.torchrun.nnodes} hosts, and this would be {now.world_size} "
+            f"on {now.torchrun.nnodes}; accept_changes=true goes on"
+        )
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")

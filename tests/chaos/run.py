@@ -1,0 +1,206 @@
+"""A run that something happens to: started, struck when a rank is in a phase, ended or not, and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from harness.report.frame import load_run
+from harness.schema.rank_state import RankStatus
+from harness.schema.run_dir import HELD, RunDir
+from tests.running import ENVIRONMENT, ROOT, processes_of, wait_until
+
+DEADLINE_S = 5.0
+GRACE_S = 15.0
+"""What a run may take to end, or to go on, beyond the deadline."""
+ORPHANS_S = 10.0
+_START_S = 120.0
+
+HELD_IN = ("forward", "backward", "aggregate", "drift", "ask")
+"""Where each case, or the probe, runs what is planted."""
+
+MATRIX = (
+    *("--config-dir", str(Path(__file__).parent / "planted")),
+    *("workload=[sabotaged]", "aggregation=[sabotaged]", "reduction=[sum,mean]", "normalization=[global_mean,rank_mean]"),
+    *("probe=[sabotaged]", "iterations=4", "global_batch_size=32"),
+    *("name=chaos", f"deadline_s={DEADLINE_S}", f"rendezvous_s={DEADLINE_S}"),
+)
+"""Four cases, and a probe."""
+DRIFT = ("drift.steps=2",)
+"""Makes a phase more, and takes its time."""
+TRACE = ("profile=true",)
+"""Another one."""
+
+
+@dataclass
+class Chaotic:
+    """One launch of MATRIX. What it is told to do lies in `plan`."""
+
+    folder: Path
+    overrides: Sequence[str] = ()
+    process: "subprocess.Popen[str]" = field(init=False)
+    victim: int = 1
+    """The rank that is struck."""
+    struck: float = 0.0
+    """When the fault came."""
+    standing: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """What was finished by then, as `finished` tells it."""
+    cut: Callable[[], None] = field(default=lambda: None)
+    """Takes the cable between two hosts off, where there are two."""
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def run_dir(self) -> RunDir:
+        return RunDir(next(self.results.glob("chaos/2*")))
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "launch", *MATRIX, f"results_dir={self.results}", *self.overrides],
+            **_piped(self.environment),
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**ENVIRONMENT, "REDUCEBENCH_CHAOS": str(self.plan)}
+
+    def plant(self, deed: str, phase: str, done: int = 1, case: str = "") -> str:
+        """Have the victim harm itself in a phase, once so many cases are finished, in any or in that one; returns in which."""
+        assert self.wait(lambda: bool(list(self.results.glob("chaos/2*/ranks")))), "no run directory"
+        plan = {
+            "deed": deed,
+            "phase": phase,
+            "done": done,
+            "case": case,
+            "rank": self.victim,
+            "states": str(self.run_dir.path / "ranks"),
+        }
+        part = self.plan.with_suffix(".part")
+        part.write_text(json.dumps(plan))
+        part.replace(self.plan)
+        assert self.wait(lambda: not self.plan.exists()), f"rank {self.victim} never came to phase {phase}"
+        self.struck = time.monotonic()
+        self.standing = self._files()
+        return self.plan.with_suffix(".case").read_text()
+
+    def reach(self, phase: str, done: int = 0, rank: int | None = None) -> RankStatus:
+        """Wait until a rank, the victim unless told otherwise, is in a phase, looking closely."""
+        rank = self.victim if rank is None else rank
+        assert self.wait(lambda: bool(list(self.results.glob("chaos/2*/ranks/*.state")))), "no rank has reported"
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            for status in self.run_dir.rank_statuses():
+                if status.rank == rank and status.phase == phase and status.done >= done:
+                    return status
+        raise AssertionError(f"rank {rank} never came to phase {phase}")
+
+    def strike(self, deed: Callable[[], None]) -> None:
+        """Do it, and look at the clock."""
+        self.struck, self.standing = time.monotonic(), self._files()
+        deed()
+
+    def strike_in(self, phase: str, deed: Callable[[], None]) -> None:
+        """Do it while the victim is in a phase, once a case is finished: it is held there, or, where it is long, met there."""
+        if phase in HELD_IN:
+            self.plant("hold", phase)
+        else:
+            self.reach(phase, done=1)
+        self.strike(deed)
+        self.plan.with_suffix(".struck").touch()
+
+    def wait(self, happened: Callable[[], bool]) -> bool:
+        """Until it has happened, or the launcher has ended."""
+        return wait_until(lambda: happened() or self.process.poll() is not None, _START_S) and happened()
+
+    def go_on(self) -> float:
+        """Seconds from the strike until the victim has left the case that failed."""
+        failed = self.plan.with_suffix(".case").read_text()
+        self.wait(lambda: all(status.case != failed for status in self.run_dir.rank_statuses() if status.rank == self.victim))
+        return time.monotonic() - self.struck
+
+    def end(self) -> tuple[int, str, float]:
+        """Exit status, output, and seconds from the strike; the launcher is killed where it takes far too long."""
+        try:
+            output, _ = self.process.communicate(timeout=DEADLINE_S + GRACE_S + 60)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            output, _ = self.process.communicate()
+        return self.process.returncode, output, time.monotonic() - self.struck
+
+    def orphans(self) -> int:
+        """Processes of the run that are left ORPHANS_S after its end."""
+        wait_until(lambda: not self._living(), ORPHANS_S)
+        return len(self._living())
+
+    def _living(self) -> dict[int, str]:
+        return processes_of(self.results)
+
+    def kill(self) -> None:
+        for pid in [*self._living(), self.process.pid]:
+            with _ignored():
+                os.kill(pid, signal.SIGKILL)
+
+    def resume(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
+        """Go on with it, to its end."""
+        command = [sys.executable, "-m", "launch", f"resume={self.run_dir.path}", *overrides]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
+
+    def finished(self) -> dict[str, tuple[int, int]]:
+        """All files of finished cases, in every table: inode and time of change."""
+        return stamps(self.run_dir, set(load_run(self.run_dir.path).cases.query("status != 'failed'").case_id))
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """As `finished`, of what has its row, by the names of files alone."""
+        return stamps(self.run_dir, self.run_dir.finished()) if list(self.results.glob("chaos/2*")) else {}
+
+    def discrepancies(self) -> pd.DataFrame:
+        """All of them, sorted."""
+        return sorted_rows(self.run_dir.path)
+
+
+def stamps(run_dir: RunDir, cases: set[str]) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of all that these cases left."""
+    files = [run_dir.case_file(table, case) for table in HELD["cases"] for case in cases]
+    found = {file: file.stat() for file in files if file.is_file()}
+    return {str(file.relative_to(run_dir.path)): (stat.st_ino, stat.st_mtime_ns) for file, stat in found.items()}
+
+
+def sorted_rows(path: Path) -> pd.DataFrame:
+    """The discrepancies of a run in an order of their own."""
+    keys = ["case_id", "launch", "against", "rank", "parameter"]
+    rows = load_run(path).every("discrepancies")
+    return rows.astype({"case_id": str}).sort_values(keys, ignore_index=True)
+
+
+@contextmanager
+def _ignored() -> Iterator[None]:
+    try:
+        yield
+    except ProcessLookupError:
+        return
+
+
+def _piped(environment: dict[str, str]) -> dict[str, object]:
+    return {
+        "cwd": ROOT,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "start_new_session": True,
+    }

@@ -1,0 +1,142 @@
+"""What is refused before anything is measured, and how it is said."""
+
+import json
+import socket
+from dataclasses import dataclass
+
+import pytest
+
+from harness.rank.guard import Guard
+from harness.rank.lifeline import Answer, Lifeline, find_address, watched
+from harness.rank.preflight import allow_sockets
+from harness.schema.rank_state import ANSWERS, DEAD, SILENT
+from harness.schema.refusal import RefusedError
+from tests.running import torchrun
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    out = tmp_path_factory.mktemp("preflight") / "out.json"
+    done = torchrun(2, "-m", "tests.worlds.preflight", str(out))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, list[str]] = json.loads(out.read_text())
+    return found
+
+
+def test_a_fit_world_is_not_refused(told: dict[str, list[str]]) -> None:
+    assert told["nothing"] == ["", ""]
+
+
+def test_unlike_versions_are_told_with_who_has_what(told: dict[str, list[str]]) -> None:
+    first, second = told["versions"]
+    assert first == second
+    lines = first.splitlines()
+    assert len(lines) == 3
+    assert lines[1].split()[0] == lines[2].split()[0] == "torch"
+    host = socket.gethostname()
+    assert lines[1].endswith(f"rank 0 on {host}")
+    assert "1.13.0" in lines[2]
+    assert lines[2].endswith(f"rank 1 on {host}")
+
+
+def test_unlike_commits_are_told(told: dict[str, list[str]]) -> None:
+    assert told["commit"][0] == told["commit"][1]
+    assert "0000 with changes" not in told["commit"][0]
+    assert "1 with changes" in told["commit"][0]
+
+
+def test_two_ranks_on_one_gpu_are_named(told: dict[str, list[str]]) -> None:
+    assert told["shared"][0] == told["shared"][1]
+    assert told["shared"][0].startswith(f"ranks 0-1 on {socket.gethostname()} share GPU GPU-1")
+
+
+def test_a_wrong_sum_is_refused_everywhere(told: dict[str, list[str]]) -> None:
+    assert told["sum"][0] == told["sum"][1]
+    assert "all_reduce of 4096 whole numbers went wrong: rank " in told["sum"][0]
+    assert told["sum"][0].count("WrongResultError") == 2
+
+
+def test_who_never_comes_is_named(told: dict[str, list[str]]) -> None:
+    assert told["absent"] == ["not here after rendezvous_s=0.5: rank 2"] * 2
+
+
+def test_what_a_lifeline_finds() -> None:
+    """A listener that never answers is what a stopped process is. A broken link needs two hosts: tests/test_chaos.py."""
+    asking, answering = Lifeline.open(0, "127.0.0.1"), Lifeline.open(1, "127.0.0.1")
+    answering.doing = lambda: ("local_gradient", 1.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as gone:
+        addresses = [f"127.0.0.1:{listening.getsockname()[1]}" for listening in (silent, gone)]
+        gone.close()
+        asking.know([asking.address, answering.address, *addresses])
+        assert asking.ask() == {1: Answer(ANSWERS, "local_gradient", 1.5), 2: Answer(SILENT), 3: Answer(DEAD)}
+
+
+def test_a_port_that_another_rank_has_now_is_no_answer() -> None:
+    asking, other = Lifeline.open(0, "127.0.0.1"), Lifeline.open(2, "127.0.0.1")
+    asking.know([asking.address, other.address])
+    assert asking.ask() == {1: Answer(DEAD)}
+
+
+def test_where_a_rank_is_found() -> None:
+    """The first host may know itself by an address that leads nowhere from another one."""
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": "2"}
+    assert find_address({**here, "WORLD_SIZE": "2"}) == ("127.0.0.1", "127.0.0.1")
+    assert find_address({**here, "WORLD_SIZE": "4"}) == ("127.0.0.1", "0.0.0.0")
+
+
+@dataclass
+class Asked:
+    """A rank that has been in a phase since long ago."""
+
+    phase: str
+    since: float = 0.0
+
+
+class Answering:
+    """A lifeline whose others say this."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers, self.doing = dict(enumerate(answers, 1)), None
+
+    def ask(self) -> dict[int, Answer]:
+        return self.answers
+
+
+@pytest.mark.parametrize(
+    ("phase", "answer", "lost"),
+    [
+        ("aggregate", Answer(ANSWERS, "aggregate", 99.0), {}),
+        ("aggregate", Answer(ANSWERS, "compare", 99.0), {}),
+        ("aggregate", Answer(ANSWERS, "backward", 1.0), {}),
+        ("aggregate", Answer(ANSWERS, "backward", 99.0), {"1": "stuck"}),
+        ("backward", Answer(ANSWERS, "forward", 99.0), {}),
+        ("compare", Answer(SILENT), {"1": "silent"}),
+        ("forward", Answer(DEAD), {"1": "dead"}),
+    ],
+)
+def test_whom_a_guard_gives_up(phase: str, answer: Answer, lost: dict[str, str]) -> None:
+    given_up: list[dict[str, str]] = []
+    guard = Guard(lambda why, lost: given_up.append(lost), Asked(phase))
+    line = Answering(answer)
+    guard.miss(line, 10.0)  # type: ignore[arg-type]
+    guard._ask(line)  # type: ignore[arg-type]
+    assert given_up == ([lost] if lost else [])
+
+
+@pytest.mark.parametrize("size", [1, 2, 32, 33, 1000, 4096])
+def test_everybody_is_asked_by_somebody(size: int) -> None:
+    asked = [watched(rank, size) for rank in range(size)]
+    assert all(rank not in others for rank, others in enumerate(asked))
+    assert {other for others in asked for other in others} == (set(range(size)) if size > 1 else set())
+    assert max(map(len, asked)) <= (size - 1 if size <= 32 else 26)
+
+
+def test_a_rank_may_have_as_many_sockets_as_there_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.setrlimit", lambda which, limits: given.append(limits))
+    monkeypatch.setattr("resource.getrlimit", lambda which: (1024, 4096))
+    allow_sockets(16)
+    allow_sockets(1000)
+    assert given == [(2064, 4096)]
+    with pytest.raises(RefusedError, match="about 8256 files and sockets open, and may have 4096"):
+        allow_sockets(4096)

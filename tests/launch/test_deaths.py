@@ -1,0 +1,102 @@
+"""Who is blamed for a world that ended early, from what its ranks left in the run directory."""
+
+import socket
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from harness.schema.rank_state import UNREACHABLE, RankState, RankStatus, this_machine
+from harness.schema.run_dir import RunDir
+from launch.deaths import deaths
+from launch.job import configure
+from launch.supervise import Ended
+from launch.verdict import FAILURE, REFUSAL, judge
+
+CASE = "mlp_digits.mean.global_mean.even.all_reduce.none.fp32"
+ELSEWHERE = "another machine"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Of two ranks, with nothing done yet."""
+    return RunDir.create(configure(["experiment=smoke", f"results_dir={tmp_path}"], None), datetime.now())
+
+
+def left(run: RunDir, rank: int, ended: str, words: str = "", machine: str = "", **lost: str) -> None:
+    """A rank's record as it is after its end."""
+    status = RankStatus(rank, 7 + rank, f"node{rank}", machine or this_machine(), case=CASE)
+    state = RankState(run.rank_state(rank), status)
+    state.enter("aggregate")
+    state.update(ended=ended, words=words, lost={name.removeprefix("rank"): how for name, how in lost.items()})
+
+
+def test_torchrun_is_blamed_for_its_own_death_and_no_rank(run: RunDir) -> None:
+    left(run, 0, "orphaned")
+    left(run, 1, "orphaned")
+    (death,) = deaths(run, {"torchrun": -9})
+    assert (death.rank, death.case, death.host) == (None, "", socket.gethostname())
+    assert str(death).startswith("torchrun was ended by SIGKILL")
+
+
+def test_a_connection_that_broke_is_blamed_and_no_rank(run: RunDir) -> None:
+    left(run, 0, "terminated")
+    left(run, 1, "terminated")
+    assert [str(death) for death in deaths(run, {"node1": 255})] == ["node1 left with status 255; see ranks/node1.log"]
+
+
+def test_a_rank_that_was_told_to_end_is_named_where_nothing_else_failed(run: RunDir) -> None:
+    left(run, 1, "terminated")
+    left(run, 0, "orphaned")
+    (death,) = deaths(run, {"torchrun": 1})
+    assert (death.rank, death.how[:14]) == (1, "was terminated")
+
+
+def test_a_rank_that_its_launcher_had_to_kill_hides_no_error(run: RunDir) -> None:
+    left(run, 0, "error", "ValueError: the reason")
+    left(run, 1, "")
+    (death,) = deaths(run)
+    assert death.rank == 0
+    assert "ValueError: the reason" in str(death)
+
+
+def test_a_rank_of_another_host_without_last_words_is_gone(run: RunDir) -> None:
+    left(run, 0, "lost", rank1="dead")
+    left(run, 1, "", machine=ELSEWHERE)
+    (death,) = deaths(run)
+    assert death.rank == 1
+    assert "gone without a word" in str(death)
+
+
+def test_a_cut_cable_is_told_as_a_pair_although_the_other_host_can_write_nothing(run: RunDir) -> None:
+    left(run, 0, "lost", rank1=UNREACHABLE)
+    left(run, 1, "", machine=ELSEWHERE)
+    (death,) = deaths(run)
+    assert "rank 0 (pid 7 on node0) and rank 1 on node1 cannot reach each other" in str(death)
+
+
+def test_who_refuses_is_no_culprit(run: RunDir) -> None:
+    left(run, 0, "refused", "no such thing here")
+    left(run, 1, "terminated")
+    assert deaths(run, {"torchrun": 1}) == []
+    verdict = judge(run, Ended(), [])
+    assert (verdict.status, verdict.lines) == (REFUSAL, ("rank 0 on node0, in phase aggregate: no such thing here",))
+
+
+def test_a_world_that_never_came_is_not_complete_although_every_row_is_there(run: RunDir) -> None:
+    """As when a run goes on for a case that failed, and torchrun brings up no rank."""
+    for name in run.missing():
+        for table in ("cases", "probes"):
+            run.case_file(table, name).touch()
+    verdict = judge(run, Ended(), [])
+    assert (verdict.status, verdict.complete) == (FAILURE, False)
+    assert "rank 0 never reported within rendezvous_s=" in verdict.lines[0]
+
+
+def test_the_host_that_never_came_is_named_and_no_other(tmp_path: Path) -> None:
+    overrides = ["launch=torchrun_nodes", "launch.hosts=[a,b]", "torchrun.nproc_per_node=1", f"results_dir={tmp_path}"]
+    run = RunDir.create(configure(overrides, None), datetime.now())
+    run.note_node(0)
+    lines = judge(run, Ended(late=True), []).lines
+    assert lines[0].startswith("node 1 (b) never came within rendezvous_s=")
+    assert not any("node 0" in line for line in lines)

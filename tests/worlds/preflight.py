@@ -1,0 +1,104 @@
+"""A torchrun world that is not fit to be measured, in several ways, one after the other.
+
+    torchrun --nproc-per-node=2 -m tests.worlds.preflight OUT.json
+
+Rank 0 writes {what is planted: how each rank is refused}.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.distributed import Store
+
+from harness.probes import crafted
+from harness.rank import preflight
+from harness.rank.environment.versions import versions
+from harness.rank.gathering import UnreachableError, gather
+from harness.rank.process_group import World, open_store
+from harness.schema.refusal import RefusedError
+from tests.options import CONFIG
+
+
+def main(out: Path) -> None:
+    store, rank, size = open_store()
+    world = World.open(CONFIG, store, rank, size)
+    told = {
+        "nothing": said(lambda: (alike(world), preflight.check_sum(world))),
+        "versions": said(lambda: other_version(world)),
+        "commit": said(lambda: other_commit(world)),
+        "shared": said(lambda: shared_gpu(world)),
+        "sum": said(lambda: wrong_sum(world)),
+        "absent": said(lambda: absent(store, rank)),
+    }
+    everyone = [json.loads(text) for text in world.control.all_gather_text(json.dumps(told))]
+    if rank == 0:
+        out.write_text(json.dumps({what: [each[what] for each in everyone] for what in told}))
+    world.close()
+
+
+def said(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except (RefusedError, UnreachableError) as error:
+        return str(error)
+    return ""
+
+
+def alike(world: World, backend: str = "gloo") -> None:
+    preflight.check_alike(world.control, world.device, backend)
+
+
+def other_version(world: World) -> None:
+    if world.rank == 1:
+        preflight.versions = lambda: {**versions(), "torch": "1.13.0"}
+    try:
+        alike(world)
+    finally:
+        preflight.versions = versions
+
+
+def other_commit(world: World) -> None:
+    """Each rank speaks for a host of its own."""
+    kept = preflight.checkout, preflight.speaks_for_its_host
+    preflight.checkout = lambda: (f"{world.rank:040x}", bool(world.rank))
+    preflight.speaks_for_its_host = lambda: True
+    try:
+        alike(world)
+    finally:
+        preflight.checkout, preflight.speaks_for_its_host = kept
+
+
+def shared_gpu(world: World) -> None:
+    """No GPU is there: what NVML would tell of one."""
+    kept = preflight.gpu_uuid
+    preflight.gpu_uuid = lambda device: "GPU-1"
+    try:
+        alike(world, "nccl")
+    finally:
+        preflight.gpu_uuid = kept
+
+
+def wrong_sum(world: World) -> None:
+    kept = crafted.contribution
+    if world.rank == 1:
+        crafted.contribution = lambda rank, size, seed: lambda places: torch.zeros_like(places)
+    try:
+        preflight.check_sum(world)
+    finally:
+        crafted.contribution = kept
+
+
+def absent(store: Store, rank: int) -> None:
+    """A third rank is waited for, and never comes."""
+    from torch.distributed import PrefixStore
+
+    gather(PrefixStore("absent", store), rank, 3, 0.5)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(Path(sys.argv[1]))
