@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.schema.case import AXES
-from harness.schema.record import METRICS, Asked, Drift, Finding, Memory, Observation, Outcome, Timing
+from harness.schema.record import CASE, METRICS, Asked, Drift, Finding, Memory, Observation, Outcome, Timing
 from harness.schema.run_dir import HELD
 
 COLUMNS = {
@@ -37,6 +37,11 @@ def is_whole(file: Path, name: str) -> bool:
 
 
 def _is_of(rows: pa.Table, table: str, name: str) -> bool:
-    """One that says that something is finished says of what; another may be empty."""
-    found = set(rows.column("case_id" if "case_id" in rows.column_names else "probe").to_pylist())
-    return found == {name} if table in HELD else found <= {name}
+    """Where a run went on, a later case may have been held against this one: its rows stand here, too.
+
+    A file that says that something is finished says of what; another may be empty.
+    """
+    owners = rows.column("case_id" if "case_id" in rows.column_names else "probe").to_pylist()
+    against = rows.column("against").to_pylist() if "against" in rows.column_names else [""] * len(owners)
+    mine = [name == owner or f"{CASE}{name}" == other for owner, other in zip(owners, against, strict=True)]
+    return all(mine) and bool(mine or table not in HELD)

@@ -95,8 +95,9 @@ class Chaotic:
         part.replace(self.plan)
         assert self.wait(lambda: not self.plan.exists()), f"rank {self.victim} never came to phase {phase}"
         self.struck = time.monotonic()
-        self.standing = self._files()
-        return self.plan.with_suffix(".case").read_text()
+        case = self.plan.with_suffix(".case").read_text()
+        self.standing = self._files(case)
+        return case
 
     def reach(self, phase: str, done: int = 0, rank: int | None = None) -> RankStatus:
         """Wait until a rank, the victim unless told otherwise, is in a phase, looking closely."""
@@ -164,9 +165,9 @@ class Chaotic:
         """All files of finished cases, in every table: inode and time of change."""
         return stamps(self.run_dir, set(load_run(self.run_dir.path).cases.query("status != 'failed'").case_id))
 
-    def _files(self) -> dict[str, tuple[int, int]]:
-        """As `finished`, of what has its row, by the names of files alone."""
-        return stamps(self.run_dir, self.run_dir.finished()) if list(self.results.glob("chaos/2*")) else {}
+    def _files(self, struck: str = "") -> dict[str, tuple[int, int]]:
+        """As `finished`, of what has its row, by the names of files alone; the case that was struck may have failed by now."""
+        return stamps(self.run_dir, self.run_dir.finished() - {struck}) if list(self.results.glob("chaos/2*")) else {}
 
     def discrepancies(self) -> pd.DataFrame:
         """All of them, sorted."""

@@ -31,8 +31,10 @@ def run(whole: Path, tmp_path: Path) -> RunDir:
     return RunDir(shutil.copytree(whole, tmp_path / "run"))
 
 
-def test_only_what_is_missing_is_done(run: RunDir, whole: Path) -> None:
-    case = load_run(run.path).cases.case_id[1]
+@pytest.mark.parametrize("place", [0, 1])
+def test_only_what_is_missing_is_done(run: RunDir, whole: Path, place: int) -> None:
+    """Also where it is the one that the others are held against."""
+    case = load_run(run.path).cases.case_id[place]
     run.forget("cases", case)
     run.forget("probes", "float_sums")
     run_of = set(load_run(run.path).cases.case_id)
