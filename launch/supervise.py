@@ -183,7 +183,8 @@ class _Patience:
             self._lasts("processes outlive their ranks", all_ended, FINISHED_S),
             self._lasts("last words are not seen", all_gone, self.limits.stopped_s + SEEN_S),
         ]
-        return any(tired) or self.ended.late or bool(self.ended.stopped)
+        failed = all_ended and any(status.ended != "done" for status in statuses)  # there is nobody left to wait for
+        return failed or any(tired) or self.ended.late or bool(self.ended.stopped)
 
     def _lasts(self, what: str, holds: bool, seconds: float) -> bool:
         """Whether it has been so for longer than that."""
