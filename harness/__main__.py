@@ -123,7 +123,7 @@ def _say_why_it_ends(run_dir: RunDir, terminal: TextIO) -> None:
 def _say_what_happened(run_dir: RunDir, terminal: TextIO) -> None:
     """The one message of ours when a run ends early."""
     from launch.deaths import deaths, note_deaths
-    from launch.supervise import Ended
+    from launch.patience import Ended
     from launch.verdict import judge
 
     note_deaths(run_dir)

@@ -20,7 +20,8 @@ from launch.compose import compose_config
 from launch.devices import check_ranks, default_ranks
 from launch.progress import ProgressLine
 from launch.resume import Going, check_ranks_stay, go_on, retried
-from launch.supervise import Start, signals_noted
+from launch.signals import signals_noted
+from launch.supervise import Start
 from launch.targets import check_targets
 from launch.task import Task
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict

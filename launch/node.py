@@ -15,7 +15,9 @@ from harness.schema.rank_state import this_machine
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch import torchrun
-from launch.supervise import Limits, Start, run_world, signals_noted
+from launch.patience import Limits
+from launch.signals import signals_noted
+from launch.supervise import Start, run_world
 from launch.task import Task, add_task, read_task
 from launch.torchrun import Place
 

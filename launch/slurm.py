@@ -15,7 +15,9 @@ from harness.schema.config import BenchmarkConfig
 from harness.schema.launcher import Slurm
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from launch.supervise import POLL_S, SEEN_S, Watch
+from launch.ending import POLL_S
+from launch.patience import SEEN_S
+from launch.supervise import Watch
 from launch.task import Task
 
 _LIVING = (

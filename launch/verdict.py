@@ -9,7 +9,7 @@ from harness.schema.matrix import expected_files
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
 from launch.deaths import Death
-from launch.supervise import Ended
+from launch.patience import Ended
 
 SUCCESS, FAILURE, REFUSAL = 0, 1, 2
 

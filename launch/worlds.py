@@ -12,7 +12,9 @@ from harness.schema.config import BenchmarkConfig
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
 from launch.deaths import Death, deaths
-from launch.supervise import Limits, Start, Watch, run_world, settle, signals_noted
+from launch.patience import Limits
+from launch.signals import signals_noted
+from launch.supervise import Start, Watch, run_world, settle
 from launch.task import Task
 from launch.verdict import FAILURE, Verdict, judge
 

@@ -10,7 +10,7 @@ from harness.schema.rank_state import UNREACHABLE, RankState, RankStatus, this_m
 from harness.schema.run_dir import RunDir
 from launch.deaths import deaths
 from launch.job import configure
-from launch.supervise import Ended
+from launch.patience import Ended
 from launch.verdict import FAILURE, REFUSAL, judge
 
 CASE = "mlp_digits.mean.global_mean.even.all_reduce.none.fp32"
