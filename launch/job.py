@@ -19,7 +19,7 @@ from launch import nodes, slurm, torchrun
 from launch.compose import compose_config
 from launch.devices import check_ranks, default_ranks
 from launch.progress import ProgressLine
-from launch.resume import Going, check_ranks_stay, go_on, retried
+from launch.resume import Going, check_ranks_stay, go_on, undone_launches
 from launch.signals import signals_noted
 from launch.supervise import Start
 from launch.targets import check_targets
@@ -126,7 +126,7 @@ def _run(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> tuple[Verdict,
 
 def run_all(config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, show: Callable[[int], None]) -> Verdict:
     """Every launch that is not complete, one after the other; after one that did not come to its end there is no next."""
-    numbers = [number for number in range(config.launches) if not task.retry or number in retried(run_dir, config)]
+    numbers = undone_launches(run_dir, config) if task.retry else range(config.launches)
     worst, told, verdict = SUCCESS, list[str](), Verdict(SUCCESS, complete=True)
     for place, number in enumerate(numbers):
         before = sum(asked(config, earlier) for earlier in range(number))

@@ -43,8 +43,8 @@ def configure_resume(overrides: Sequence[str]) -> Going:
         config = _changed(stored, overrides)
         if not config.accept_changes:
             _refuse_changes(run_dir, stored, config, overrides)
-        launches = retried(run_dir, config)
-        return Going(run_dir, config, tuple(launches), _said(run_dir, config, launches))
+        undone = _undone(run_dir, config)
+        return Going(run_dir, config, undone.launches, _said(run_dir, config, undone))
 
 
 def go_on(going: Going) -> None:
@@ -52,14 +52,26 @@ def go_on(going: Going) -> None:
     going.run_dir.write_config(replace(going.config, accept_changes=False, resume=None))
 
 
-def retried(run_dir: RunDir, config: BenchmarkConfig) -> list[int]:
-    """Launches that lack something, or in which something failed."""
-    counts = _undone(run_dir, config)
-    return [number for number in range(config.launches) if any(count[number] for count in counts) or run_dir.missing(number)]
-
-
-def _undone(run_dir: RunDir, config: BenchmarkConfig) -> tuple[Counter[int], Counter[int], Counter[int]]:
+@dataclass(frozen=True)
+class _Undone:
     """Launch to how many of its cases and probes failed, are missing or not whole, and to how many lack their traces."""
+
+    failed: Counter[int]
+    missing: Counter[int]
+    untraced: Counter[int]
+
+    @property
+    def launches(self) -> tuple[int, ...]:
+        return tuple(sorted(+(self.failed + self.missing + self.untraced)))
+
+
+def undone_launches(run_dir: RunDir, config: BenchmarkConfig) -> tuple[int, ...]:
+    """Launches that lack something, or in which something failed."""
+    return _undone(run_dir, config).launches
+
+
+def _undone(run_dir: RunDir, config: BenchmarkConfig) -> _Undone:
+    """`config` may ask for more launches than the run began with."""
     from harness.report.frame import load_run  # pandas: nobody measures yet
 
     run = load_run(run_dir.path)
@@ -69,16 +81,17 @@ def _undone(run_dir: RunDir, config: BenchmarkConfig) -> tuple[Counter[int], Cou
     measured = run.launched.case_id[(run.launched.launch == 0) & (run.launched.status == OK)]
     traces = run_dir.traces() if config.profile else {}
     lacking = [case for case in measured if config.profile and len(traces.get(case, ())) < config.world_size]
-    return failed, Counter(run_dir.launch_of(name) for name in run.missing), Counter({0: len(lacking)})
+    missing = {*run.missing, *(name for number in range(config.launches) for name in run_dir.missing(number))}
+    return _Undone(failed, Counter(map(run_dir.launch_of, missing)), Counter({0: len(lacking)}))
 
 
-def _said(run_dir: RunDir, config: BenchmarkConfig, launches: Sequence[int]) -> str:
-    failed, missing, untraced = (counter.total() for counter in _undone(run_dir, config))
+def _said(run_dir: RunDir, config: BenchmarkConfig, undone: _Undone) -> str:
+    failed, missing, untraced = undone.failed.total(), undone.missing.total(), undone.untraced.total()
     asked = sum(len(names) for number in range(config.launches) for names in expected_files(config, number).values())
-    if not launches:
+    if not undone.launches:
         return f"nothing to do: all {asked} cases and probes of {run_dir.path} are there"
-    stand = asked - missing - failed
     traces = f"; {untraced} cases lack their traces" if untraced else ""
+    stand = asked - missing - failed
     return f"{stand} of {asked} cases and probes stand; {failed} failed and {missing} missing ones are done now{traces}"
 
 

@@ -34,8 +34,8 @@ def run_launch(config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Star
 def _run_worlds(
     config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, watch: Watch, received: Sequence[str]
 ) -> Verdict:
-    killed, vain = Counter[str](), 0
-    run_dir.set_aside({})
+    killed, aside, vain = Counter[str](), dict[str, str](), 0
+    run_dir.set_aside(aside)
     while True:
         before = len(run_dir.missing(task.launch))
         verdict, culprits = _run_world(config, run_dir, replace(task, world=task.world or token_hex(4)), start, watch, received)
@@ -48,7 +48,8 @@ def _run_worlds(
         if max(vain, 1) > config.restarts or not _may_go_on(culprits, vain):
             break
         _tell(culprits)
-        run_dir.set_aside({name: _reason(name, culprits) for name, times in killed.items() if name and times >= _TWICE})
+        aside |= {name: _reason(name, culprits) for name, times in killed.items() if name not in aside and times >= _TWICE}
+        run_dir.set_aside(aside)
         task = replace(task, world="")
     return replace(verdict, status=max(verdict.status, FAILURE)) if killed else verdict
 
