@@ -1,5 +1,6 @@
 """The guard of a rank: none outlives those who started it, or waits for one that is gone; the one that ends says so first."""
 
+import contextlib
 import os
 import select
 import signal
@@ -99,8 +100,9 @@ class Guard:
         try:
             lost = self._lost(lifeline.ask())
             again = self._lost(lifeline.ask()) if lost else {}  # one silence may be a long call that holds the interpreter
-        except Exception:  # no thread to be had, say: the guard must go on
-            traceback.print_exc()
+        except Exception:  # no thread to be had, say: the guard must go on, and asks anew
+            with contextlib.suppress(OSError):  # the log may be on the disk that is full
+                traceback.print_exc()
             return
         self._asked = time.monotonic()
         still = {rank: again[rank] for rank in lost if rank in again}  # a host that starts anew is unreachable, then dead

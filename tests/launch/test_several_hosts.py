@@ -52,15 +52,7 @@ def test_two_hosts_find_what_one_finds(hosts: Hosts, one_host: Run, tmp_path: Pa
 
 def test_over_ssh(hosts: Hosts, one_host: Run, tmp_path: Path) -> None:
     with with_ssh(hosts, tmp_path / "hosts") as overrides:
-        done = subprocess.run(
-            [str(hosts.enter), hosts.names[0], _typed(*SMALL, *overrides, f"results_dir={tmp_path / 'results'}")],
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = _launched_on_the_first(hosts, *SMALL, *overrides, f"results_dir={tmp_path / 'results'}")
     assert done.returncode == 0, done.stderr
     same(load_run(tmp_path / "results" / "smoke" / "latest"), one_host)
     assert not processes_of(tmp_path / "results")
@@ -69,6 +61,12 @@ def test_over_ssh(hosts: Hosts, one_host: Run, tmp_path: Path) -> None:
 def _typed(*overrides: str) -> str:
     quoted = " ".join(f"'{override}'" for override in overrides)
     return f"cd {ROOT} && {sys.executable} -m launch {quoted}"
+
+
+def _launched_on_the_first(hosts: Hosts, *overrides: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m launch`, typed there, to its end."""
+    command = [str(hosts.enter), hosts.names[0], _typed(*overrides)]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("rendezvous", ["static", "c10d"])
@@ -100,18 +98,8 @@ def test_ctrl_c_ends_both_hosts(hosts: Hosts, tmp_path: Path) -> None:
 def test_a_host_that_never_comes_is_named(hosts: Hosts, tmp_path: Path) -> None:
     nodes = [override for override in hosts.overrides() if not override.startswith(("launch.hosts", "launch.ssh"))]
     began = time.monotonic()
-    done = subprocess.run(
-        [
-            *(str(hosts.enter), hosts.names[0]),
-            _typed(*SMALL, *nodes, "torchrun.nnodes=2", "rendezvous_s=1", f"results_dir={tmp_path / 'results'}"),
-        ],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    few = ("torchrun.nnodes=2", "rendezvous_s=1")
+    done = _launched_on_the_first(hosts, *SMALL, *nodes, *few, f"results_dir={tmp_path / 'results'}")
     assert time.monotonic() - began < 90
     assert done.returncode == 1
     assert "node 1 never came within rendezvous_s=1" in done.stderr
