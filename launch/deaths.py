@@ -6,7 +6,7 @@ torchrun's root cause is no witness: of a rank that is stopped, or that leaves w
 import re
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -82,12 +82,21 @@ def deaths(run_dir: RunDir, processes: Mapping[str, int] = MappingProxyType({}))
     if any(status.ended == "refused" for status in statuses) or (statuses and all(one.ended == "done" for one in statuses)):
         return []
     own = [_failed(name, code) for name, code in processes.items() if code != 1]
-    kinds = (_still, _died, _links, _missed, _unwritable, _first)
-    found = next((found for kind in kinds if (found := list(kind(run_dir, statuses)))), [])
-    return found or own or list(_told(run_dir, statuses)) or [_failed(name, code) for name, code in processes.items()]
+    return (
+        _surest((_still, _died, _links, _missed, _unwritable), run_dir, statuses)
+        or own  # before what ranks raised: torchrun keeps their store, so that its own death is an error in each of them
+        or _surest((_first, _told), run_dir, statuses)
+        or [_failed(name, code) for name, code in processes.items()]
+    )
 
 
 Statuses = Sequence[RankStatus]
+Kind = Callable[[RunDir, Statuses], Iterator[Death]]
+
+
+def _surest(kinds: Sequence[Kind], run_dir: RunDir, statuses: Statuses) -> list[Death]:
+    """What the first kind finds that finds any."""
+    return next((found for kind in kinds if (found := list(kind(run_dir, statuses)))), [])
 
 
 def _still(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:

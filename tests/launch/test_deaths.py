@@ -39,6 +39,20 @@ def test_torchrun_is_blamed_for_its_own_death_and_no_rank(run: RunDir) -> None:
     assert str(death).startswith("torchrun was ended by SIGKILL")
 
 
+def test_torchrun_is_blamed_although_a_rank_misses_its_store_before_it_misses_torchrun(run: RunDir) -> None:
+    left(run, 0, "error", "DistNetworkError: failed to recv, got 0 bytes")
+    left(run, 1, "orphaned")
+    (death,) = deaths(run, {"torchrun": -9})
+    assert str(death).startswith("torchrun was ended by SIGKILL")
+
+
+def test_a_rank_that_failed_is_blamed_and_not_the_torchrun_that_says_so(run: RunDir) -> None:
+    left(run, 0, "error", "ValueError: the reason")
+    left(run, 1, "terminated")
+    (death,) = deaths(run, {"torchrun": 1})
+    assert "ValueError: the reason" in str(death)
+
+
 def test_a_connection_that_broke_is_blamed_and_no_rank(run: RunDir) -> None:
     left(run, 0, "terminated")
     left(run, 1, "terminated")
