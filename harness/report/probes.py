@@ -9,6 +9,8 @@ from harness.report.staleness import staleness_table
 from harness.report.tables import Table
 from harness.report.text import number
 
+SUMMATION_ORDER = "summation_order"
+
 
 def probe_tables(run: Run) -> list[Table]:
     """A table a probe, and one of the questions without an answer."""

@@ -26,7 +26,7 @@ from harness.report.frame import Run, load_run
 from harness.report.pairwise import pairwise, pairwise_table
 from harness.report.prediction import prediction, prediction_table
 from harness.report.price import price, price_note, price_table
-from harness.report.probes import probe_tables
+from harness.report.probes import SUMMATION_ORDER, probe_tables
 from harness.report.stories import tell
 from harness.report.tables import Table, escape
 from harness.report.timing import Timing, timing
@@ -287,6 +287,12 @@ def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[t
         from harness.report.bandwidth_picture import bandwidth
 
         yield "busbw.png", bandwidth(swept)
+    if (run.observations.probe.astype(str) == SUMMATION_ORDER).any():
+        from harness.report.order_picture import orders
+
+        trees = orders(run.observations)
+        if trees:
+            yield "summation_order.png", trees
 
 
 def _not_measured(run: Run) -> pd.DataFrame:

@@ -12,6 +12,7 @@ class AllReduceAvgAggregation(FollowingSync):
     """ReduceOp.AVG, one all-reduce after the other. gloo sums, then divides; NCCL multiplies by 1/W first."""
 
     averages = True
+    sums = False
 
     def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
         for gradient in gradients:

@@ -72,6 +72,18 @@ class Exchange:
     def finish(self, gradients: list[Tensor]) -> None:
         """Leave in `gradients` their sum over ranks; or their mean, where the strategy averages."""
 
+    def sent(self, gradients: list[Tensor]) -> list[Tensor]:
+        """What `total` sums of a rank's local gradients: new tensors, put together and scaled as they travel."""
+        return [gradient.clone() for gradient in gradients]
+
+    def received(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Aggregated gradients put together as `sent` does, and not scaled."""
+        return gradients
+
+    def total(self, tensors: list[Tensor]) -> None:
+        """Sum over ranks what `sent` gives, as an iteration does. Where `Aggregation.sums`, this is all that it does."""
+        self.finish(tensors)
+
     def rest(self) -> None:
         """After a forward that no backward follows: leave the model as it is between iterations."""
 
@@ -95,6 +107,9 @@ class Aggregation(Option):
     """The dtype of what it sends, where it or its parameters choose one."""
     sends_gradients: ClassVar[bool] = True
     """False: what it sends is not as many bytes as the gradient has."""
+
+    sums: ClassVar[bool] = True
+    """Whether what is left is what `Exchange.total` leaves of what `Exchange.sent` gives, bit for bit."""
 
     in_backward: ClassVar[bool] = False
     """True: gradients leave the rank during backward, so that nothing can be done to them between the two."""

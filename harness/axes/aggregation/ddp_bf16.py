@@ -14,6 +14,7 @@ class DdpBf16Aggregation(Replicated):
     """bf16_compress_hook: buckets are cast to bfloat16, divided by W, summed, and cast back."""
 
     lossy = True
+    sums = False
     sends = torch.bfloat16
 
     def unsupported(self, context: Context) -> str | None:

@@ -13,6 +13,7 @@ class DdpFp16Aggregation(Replicated):
     """fp16_compress_hook: buckets are cast to float16, divided by W, summed, and cast back. Beyond 65504 lies infinity."""
 
     lossy = True
+    sums = False
     sends = torch.float16
 
     def register(self, replica: DistributedDataParallel, fabric: Fabric) -> None:

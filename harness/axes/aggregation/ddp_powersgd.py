@@ -27,6 +27,7 @@ class DdpPowersgdAggregation(Replicated):
     """
 
     lossy = True
+    sums = False
     sends_gradients = False
     warm_up = _START + 1
 

@@ -27,6 +27,7 @@ class FsdpAggregation(Aggregation):
     """
 
     averages = True
+    sums = False
     in_backward = True
     sends_gradients = False
     needs_a_pass = True

@@ -50,6 +50,10 @@ class OverlapExchange(Exchange):
         self._ready.clear()
         self._started.clear()
 
+    def total(self, tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            dist.all_reduce(tensor, group=self._group)
+
     def _arrived(self, parameter: nn.Parameter) -> None:
         if self._quiet:
             return

@@ -1,9 +1,13 @@
 """DistributedDataParallel around a case's model: what the options that are variants of it share."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
@@ -14,8 +18,31 @@ class ReplicatedExchange(Exchange):
 
     model: DistributedDataParallel
 
+    def __init__(self, model: DistributedDataParallel, group: ProcessGroup) -> None:
+        super().__init__(model)
+        self._group = group
+
     def accumulating(self) -> AbstractContextManager[Any]:
         return self.model.no_sync()
+
+    def sent(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Buckets of gradients times 1/W, rounded in their dtype."""
+        return [bucket.mul_(1.0 / self._group.size()) for bucket in self.received(gradients)]
+
+    def received(self, gradients: list[Tensor]) -> list[Tensor]:
+        return [torch.cat([_in_memory(gradients[index]) for index in bucket]) for bucket in self._buckets(gradients)]
+
+    def total(self, tensors: list[Tensor]) -> None:
+        for bucket in tensors:
+            dist.all_reduce(bucket, group=self._group)
+
+    def _buckets(self, gradients: list[Tensor]) -> list[list[int]]:
+        """As its reducer tells them: by place once it has built them anew; before, by size, along the parameters."""
+        told = self.model._get_ddp_logging_data()
+        if told.get("rebuilt_per_bucket_param_indices"):
+            return [[int(place) for place in bucket.split()] for bucket in told["rebuilt_per_bucket_param_indices"].split(",")]
+        sizes, places = [int(size) for size in reversed(told["bucket_sizes"].split(","))], iter(range(len(gradients)))
+        return [_upto(size, places, gradients) for size in sizes]
 
 
 class Replicated(Aggregation):
@@ -46,7 +73,7 @@ class Replicated(Aggregation):
             static_graph=not self.accumulates,
         )
         self.register(replica, fabric)
-        return ReplicatedExchange(replica)
+        return ReplicatedExchange(replica, fabric.group)
 
     def register(self, replica: DistributedDataParallel, fabric: Fabric) -> None:
         """Give it the communication hook of the variant."""
@@ -54,3 +81,16 @@ class Replicated(Aggregation):
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """Its buckets hold every gradient a second time."""
         return sum(gradient.nbytes for gradient in gradients)
+
+
+def _upto(size: int, places: Iterator[int], gradients: list[Tensor]) -> list[int]:
+    """The next places, whose gradients have so many bytes together. Raises IndexError where there are none."""
+    bucket: list[int] = []
+    while sum(gradients[place].nbytes for place in bucket) < size:
+        bucket.append(next(places, len(gradients)))
+    return bucket
+
+
+def _in_memory(gradient: Tensor) -> Tensor:
+    """Its elements in the order in which they lie in memory, flat: a bucket keeps the layout of a channels_last parameter."""
+    return gradient.permute(sorted(range(gradient.dim()), key=gradient.stride, reverse=True)).flatten()
