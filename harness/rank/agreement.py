@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-from harness.rank.control import Control, PeerFailedError
+from harness.probes.control import Control, PeerFailedError
 
 T = TypeVar("T")
 

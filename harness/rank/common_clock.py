@@ -6,7 +6,7 @@ from time import perf_counter
 
 import torch
 
-from harness.rank.control import Control
+from harness.probes.control import Control
 
 PINGS = 24
 """The fastest one counts: what delays a message delays it in one direction, mostly."""

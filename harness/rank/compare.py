@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harness.numerics.discrepancy import Discrepancy as Sums
 from harness.numerics.discrepancy import compare_all
+from harness.probes.control import Control
 from harness.rank.agreement import together
-from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
 from harness.rank.reference import References, Rounding
 from harness.rank.theory import expected, ideal

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.numerics.discrepancy import compare_all
+from harness.probes.control import Control
 from harness.rank.agreement import CaseFailedError, together
-from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
 from harness.rank.trial import Trial
 from harness.schema.case import Case

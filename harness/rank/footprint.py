@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from harness.probes.control import Control
 from harness.rank.agreement import together
 from harness.rank.compare import key_of
-from harness.rank.control import Control
 from harness.rank.trial import Measured, Trial
 from harness.schema.case import Case
 

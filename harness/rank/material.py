@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint
-from harness.rank.control import Control
+from harness.probes.control import Control
 from harness.schema.refusal import RefusedError
 from harness.schema.seeding import derive_seed
 

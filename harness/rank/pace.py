@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.numerics.intervals import median_interval
-from harness.rank.control import Control
+from harness.probes.control import Control
 from harness.schema.config import UntilConfig
 
 GIVEN, GO_ON = "", "go on"

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from harness.probes import crafted
+from harness.probes.control import Control
 from harness.rank.agreement import CaseFailedError, together
-from harness.rank.control import Control
 from harness.rank.environment.commit import checkout
 from harness.rank.environment.files import spell_cpus as spell
 from harness.rank.environment.gpu import Gpu

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup, Store
 
-from harness.rank.control import Control
+from harness.probes.control import Control
 from harness.rank.gathering import gather
 from harness.rank.lifeline import Lifeline
 from harness.schema.config import RENDEZVOUS_S, BenchmarkConfig

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.axes.workload.base import Batch, Criterion
+from harness.probes.control import Control
 from harness.rank.agreement import together
-from harness.rank.control import Control
 from harness.rank.gradient_store import GradientStore
 from harness.rank.material import Material, step_seed
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from harness.rank.control import Control
+from harness.probes.control import Control
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
 from harness.schema.record import CASE, FAILED

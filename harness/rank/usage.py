@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from harness.axes.workload.base import Batch
+from harness.probes.control import Control
 from harness.rank.agreement import together
-from harness.rank.control import Control
 from harness.rank.cut import Cut
 from harness.rank.material import Material
 

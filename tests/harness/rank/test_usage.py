@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.axes.workload.base import Workload
-from harness.rank.control import Control
+from harness.probes.control import Control
 from harness.rank.cut import Cut
 from harness.rank.material import prepare
 from harness.rank.usage import Usages

@@ -47,19 +47,24 @@ class Control:
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Tensors of all ranks, equal in shape and dtype, in order of rank on rank 0; empty elsewhere."""
+        if self.size == 1:
+            return [tensor]
         out = [torch.empty_like(tensor) for _ in range(self.size)] if self.rank == 0 else None
         dist.gather(tensor, out, group=self._group)
         return out or []
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Tensors of all ranks, equal in shape and dtype, in order of rank, everywhere."""
+        if self.size == 1:
+            return [tensor]
         out = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(out, tensor, group=self._group)
         return out
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor; overwrites `tensor`."""
-        dist.broadcast(tensor, src=0, group=self._group)
+        if self.size > 1:
+            dist.broadcast(tensor, src=0, group=self._group)
         return tensor
 
     def send_to_0(self, tensor: Tensor) -> None:
