@@ -28,6 +28,26 @@ ROUNDED, SINGLE_RANK = "reference:rounded", "single_rank"
 """Values of `against`; the other one is f"{CASE}<case_id>"."""
 CASE = "case:"
 
+IDENTICAL, ORDER, ROUNDING, PRECISION = "identical", "order", "rounding", "precision"
+SCALE, WEIGHTING, STALE, NOT_REDUCED = "scale", "weighting", "stale", "not_reduced"
+OTHER_FUNCTION, NON_DETERMINISTIC, RANKS_DISAGREE, UNEXPLAINED = (
+    "other_function",
+    "non_deterministic",
+    "ranks_disagree",
+    "unexplained",
+)
+VERDICTS = (
+    *(IDENTICAL, ORDER, ROUNDING, PRECISION, SCALE, WEIGHTING, STALE, NOT_REDUCED),
+    *(OTHER_FUNCTION, NON_DETERMINISTIC, RANKS_DISAGREE, UNEXPLAINED),
+)
+"""Values of `verdict` in `diagnoses`; docs/diagnosis.md says what each of them claims."""
+OF_WEIGHTS = (SCALE, WEIGHTING, STALE)
+"""Those that find weights that are not what they should be."""
+VERDICT = "verdict"
+"""Kind of the finding that tells what is wrong with a case."""
+CLEAN = (IDENTICAL, ORDER, ROUNDING, PRECISION)
+"""Those that find nothing wrong but the finiteness of floats."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -169,6 +189,102 @@ class Asked:
     """ok, skipped or failed."""
     reason: str = ""
     wall_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A row of `diagnoses`: why a case's gradient is not its float64 reference."""
+
+    case_id: str
+    verdict: str
+    """One of VERDICTS."""
+    cause: str
+    """A short name within the verdict: lost_rank, mean_of_means, ...; where several fit, all of them, with |."""
+    statement: str
+    advice: str
+    confidence: str
+    """proved, certain, likely or ambiguous."""
+    explained: float
+    """Share of the squared distance that the verdict explains."""
+    distance: float
+    """|value - reference| / |reference|, where the reference is not 0; rank 0's."""
+    floor: float
+    """The noise floor, in the same unit: the larger of what permutations show and what the bound says is probable."""
+    exact_distance: float
+    """The distance of the same run in float64; NaN where there was none."""
+    factor: float = nan
+    """Of a scale."""
+    rank: int = -1
+    """Whom the verdict names; -1: nobody."""
+    sample: int = -1
+    replayed: float = nan
+    """Share of the elements of the collective's result whose bits a replay in the revealed order gives; NaN: no replay."""
+    proved: bool = False
+    """Whether the replay gives all of them."""
+    orders: str = ""
+    """In which ranks are added up, each order once, with | between them: brackets, or what masks show instead."""
+    independent: int = 0
+    """Independent directions among the ranks' gradients."""
+    condition: float = nan
+    """Largest over smallest singular value of the ranks' gradients, each scaled to length 1."""
+    residual: float = nan
+    """What no weights of the ranks explain, relative to the gradient."""
+    seconds: float = 0.0
+    """What the diagnosis took, without the float64 rerun."""
+    exact_seconds: float = 0.0
+    """What the float64 rerun took."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A row of `weights`: what the loss of a rank's batch, or of one sample, really weighs in a case's gradient."""
+
+    case_id: str
+    rank: int
+    sample: int
+    """Place in the rank's batch; -1: all of it."""
+    weight: float
+    """Per term of the loss; NaN: not identifiable."""
+    should: float
+    error: float
+    """How far off `weight` may be."""
+    same_as: int = -1
+    """Another rank, or sample of all ranks together, whose gradient is the same: only the sum of their weights is known."""
+    lag: int = 0
+    """Of which iteration's batch: 0 of the result's, 1 of the one before."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of `budget`: one step from the full-batch float64 gradient to the case's."""
+
+    case_id: str
+    step: str
+    share: float
+    """<step, total> / |total|^2; NaN where the total is 0."""
+    length: float
+    """|step| / |total|."""
+    l2: float
+    """|step|."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A row of `floors`: how far rounding may put a parameter's gradient, beside how far it is."""
+
+    case_id: str
+    parameter: str
+    """Empty for the whole gradient."""
+    l2: float
+    """|value - reference|."""
+    permutation: float
+    """Root mean square over permutations of the ranks' batches, in the same unit."""
+    probable: float
+    """sqrt(h) u * |sum of the magnitudes of the contributions|: the absolute floor."""
+    worst: float
+    """h u / (1 - h u) * the same."""
+    kernels: float
+    """How far the ranks' sound local gradients, as the case's kernels make them, are from their own in float64."""
 
 
 @dataclass(frozen=True)

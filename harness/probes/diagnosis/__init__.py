@@ -1,0 +1,1 @@
+"""Diagnosis: why a gradient differs from what it should be."""

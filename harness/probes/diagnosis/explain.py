@@ -1,0 +1,291 @@
+"""The verdict on a gradient: its meaning, looked for where rounding hides nothing, and what rounding did to it beside."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harness.probes.control import Control
+from harness.probes.diagnosis.floor import Local, Noise, noise_of
+from harness.probes.diagnosis.ladder import SUM_ORDER, Ladder
+from harness.probes.diagnosis.meaning import Meaning
+from harness.probes.diagnosis.products import PIECE_BYTES, distance, dot
+from harness.probes.diagnosis.search import NONFINITE, meaning_of
+from harness.probes.diagnosis.unlike import meaning_of_unlike, unlike_ranks
+from harness.probes.diagnosis.witness import Witness
+from harness.schema.record import (
+    CLEAN,
+    IDENTICAL,
+    NON_DETERMINISTIC,
+    NOT_REDUCED,
+    ORDER,
+    PRECISION,
+    RANKS_DISAGREE,
+    ROUNDING,
+    UNEXPLAINED,
+    Weight,
+)
+
+_WITHIN = 4.0
+"""Floors that rounding may reach: one is a root mean square, and right within a factor of about 2."""
+_CLEAR = 64.0
+"""Floors, scaled to float64, above which a float64 gradient is no matter of rounding."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one rank saw of a step. Gradients are flat; all ranks have as many, of equal lengths."""
+
+    value: Tensor
+    """The result that is to be explained."""
+    repeats: bool
+    """Whether the same step leaves the same bits again."""
+    local: Local
+    sizes: Sequence[int]
+    """Elements of each parameter."""
+    coarsest: torch.dtype
+    """In which any number of the step is rounded."""
+    exact: Tensor | None = None
+    """The same step's result with all numbers in float64."""
+    exact_local: Tensor | None = None
+    """What this rank brought to that."""
+    sent: torch.dtype | None = None
+    """In which the float64 step still sends its gradients, where the aggregation insists on it."""
+    lossy: bool = False
+    """Whether the aggregation drops part of what it sends, by design."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Equal on all ranks, but for `noises`, `lengths` and `ladder`, and what the ladder proves, which rank 0 has."""
+
+    verdict: str
+    cause: str
+    statement: str
+    advice: str
+    confidence: str
+    explained: float
+    distance: float
+    floor: float
+    exact_distance: float = math.nan
+    factor: float = math.nan
+    rank: int = -1
+    sample: int = -1
+    independent: int = 0
+    condition: float = math.nan
+    residual: float = math.nan
+    weights: tuple[Weight, ...] = ()
+    noises: Sequence[Noise] = ()
+    """The whole gradient's, then each parameter's."""
+    lengths: Sequence[float] = ()
+    """|value - right|, likewise."""
+    ladder: Ladder | None = None
+    seconds: float = 0.0
+    exact_seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong but the finiteness of floats."""
+        return self.verdict in CLEAN
+
+    def __str__(self) -> str:
+        advice = f"{self.advice[:1].upper()}{self.advice[1:]}"
+        return f"{self.verdict.replace('_', ' ')} ({self.confidence}): {self.statement}. {advice}"
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """On rank 0, told to all."""
+
+    whole: float
+    length: float
+    bits: bool
+    parts: tuple[float, ...] = ()
+
+
+def explain(witness: Witness, seen: Seen) -> Explanation:
+    """The verdict. All ranks call alike."""
+    control = witness.control
+    noises = noise_of(control, seen.local, seen.sizes, seen.coarsest)
+    noise = _told(control, noises[0].floor if noises else 0.0)
+    kernels = _told(control, noises[0].kernels if noises else 0.0)
+    apart = _distance(control, witness.right(), seen)
+    repeats = not control.any(not seen.repeats)
+    meaning = _meaning(witness, seen, noise, kernels)
+    numbers = _Numbers(seen, noise, kernels, apart, meaning)
+    found = numbers.told(repeats) if meaning.verdict else numbers.clean(repeats)
+    return replace(
+        found,
+        distance=_over(apart.whole, apart.length),
+        floor=_over(noise, apart.length),
+        exact_distance=_over(meaning.distance, meaning.length) if _measured(seen, meaning) else math.nan,
+        independent=meaning.independent,
+        condition=meaning.condition,
+        residual=meaning.residual,
+        weights=meaning.weights,
+        noises=noises,
+        lengths=apart.parts,
+    )
+
+
+def _measured(seen: Seen, meaning: Meaning) -> bool:
+    """Whether the meaning has been looked for by a distance, in float64."""
+    return seen.exact is not None and meaning.verdict not in (NOT_REDUCED, RANKS_DISAGREE)
+
+
+def with_ladder(found: Explanation, ladder: Ladder | None) -> Explanation:
+    """With what the replay proves: that the sum was made of what the ranks brought, in that order. On rank 0."""
+    if ladder is None:
+        return found
+    found = replace(found, ladder=ladder)
+    if not ladder.proved or found.verdict != ROUNDING:
+        return found
+    if ladder.share(SUM_ORDER) > _MOST:
+        words = (
+            f"{ladder.share(SUM_ORDER):.0%} of the distance is the order of summation over ranks, replayed bit for bit: proved"
+        )
+        return replace(found, verdict=ORDER, cause=ORDER, statement=f"{found.statement}; {words}", confidence="proved")
+    return replace(found, statement=f"{found.statement}; the sum over ranks is replayed bit for bit")
+
+
+_MOST = 0.5
+"""Of the distance, for a step to give it its name."""
+
+
+def _meaning(witness: Witness, seen: Seen, noise: float, kernels: float) -> Meaning:
+    """Looked for in float64 where there is such a run: rounding shrinks there by 2^29, and what is not rounding stays."""
+    if seen.exact is None:
+        return meaning_of(witness, seen.value, _WITHIN * max(noise, kernels), seen.exact_local)
+    unit = torch.finfo(torch.float64).eps / torch.finfo(seen.coarsest).eps
+    if seen.sent is not None:
+        unit = torch.finfo(seen.sent).eps / torch.finfo(seen.coarsest).eps
+    found = meaning_of(witness, seen.exact, _CLEAR * noise * unit, seen.exact_local)
+    unlike = unlike_ranks(witness.control, seen.value)
+    if any(unlike) and not found.verdict:  # in the case's own precision alone
+        return meaning_of_unlike(witness, seen.value, _WITHIN * max(noise, kernels), unlike)
+    if found.verdict == UNEXPLAINED and found.cause != NONFINITE and seen.lossy:
+        return replace(found, verdict=PRECISION, cause="lossy", words=_LOSSY, advice=_SEND_ALL)
+    return found
+
+
+_LOSSY = "the aggregation drops part of what it sends, by design, in float64 too"
+_SEND_ALL = "compare with a strategy that sends whole gradients where their bits matter"
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What the verdict rests on."""
+
+    seen: Seen
+    noise: float
+    kernels: float
+    apart: _Distance
+    meaning: Meaning
+
+    def told(self, repeats: bool) -> Explanation:
+        """Of a gradient that is not what it should be."""
+        meaning = self.meaning
+        if meaning.verdict == UNEXPLAINED and not repeats:
+            return _clean(NON_DETERMINISTIC, f"{_OTHER_BITS}; and {meaning.words}", _DETERMINISTIC, "proved")
+        return Explanation(
+            meaning.verdict,
+            meaning.cause,
+            meaning.words,
+            meaning.advice,
+            self._confidence(),
+            meaning.explained,
+            *(math.nan, math.nan),
+            factor=meaning.factor,
+            rank=meaning.rank,
+            sample=meaning.sample,
+        )
+
+    def _confidence(self) -> str:
+        meaning = self.meaning
+        if meaning.verdict == RANKS_DISAGREE:
+            return "proved"
+        sure = self.seen.exact is not None and meaning.explained > _ALL and meaning.verdict != UNEXPLAINED
+        return "ambiguous" if meaning.fitting > 1 else "certain" if sure else "likely"
+
+    def clean(self, repeats: bool) -> Explanation:
+        """Of a gradient whose weights are right, or that is right in float64."""
+        relative = _over(self.apart.whole, self.apart.length)
+        if not repeats:
+            return _clean(NON_DETERMINISTIC, _OTHER_BITS, _DETERMINISTIC, "proved")
+        if self.apart.bits:
+            return _clean(IDENTICAL, "every bit is that of the float64 reference, rounded once", "", "proved")
+        if not math.isfinite(self.apart.whole):
+            return Explanation(UNEXPLAINED, NONFINITE, _INFINITE, _LOWER, "likely", 0.0, math.nan, math.nan)
+        if self.apart.whole > _WITHIN * max(self.noise, self.kernels) and self.seen.exact is not None:
+            words = f"{relative:.2g} from the reference, which no rounding of its own kernels makes; in float64 it is right"
+            return Explanation(UNEXPLAINED, "own_precision", words, _KERNEL, "likely", 0.0, math.nan, math.nan)
+        return self._rounded(relative)
+
+    def _rounded(self, relative: float) -> Explanation:
+        """Of one that is as far off as rounding may put it."""
+        if self.seen.coarsest.itemsize < torch.float32.itemsize:
+            name = str(self.seen.coarsest).removeprefix("torch.")
+            words = f"numbers are rounded to {name} on the way: {relative:.2g} from the reference"
+            return _clean(PRECISION, f"{words}{self._shrinks()}", _FINER, "certain" if self._shrinks() else "likely")
+        if self.apart.whole <= _WITHIN * self.noise:
+            return _clean(
+                ROUNDING, f"{relative:.2g} from the reference, within the noise floor{self._shrinks()}", _LEAVE, "likely"
+            )
+        floor, kernels = (_over(noise, self.apart.length) for noise in (self.noise, self.kernels))
+        words = f"{relative:.2g} from the reference, above the noise floor of {floor:.2g}; kernels alone make {kernels:.2g}"
+        return _clean(PRECISION, f"{words}{self._shrinks()}", _LESS, "likely")
+
+    def _shrinks(self) -> str:
+        exact = self.meaning.distance
+        if self.seen.exact is None or self.seen.value.dtype == torch.float64 or not math.isfinite(self.apart.whole):
+            return ""
+        if not exact:
+            return "; in float64 nothing is left of it"
+        return f"; in float64 it shrinks by 2^{math.log2(self.apart.whole / exact):.0f}"
+
+
+_ALL = 1 - 1e-9
+"""Of |d|^2: what is left of d is below 3e-5 of it."""
+_OTHER_BITS = "the same step leaves other bits again"
+_INFINITE = "the gradient is not finite; in float64 it is right"
+_LOWER = "look at the range of the dtype that it is computed or sent in, and at the scale of the loss"
+_KERNEL = "look for a race or a kernel that goes wrong in this precision alone: run it alone, and under another strategy"
+_DETERMINISTIC = "where bits matter, take torch.use_deterministic_algorithms(True) and an aggregation that sums in one order"
+_FINER = "nothing is wrong; where it is too far, compute or send in a finer dtype"
+_LEAVE = "nothing to do: this is what floats do"
+_LESS = "numbers cancel (a trained model), or kernels compute in less precision than their dtype has: look at TF32, fast math"
+
+
+def _clean(verdict: str, words: str, advice: str, confidence: str) -> Explanation:
+    return Explanation(verdict, verdict, words, advice or _LEAVE, confidence, 1.0, math.nan, math.nan)
+
+
+def _distance(control: Control, right: Tensor | None, seen: Seen) -> _Distance:
+    """Of rank 0's value, told to all."""
+    found = torch.zeros(3, dtype=torch.float64)
+    parts: list[float] = []
+    if control.rank == 0:
+        assert right is not None
+        pairs = list(zip(seen.value.split(list(seen.sizes)), right.split(list(seen.sizes)), strict=True))
+        parts = [distance(*pair) for pair in pairs]
+        bits = all(_rounded_alike(*pair) for pair in pairs)
+        found = torch.tensor([math.hypot(*parts), dot(right, right) ** 0.5, float(bits)], dtype=torch.float64)
+    control.meet()
+    whole, length, same = control.broadcast(found).tolist()
+    return _Distance(whole, length, bool(same), (whole, *parts))
+
+
+def _rounded_alike(one: Tensor, other: Tensor) -> bool:
+    step = PIECE_BYTES // 8
+    return all(torch.equal(a, b.to(a.dtype)) for a, b in zip(one.split(step), other.split(step), strict=True))
+
+
+def _told(control: Control, number: float) -> float:
+    control.meet()
+    return float(control.broadcast(torch.tensor(number, dtype=torch.float64)))
+
+
+def _over(length: float, whole: float) -> float:
+    return length / whole if whole else (math.inf if length else 0.0)

@@ -1,0 +1,182 @@
+"""`harness.probes.audit` on steps of one process, and on the documented script."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.probes import audit
+from harness.probes.diagnosis.explain import Explanation
+from tests.running import ROOT, torchrun
+
+SCRIPT = ROOT / "docs" / "example" / "audit.py"
+Batch = tuple[Tensor, Tensor]
+
+
+def each_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+    inputs, target = batch
+    return functional.cross_entropy(model(inputs), target, reduction="none"), len(target)
+
+
+def summed_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+    losses, count = each_loss(model, batch)
+    return losses.sum(), count
+
+
+def batch_of(samples: int, features: int = 8, classes: int = 3) -> Batch:
+    generator = torch.Generator().manual_seed(samples)
+    return torch.randn(samples, features, generator=generator), torch.randint(classes, (samples,), generator=generator)
+
+
+def classifier(*, normalized: bool = False, features: int = 8) -> nn.Module:
+    torch.manual_seed(0)
+    between: nn.Module = nn.BatchNorm1d(16) if normalized else nn.ReLU()
+    return nn.Sequential(nn.Linear(features, 16), between, nn.Linear(16, 3))
+
+
+def weighted(model: nn.Module, batch: Batch, weights: Tensor) -> Callable[[], None]:
+    """A step in which sample i has weight weights[i]."""
+
+    def step() -> None:
+        losses, _ = each_loss(model, batch)
+        (losses * weights.to(losses.dtype)).sum().backward()
+
+    return step
+
+
+def verdict_on(weights: Tensor, model: nn.Module, batch: Batch, loss: Callable[..., tuple[Tensor, float]]) -> Explanation:
+    return audit(model, loss, batch, weighted(model, batch, weights / len(batch[1])))
+
+
+@pytest.mark.parametrize("loss", [each_loss, summed_loss])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_right_step_is_right(normalized: bool, loss: Callable[..., tuple[Tensor, float]]) -> None:
+    found = verdict_on(torch.ones(12), classifier(normalized=normalized), batch_of(12), loss)
+    assert (found.verdict, found.clean) == ("rounding", True)
+    assert "nothing to do" in str(found).lower()
+
+
+def test_a_lost_sample_is_named() -> None:
+    weights = torch.ones(12)
+    weights[5] = 0
+    for model, loss in ((classifier(), summed_loss), (classifier(), each_loss), (classifier(normalized=True), each_loss)):
+        found = verdict_on(weights, model, batch_of(12), loss)
+        assert (found.verdict, found.cause, found.rank, found.sample) == ("weighting", "dropped_sample", 0, 5)
+        sample = next(weight for weight in found.weights if weight.sample == 5)
+        assert abs(sample.weight) < 1e-5
+        assert sample.should == pytest.approx(1 / 12)
+
+
+def test_samples_that_influence_each_other_are_told_apart_by_unreduced_losses_alone() -> None:
+    weights = torch.ones(12)
+    weights[5] = 0
+    found = verdict_on(weights, classifier(normalized=True), batch_of(12), summed_loss)
+    assert found.verdict == "unexplained"
+
+
+@pytest.mark.parametrize(("factor", "words"), [(12.0, "N, what the loss"), (2.0, "counted twice"), (1.37, "none of W")])
+def test_a_factor_is_told(factor: float, words: str) -> None:
+    found = verdict_on(factor * torch.ones(12), classifier(), batch_of(12), summed_loss)
+    assert found.verdict == "scale"
+    assert found.factor == pytest.approx(factor, rel=1e-6)
+    assert words in found.statement
+
+
+def test_more_samples_than_parameters_have_no_weights_of_their_own_and_the_mistake_still_has_a_name() -> None:
+    model = nn.Linear(2, 3)
+    batch, weights = batch_of(40, features=2), torch.ones(40)
+    weights[7] = 0
+    found = verdict_on(weights, model, batch, summed_loss)
+    assert "dropped_sample" in found.cause
+    assert (found.rank, found.sample) == (0, 7)
+    own = [weight for weight in found.weights if weight.sample >= 0]
+    assert own
+    assert all(weight.weight != weight.weight for weight in own), "40 samples, 9 parameters: not identifiable"
+
+
+def test_of_equal_samples_only_the_sum_of_their_weights_is_known() -> None:
+    inputs, target = batch_of(10)
+    inputs[7], target[7] = inputs[2], target[2]
+    weights = torch.ones(10)
+    weights[7] = 0
+    found = verdict_on(weights, classifier(), (inputs, target), summed_loss)
+    assert (found.verdict, found.confidence) == ("weighting", "ambiguous")
+    assert "sample 2" in found.statement
+    assert "sample 7" in found.statement
+    both = {weight.sample: weight for weight in found.weights if weight.sample in (2, 7)}
+    assert both[7].same_as == 2
+
+
+def test_a_trained_model_is_right_all_the_same() -> None:
+    model, batch = classifier(), batch_of(12)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=400)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses, count = each_loss(model, batch)
+        (mean := losses.sum() / count + 1e-3 * sum(p.square().sum() for p in model.parameters())).backward()
+        return mean
+
+    optimizer.step(closure)
+    found = verdict_on(torch.ones(12), model, batch, each_loss)
+    assert found.clean, found
+    weights = torch.ones(12)
+    weights[0] = 0
+    assert verdict_on(weights, model, batch, each_loss).verdict in ("weighting", "scale")
+
+
+def test_a_step_that_never_leaves_the_same_is_told() -> None:
+    model, batch = classifier(), batch_of(12)
+
+    def step() -> None:
+        order = torch.randperm(12)
+        losses, count = each_loss(model, (batch[0][order], batch[1][order]))
+        (losses.sum() / count).backward()
+
+    found = audit(model, summed_loss, batch, step)
+    assert found.verdict in ("non_deterministic", "rounding"), "12 samples may come out alike twice"
+
+
+def test_what_the_caller_holds_is_left_as_it_was() -> None:
+    model, batch = classifier(normalized=True), batch_of(12)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    audit(model, each_loss, batch, lambda: None, warm_up=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_layers_that_are_frozen_stay_so_in_the_copies() -> None:
+    model = classifier(normalized=True)
+    model[1].eval()
+    assert verdict_on(torch.ones(12), model, batch_of(12), each_loss).verdict == "rounding"
+
+
+def test_a_batch_that_cannot_be_cut_is_taken_whole() -> None:
+    found = verdict_on(torch.ones(2), classifier(normalized=True), batch_of(2), each_loss)
+    assert found.clean, found
+
+
+def test_a_model_that_draws_numbers_is_refused() -> None:
+    model = nn.Sequential(classifier(), nn.Dropout(0.5))
+    with pytest.raises(ValueError, match="draws numbers"):
+        audit(model, each_loss, batch_of(12), lambda: None)
+
+
+def test_a_gradient_that_is_not_finite_is_told() -> None:
+    found = verdict_on(torch.full((12,), float("inf")), classifier(), batch_of(12), each_loss)
+    assert (found.verdict, found.cause) == ("unexplained", "nonfinite")
+
+
+def test_a_model_without_a_gradient_is_refused() -> None:
+    model = classifier().requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter"):
+        audit(model, summed_loss, batch_of(4), lambda: None)
+
+
+def test_the_documented_script_finds_the_mean_of_means_and_passes_what_is_right() -> None:
+    wrong, right = (torchrun(2, str(SCRIPT), which) for which in ("wrong", "right"))
+    assert (wrong.returncode, right.returncode) == (0, 0), wrong.stderr + right.stderr
+    assert wrong.stdout.startswith("weighting (likely): mean of means")
+    assert right.stdout.startswith("rounding (likely)")
