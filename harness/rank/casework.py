@@ -12,7 +12,9 @@ from harness.probes.bits import digest
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.assemble import Parts
 from harness.rank.common_clock import CommonClock
-from harness.rank.compare import Apart, Comparisons
+from harness.rank.compare import Apart, Comparisons, key_of
+from harness.rank.diagnose import Diagnoses
+from harness.rank.diagnosis_rows import rows_of, verdicts
 from harness.rank.drift import Drifts
 from harness.rank.findings import findings
 from harness.rank.footprint import Footprint
@@ -27,7 +29,7 @@ from harness.rank.writer import Writer
 from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig, UntilConfig
 from harness.schema.rank_state import RankState
-from harness.schema.record import FAILED, OK, SKIPPED, Discrepancy, Outcome
+from harness.schema.record import FAILED, OK, SKIPPED, Discrepancy, Finding, Outcome
 
 
 @dataclass
@@ -41,6 +43,7 @@ class CaseWork:
     """In the order of the launch."""
     materials: dict[Workload, Material]
     comparisons: Comparisons
+    diagnoses: Diagnoses
     drifts: Drifts
     writer: Writer
     usages: Usages
@@ -192,10 +195,11 @@ class CaseWork:
         referenced = perf_counter()
         rows = self.comparisons.of(case, trial, measured.gradient, yardsticks)
         compared = perf_counter()
+        told = self._diagnose(case, trial, measured)
         samples = self.world.control.gather(measured.seconds)
         if self.world.rank == 0:
             self.writer.write_samples(case, measured.columns, samples, measured.visits)
-            self._write_verdicts(case, trial, measured, rows, apart)
+            self._write_verdicts(case, trial, measured, rows, apart, told)
         return replace(
             blank,
             num_parameters=sum(gradient.numel() for _, gradient in measured.gradient),
@@ -207,9 +211,33 @@ class CaseWork:
             compare_s=compared - referenced,
         )
 
-    def _write_verdicts(self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], apart: Apart) -> None:
+    def _diagnose(self, case: Case, trial: Trial, measured: Measured) -> list[Finding]:
+        """What fails meanwhile leaves the case as it is, without a verdict. Its rows are written, its findings returned."""
+        if not self.config.diagnose:
+            return []
+        name = f"diagnose {case.case_id}"
+        if name in self.rehearsal.aside:
+            return [Finding(case.case_id, "not_diagnosed", f"{case.case_id} has no verdict: {self.rehearsal.aside[name]}", nan)]
+        self.state.update(case=name)  # a death meanwhile is not the case's own
+        self.state.enter("diagnose")
+        try:
+            known, key = self.comparisons.known(case, trial), f"{key_of(case, 'workload')}.{key_of(case, 'sharding')}"
+            found = together(self.world.control, lambda: self.diagnoses.of(key, trial, measured.gradient, known))
+        except CaseFailedError as error:
+            self.world.rebuild_measured()
+            self.diagnoses.forget()
+            return [Finding(case.case_id, "not_diagnosed", f"{case.case_id} has no verdict: {error}", nan)]
+        finally:
+            self.state.update(case=case.case_id)
+        if self.world.rank == 0:
+            self.writer.write_diagnosis(case, list(rows_of(found, [name for name, _ in measured.gradient])))
+        return list(verdicts(case, found))
+
+    def _write_verdicts(
+        self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], apart: Apart, told: list[Finding]
+    ) -> None:
         self.writer.write_discrepancies(case, rows)
-        found = [*findings(case, trial, measured, rows, apart), *self.rehearsal.findings(case)]
+        found = [*told, *findings(case, trial, measured, rows, apart), *self.rehearsal.findings(case)]
         self.writer.write_findings(case, found)
 
 

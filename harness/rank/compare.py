@@ -12,6 +12,7 @@ from harness.numerics.discrepancy import Discrepancy as Sums
 from harness.numerics.discrepancy import compare_all
 from harness.probes.control import Control
 from harness.rank.agreement import together
+from harness.rank.counterfactuals import Known
 from harness.rank.gradient_store import GradientStore
 from harness.rank.reference import References, Rounding
 from harness.rank.theory import expected, ideal
@@ -80,6 +81,18 @@ class Comparisons:
             single_rank=self._single_rank(case, trial) if self.single_rank and trial.cut.spans_ranks else None,
         )
         return found if case.clip == USUAL["clip"] else self._clipped(found, case, trial)
+
+    def known(self, case: Case, trial: Trial) -> Known:
+        """The float64 gradients on the way to a case, none of them clipped. Raises CaseFailedError."""
+        cut = f"{key_of(case, 'workload')}.{key_of(case, 'sharding')}"
+        spans, precision = trial.cut.spans_ranks, trial.parts.precision
+        rounding: Rounding | None = precision.rounded if precision.rounded(torch.ones(())) is not None else None
+        return Known(
+            right=self._reference(case, trial, cut),
+            full_batch=self._full_batch(case, trial) if spans else None,
+            rounded=self._reference(case, trial, cut, rounding) if rounding is not None else None,
+            full_rounded=self._full_batch(case, trial, rounding) if rounding is not None and spans else None,
+        )
 
     def _clipped(self, found: Yardsticks, case: Case, trial: Trial) -> Yardsticks:
         """Every float64 gradient as the case's clipping leaves it; `single_rank` is clipped already."""

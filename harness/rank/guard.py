@@ -23,7 +23,7 @@ WAITING = ("sync", "aggregate", "failed")
 """Phases in which a rank can do no more than wait for the others."""
 OWN_WORK = (
     *("start", "import", "join", "assemble", "pre-flight", "rehearse"),
-    *("drift", "compare", "ask", "trace", ""),
+    *("drift", "compare", "diagnose", "ask", "trace", ""),
 )
 """Phases in which a rank may be at work for as long as it likes; in every other one the deadline holds."""
 

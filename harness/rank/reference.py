@@ -5,8 +5,8 @@ of rank, not by a collective; and they wait in files.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class References:
         name = f"reference.{key}"
         if name not in self._known:
             own = _picked(material, shards[self._control.rank])
-            summed = together(self._control, lambda: self._summed(material, own, rounding=rounding))
+            summed = together(self._control, lambda: self.summed(material, own, rounding=rounding))
             self._save_sum_over_ranks(name, summed, sum(material.terms))
             self._known.add(name)
         return name
@@ -49,7 +49,7 @@ class References:
         name = f"full_batch.{key}"
         if name not in self._known:
             whole = material.batch if self._control.rank == 0 else None
-            summed = together(self._control, lambda: self._summed(material, whole, rounding=rounding) if whole else {})
+            summed = together(self._control, lambda: self.summed(material, whole, rounding=rounding) if whole else {})
             if self._control.rank == 0:
                 self._save(name, summed, sum(material.terms))
             self._known.add(name)
@@ -60,7 +60,7 @@ class References:
         name = f"own_shard.{key}"
         if name not in self._known:
             own = _picked(material, shard)
-            summed = together(self._control, lambda: self._summed(material, own, rounding=rounding))
+            summed = together(self._control, lambda: self.summed(material, own, rounding=rounding))
             self._save(name, summed, sum(material.terms[index] for index in shard) or 1.0)
             self._known.add(name)
         return name
@@ -69,7 +69,7 @@ class References:
         """The sum of weight * (gradient of the sample's loss) over `own`, and over ranks: on rank 0; or each rank's own."""
         name = f"weighted.{key}"
         if name not in self._known:
-            summed = together(self._control, lambda: self._summed(material, own, weights))
+            summed = together(self._control, lambda: self.summed(material, own, weights))
             if over_ranks:
                 self._save_sum_over_ranks(name, summed, 1.0)
             else:
@@ -87,24 +87,33 @@ class References:
             self._known.add(short)
         return short
 
-    def _summed(
+    def summed(
         self, material: Material, batch: Batch, weights: Sequence[float] | None = None, rounding: Rounding | None = None
     ) -> dict[str, Tensor]:
-        """Gradient of the sum of the batch's losses, or of their weighted sum."""
-        model = material.fresh_model(self._device, torch.float64)
-        criterion = material.fresh_criterion(self._device, torch.float64)
-        batch = batch.to(self._device, torch.float64)
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        """Gradient of the sum of the batch's losses, or of their weighted sum, on this rank alone; nothing is saved."""
+        ready = self._ready(material, batch, rounding)
         if not len(batch):
-            return {name: torch.zeros_like(parameter).cpu() for name, parameter in named.items()}
-        if rounding is not None:
+            return {name: torch.zeros_like(parameter).cpu() for name, parameter in ready.named.items()}
+        loss = _loss(ready.criterion, ready.output(), ready.batch.target, weights)
+        return ready.gradient(loss)
+
+    def each(self, material: Material, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        """Gradient of each sample's loss, in the batch that it is in, by one forward."""
+        ready = self._ready(material, batch)
+        if not len(batch):
+            return
+        output = ready.output()
+        losses = ready.criterion.none(output, ready.batch.target).reshape(len(batch), -1).sum(1)
+        for place in range(len(batch)):
+            yield ready.gradient(losses[place], keep=place < len(batch) - 1)
+
+    def _ready(self, material: Material, batch: Batch, rounding: Rounding | None = None) -> "_Ready":
+        model = material.fresh_model(self._device, torch.float64)
+        batch = batch.to(self._device, torch.float64)
+        if rounding is not None and len(batch):
             batch = _round(model, batch, rounding)
-        torch.manual_seed(step_seed(self._seed, material.name, self._control.rank))
-        loss = _loss(criterion, model(*batch.inputs), batch.target, weights)
-        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        return {
-            name: (torch.zeros_like(p) if g is None else g).cpu() for (name, p), g in zip(named.items(), gradients, strict=True)
-        }
+        seed = step_seed(self._seed, material.name, self._control.rank)
+        return _Ready(model, material.fresh_criterion(self._device, torch.float64), batch, seed)
 
     def _save_sum_over_ranks(self, name: str, own: dict[str, Tensor], denominator: float) -> None:
         if self._control.rank == 0:
@@ -122,6 +131,33 @@ class References:
 
     def _save(self, name: str, summed: dict[str, Tensor], denominator: float) -> None:
         self._store.save(name, ((parameter, tensor / denominator) for parameter, tensor in summed.items()))
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A model in float64, and what it is to be differentiated on."""
+
+    model: nn.Module
+    criterion: Criterion
+    batch: Batch
+    seed: int
+
+    @property
+    def named(self) -> dict[str, nn.Parameter]:
+        """Parameters that get a gradient."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def output(self) -> Tensor:
+        torch.manual_seed(self.seed)
+        output: Tensor = self.model(*self.batch.inputs)
+        return output
+
+    def gradient(self, loss: Tensor, *, keep: bool = False) -> dict[str, Tensor]:
+        """On the CPU, in one piece for each parameter. keep: another loss of the same output follows."""
+        named = self.named
+        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=keep)
+        both = zip(named.items(), found, strict=True)
+        return {name: (torch.zeros_like(p) if g is None else g).cpu() for (name, p), g in both}
 
 
 def _picked(material: Material, shard: Sequence[int]) -> Batch:

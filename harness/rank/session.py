@@ -15,6 +15,7 @@ from harness.rank.assemble import Parts, assemble, assemble_probes
 from harness.rank.casework import CaseWork
 from harness.rank.common_clock import CommonClock
 from harness.rank.compare import Comparisons
+from harness.rank.diagnose import Diagnoses
 from harness.rank.drift import BATCHES, Drifts
 from harness.rank.environment.changes import changes
 from harness.rank.environment.describe import describe
@@ -113,6 +114,7 @@ class Session:
             parts=parts,
             materials=materials,
             comparisons=comparisons,
+            diagnoses=Diagnoses(store, references),
             drifts=drifts,
             writer=writer,
             usages=Usages(world.control, world.device),

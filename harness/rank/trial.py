@@ -27,6 +27,7 @@ from harness.rank.pace import Pace
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer, named
 from harness.rank.rig import Builder, Rig
+from harness.rank.tap import Save, Tap
 from harness.rank.usage import Usage, idle_batch
 from harness.schema.config import UntilConfig
 from harness.schema.context import Context
@@ -198,6 +199,30 @@ class Trial:
             tracer.record(
                 case_id, lambda left: self._iterate(rig.model, passes[left % len(passes)]), self.measured, self.warm_up
             )
+
+    def tapped(self, save: Save) -> Tap:
+        """Iterate once more, untimed; what passes through the last iteration is handed to `save`."""
+        with self._computing(), catch_warnings():
+            simplefilter("ignore")  # the measured iterations have told them
+            rig = self._rig(self.parts.fault.batches)
+            tap = Tap(rig, save)
+            for left in reversed(range(self.iterations)):
+                phases = rig.phases[left % len(rig.phases)]
+                self._iterate(rig.model, partial(_run, phases if left else tap.around(phases)))
+            tap.ended()
+        return tap
+
+    def gradient(self) -> list[Tensor]:
+        """What one untimed iteration leaves on this rank, parameter by parameter."""
+        with self._computing(), catch_warnings():
+            simplefilter("ignore")
+            rig = self._rig(1)
+            self._iterate(rig.model, partial(_run, rig.phases[0]))
+            return [tensor for _, tensor in rig.gradient()]
+
+    def once(self, parts: Parts) -> "Trial":
+        """A variant of the case, for one iteration."""
+        return replace(self._once(), parts=parts, asked_warm_up=0)
 
     def alone(self) -> "Trial":
         """The case on one rank that has the whole batch: what its gradient is without any aggregation."""

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
@@ -13,7 +13,20 @@ from torch import Tensor
 
 from harness.rank.footprint import COLUMNS
 from harness.schema.case import AXES, Case
-from harness.schema.record import METRICS, Asked, Discrepancy, Drift, Finding, Observation, Outcome, Timing
+from harness.schema.record import (
+    METRICS,
+    Asked,
+    Diagnosis,
+    Discrepancy,
+    Drift,
+    Finding,
+    Floor,
+    Observation,
+    Outcome,
+    Step,
+    Timing,
+    Weight,
+)
 from harness.schema.run_dir import RunDir, writing
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
@@ -155,6 +168,12 @@ class Writer:
         """How far the case drifts from the others of its setting."""
         self._write("drifts", case.case_id, [self._of_launch(row) for row in rows], _DRIFTS)
 
+    def write_diagnosis(self, case: Case, rows: Sequence[Diagnosis | Weight | Step | Floor]) -> None:
+        """The rows of all its tables."""
+        for table, kind in _DIAGNOSED.items():
+            own = [{"case_id": case.case_id, "launch": self._launch, **_but_case(row)} for row in rows if isinstance(row, kind)]
+            self._save(table, case.case_id, pa.Table.from_pylist(own, schema=_schema_of(kind)))
+
     def write_probe(self, probe: str, asked: Sequence[Asked], seen: Sequence[tuple[str, int, Observation | Timing]]) -> None:
         """A probe's answers; `seen` holds (subject, rank, what was seen)."""
         for table, kind, schema in (("observations", Observation, _OBSERVATIONS), ("collectives", Timing, _COLLECTIVES)):
@@ -181,6 +200,25 @@ class Writer:
     def _save(self, table: str, name: str, content: pa.Table) -> None:
         with writing(self._run_dir.case_file(table, name, self._launch)) as part:
             pq.write_table(content, part)
+
+
+_DIAGNOSED: dict[str, type[Diagnosis | Weight | Step | Floor]] = {
+    "diagnoses": Diagnosis,
+    "weights": Weight,
+    "budget": Step,
+    "floors": Floor,
+}
+_KINDS = {"str": pa.string(), "float": pa.float64(), "int": pa.int32(), "bool": pa.bool_()}
+
+
+def _schema_of(kind: type) -> pa.Schema:
+    """A column a field, beside the case and its launch."""
+    own = [(field.name, _KINDS[str(getattr(field.type, "__name__", field.type))]) for field in fields(kind)]
+    return pa.schema([("case_id", pa.string()), ("launch", pa.int32()), *own[1:]])
+
+
+def _but_case(row: Diagnosis | Weight | Step | Floor) -> dict[str, object]:
+    return {name: value for name, value in asdict(row).items() if name != "case_id"}
 
 
 def _repeated(text: str, count: int) -> pa.DictionaryArray:

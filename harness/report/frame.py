@@ -13,7 +13,7 @@ from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
 from harness.schema.record import FAILED, OK
-from harness.schema.run_dir import HELD, RunDir
+from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
 from harness.schema.tables import COLUMNS, is_whole
 
 
@@ -33,6 +33,11 @@ class Run:
     findings: pd.DataFrame
     """Of all launches, one of a kind a case: the first launch's that has it."""
     drifts: pd.DataFrame
+    diagnoses: pd.DataFrame
+    """Where the run was asked for them: one row a case, and of the next three one a weight, a step and a parameter."""
+    weights: pd.DataFrame
+    budget: pd.DataFrame
+    floors: pd.DataFrame
     probes: pd.DataFrame
     """One row a question of a finished probe."""
     observations: pd.DataFrame
@@ -93,7 +98,10 @@ def load_run(path: Path | str) -> Run:
     )
 
 
-_SMALL = {"cases": ("cases", "discrepancies", "findings", "drifts"), "probes": ("probes", "observations", "collectives")}
+_SMALL = {
+    "cases": ("cases", "discrepancies", "findings", "drifts", *DIAGNOSED),
+    "probes": ("probes", "observations", "collectives"),
+}
 """Those of them that are read at once."""
 
 

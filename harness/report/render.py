@@ -33,7 +33,8 @@ from harness.report.timing import Timing, timing
 from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
 from harness.report.trust import doubts
-from harness.schema.record import FAILED, OK
+from harness.report.why import why_tables
+from harness.schema.record import FAILED, OK, VERDICT
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
 
@@ -228,13 +229,15 @@ def _markdown(report: Report) -> str:
 
 
 def _findings(run: Run) -> list[str]:
-    """Different statements, each once, with the number of cases that it is true of."""
-    counted = run.findings.groupby("statement", sort=False).case_id.nunique()
+    """Different statements, each once, with the number of cases that it is true of; verdicts lead."""
+    leading = run.findings.sort_values("kind", key=lambda kind: kind != VERDICT, kind="stable")
+    counted = leading.groupby("statement", sort=False).case_id.nunique()
     return [f"{statement} ({cases} case{'s' if cases > 1 else ''})" for statement, cases in counted.items()]
 
 
 def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
     yield from tell(run)
+    yield from why_tables(run)
     if len(frames["cost"]):
         yield from _of_times(run, timed, frames, brief=brief)
     if len(frames["discrepancy"]):
@@ -283,6 +286,12 @@ def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[t
 
         for workload, picture in pictures(traded, resident=run.environment.get("device") == "cpu"):
             yield f"trade-{workload}.png", picture
+    if len(run.budget):
+        from harness.report.waterfall import waterfalls
+
+        drawn = waterfalls(run)
+        if drawn:
+            yield "budget.png", drawn
     if len(swept):
         from harness.report.bandwidth_picture import bandwidth
 

@@ -134,6 +134,8 @@ class BenchmarkConfig:
     """Print what would be run, and start nothing."""
     world_sizes: list[int] = field(default_factory=list)
     """One run for each of these numbers of ranks, and one report over them; empty: one run. For python -m launch."""
+    diagnose: bool = False
+    """Find out why each case's gradient is not its float64 reference, and prove it where that can be (docs/diagnosis.md)."""
     single_rank: bool = False
     """Hold every case also against what rank 0 computes alone on the whole batch, in the case's own precision."""
     story: str = ""

@@ -20,8 +20,10 @@ from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 from harness.schema.text import plain
 
+DIAGNOSED = ("diagnoses", "weights", "budget", "floors")
+"""Tables of a run with diagnose=true."""
 HELD = {
-    "cases": ("cases", "samples", "memory", "discrepancies", "findings", "drifts"),
+    "cases": ("cases", "samples", "memory", "discrepancies", "findings", "drifts", *DIAGNOSED),
     "probes": ("probes", "observations", "collectives"),
 }
 """What is finished with a row in `cases`, and what with one in `probes`."""

@@ -7,7 +7,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.schema.case import AXES
-from harness.schema.record import CASE, METRICS, Asked, Drift, Finding, Memory, Observation, Outcome, Timing
+from harness.schema.record import (
+    CASE,
+    METRICS,
+    Asked,
+    Diagnosis,
+    Drift,
+    Finding,
+    Floor,
+    Memory,
+    Observation,
+    Outcome,
+    Step,
+    Timing,
+    Weight,
+)
 from harness.schema.run_dir import HELD
 
 COLUMNS = {
@@ -17,6 +31,10 @@ COLUMNS = {
     "discrepancies": ["case_id", "launch", "rank", "against", "parameter", *METRICS],
     "findings": [field.name for field in fields(Finding)],
     "drifts": [field.name for field in fields(Drift)],
+    "diagnoses": [field.name for field in fields(Diagnosis)],
+    "weights": [field.name for field in fields(Weight)],
+    "budget": [field.name for field in fields(Step)],
+    "floors": [field.name for field in fields(Floor)],
     "probes": [field.name for field in fields(Asked)],
     "observations": ["probe", "subject", "rank", *(field.name for field in fields(Observation))],
     "collectives": ["probe", "subject", "rank", *(field.name for field in fields(Timing))],

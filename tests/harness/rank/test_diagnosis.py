@@ -1,0 +1,80 @@
+"""Diagnoses in real gloo worlds: planted faults, clean cases, single causes, memory, and what a run shows of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report.frame import load_run
+from harness.schema.record import CLEAN
+from tests.running import launch, torchrun
+from tests.worlds.diagnosis import FAULTS
+
+
+def told(ranks: int, module: str, tmp_path: Path, *arguments: str) -> Any:
+    """What rank 0 of a world wrote."""
+    out = tmp_path / "out.json"
+    done = torchrun(ranks, "-m", f"tests.worlds.{module}", str(out), *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_planted_fault_is_found(ranks: int, tmp_path: Path) -> None:
+    rows = told(ranks, "diagnosis", tmp_path, "0", str(2 * len(FAULTS)), "fault")
+    assert {row["fault"] for row in rows} == set(FAULTS)
+    assert [row for row in rows if not row["right"]] == []
+
+
+def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
+    rows = told(3, "diagnosis", tmp_path, "0", "16", "clean")
+    assert [row for row in rows if row["verdict"] not in CLEAN] == []
+    assert len({row["verdict"] for row in rows}) > 1
+    replayed = [row["replayed"] for row in rows if row["replayed"] == row["replayed"]]
+    assert len(replayed) > 4
+    assert set(replayed) == {1.0}
+
+
+def test_each_cause_planted_singly_takes_the_budget(tmp_path: Path) -> None:
+    causes = told(4, "budget", tmp_path)
+    assert len(causes) == 5
+    for cause, found in causes.items():
+        shares = found["steps"]
+        assert shares[cause] > 0.95, (cause, shares)
+        assert abs(shares["unexplained"]) <= 0.01
+        assert sum(shares.values()) == pytest.approx(1)
+        assert found["proved"]
+    verdicts = {cause: found["verdict"] for cause, found in causes.items()}
+    assert verdicts["summation order"] == "order"
+    assert verdicts["normalization"] == "weighting"
+    assert verdicts["precision of communication"] == "precision"
+
+
+def test_a_diagnosis_takes_less_than_four_gradients_of_memory(tmp_path: Path) -> None:
+    taken = told(2, "diagnosis_memory", tmp_path)
+    assert taken["diagnosis"] < 4
+
+
+def test_a_run_leads_with_its_verdicts(tmp_path: Path) -> None:
+    asked = ("workload=[mlp_digits]", "reduction=[sum,one_by_one]", "fault=[none,dropped_rank,alias]", "diagnose=true")
+    done = launch(*asked, "iterations=2", "torchrun.nproc_per_node=2", f"results_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    first = next(line for line in lines if line.startswith("- "))
+    assert first.startswith("- weighting (certain): ")
+    assert "rank 0 is lost" in done.stdout
+    assert "Why: mlp_digits" in done.stdout
+    run = load_run(tmp_path / "default" / "latest")
+    verdicts = dict(zip(run.diagnoses.case_id.astype(str), run.diagnoses.cause, strict=True))
+    expected = {"none": "rounding", "dropped_rank": "lost_rank", "alias": "alias"}
+    for case in run.cases.itertuples():
+        one_pass = case.fault == "alias" and case.reduction == "sum"
+        assert verdicts[str(case.case_id)] == ("rounding" if one_pass else expected[str(case.fault)])
+    lost = run.weights[run.weights.case_id.isin([name for name, cause in verdicts.items() if cause == "lost_rank"])]
+    assert lost[lost["rank"] == 0].weight.abs().max() < 1e-9
+    assert (lost[lost["rank"] == 1].weight / lost[lost["rank"] == 1].should - 1).abs().max() < 1e-9
+    assert set(run.diagnoses.orders) == {"0 + 1"}, "two ranks, one order"
+    assert (run.budget.groupby("case_id").share.sum() - 1).abs().max() < 1e-6
+    assert set(run.floors.parameter) == {"", "0.weight", "0.bias", "2.weight", "2.bias"} or len(set(run.floors.parameter)) > 3
+    assert (run.path / "report" / "budget.png").stat().st_size > 5000
