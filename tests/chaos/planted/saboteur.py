@@ -28,9 +28,10 @@ _LONGEST_S = 30.0
 
 def act() -> None:
     """Do the plan's deed, if it is this rank's, in this phase of the asked case; a plan is carried out once."""
-    if not PLAN.exists():
+    try:
+        plan = json.loads(PLAN.read_text())
+    except FileNotFoundError:  # there is none; or another rank is carrying it out just now
         return
-    plan = json.loads(PLAN.read_text())
     if int(os.environ["RANK"]) != plan["rank"] or not _is_there(plan):
         return
     PLAN.with_suffix(".case").write_text(_state(plan)[1]["case"])
