@@ -1,9 +1,12 @@
 """Batches of anyone's making: tensors, or tuples, lists and dicts of them, with the samples along the first dimension."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def each_tensor(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -39,6 +42,21 @@ def picked(batch: Any, index: Tensor) -> Any:
 def in_float64(tensor: Tensor) -> Tensor:
     """A floating tensor in float64, any other as it is."""
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def unless_refused(compute: Callable[[], T]) -> T | None:
+    """None where the model's own code refuses such a batch: BatchNorm does a batch of one, and others by any error.
+
+    Memory that runs out is no refusal: it is raised.
+    """
+    try:
+        return compute()
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise
+        return None
 
 
 def runs(samples: int, count: int) -> list[range]:

@@ -25,6 +25,7 @@ from harness.schema.record import (
     RANKS_DISAGREE,
     ROUNDING,
     UNEXPLAINED,
+    Diagnosis,
     Weight,
 )
 
@@ -58,32 +59,16 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """Equal on all ranks, but for `noises`, `lengths` and `ladder`, and what the ladder proves, which rank 0 has."""
+class Explanation(Diagnosis):
+    """A diagnosis, and what it rests on. Equal on all ranks, but for `noises`, `lengths` and `ladder`, and what the ladder
+    proves, which rank 0 has."""
 
-    verdict: str
-    cause: str
-    statement: str
-    advice: str
-    confidence: str
-    explained: float
-    distance: float
-    floor: float
-    exact_distance: float = math.nan
-    factor: float = math.nan
-    rank: int = -1
-    sample: int = -1
-    independent: int = 0
-    condition: float = math.nan
-    residual: float = math.nan
     weights: tuple[Weight, ...] = ()
     noises: Sequence[Noise] = ()
     """The whole gradient's, then each parameter's."""
     lengths: Sequence[float] = ()
     """|value - right|, likewise."""
     ladder: Ladder | None = None
-    seconds: float = 0.0
-    exact_seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
@@ -139,7 +124,7 @@ def with_ladder(found: Explanation, ladder: Ladder | None) -> Explanation:
     """With what the replay proves: that the sum was made of what the ranks brought, in that order. On rank 0."""
     if ladder is None:
         return found
-    found = replace(found, ladder=ladder)
+    found = replace(found, ladder=ladder, replayed=ladder.replayed, proved=ladder.proved, orders=" | ".join(ladder.orders))
     if not ladder.proved or found.verdict != ROUNDING:
         return found
     if ladder.share(SUM_ORDER) > _MOST:
@@ -158,10 +143,8 @@ def _meaning(witness: Witness, seen: Seen, noise: float, kernels: float) -> Mean
     """Looked for in float64 where there is such a run: rounding shrinks there by 2^29, and what is not rounding stays."""
     if seen.exact is None:
         return meaning_of(witness, seen.value, _WITHIN * max(noise, kernels), seen.exact_local)
-    unit = torch.finfo(torch.float64).eps / torch.finfo(seen.coarsest).eps
-    if seen.sent is not None:
-        unit = torch.finfo(seen.sent).eps / torch.finfo(seen.coarsest).eps
-    found = meaning_of(witness, seen.exact, _CLEAR * noise * unit, seen.exact_local)
+    unit = torch.finfo(seen.sent or torch.float64).eps / torch.finfo(seen.coarsest).eps
+    found = meaning_of(witness, seen.exact, (_WITHIN if seen.sent else _CLEAR) * noise * unit, seen.exact_local)
     unlike = unlike_ranks(witness.control, seen.value)
     if any(unlike) and not found.verdict:  # in the case's own precision alone
         return meaning_of_unlike(witness, seen.value, _WITHIN * max(noise, kernels), unlike)
@@ -189,14 +172,9 @@ class _Numbers:
         meaning = self.meaning
         if meaning.verdict == UNEXPLAINED and not repeats:
             return _clean(NON_DETERMINISTIC, f"{_OTHER_BITS}; and {meaning.words}", _DETERMINISTIC, "proved")
-        return Explanation(
-            meaning.verdict,
-            meaning.cause,
-            meaning.words,
-            meaning.advice,
-            self._confidence(),
-            meaning.explained,
-            *(math.nan, math.nan),
+        found = _found(meaning.verdict, meaning.cause, meaning.words, meaning.advice, self._confidence(), meaning.explained)
+        return replace(
+            found,
             factor=meaning.factor,
             rank=meaning.rank,
             sample=meaning.sample,
@@ -217,10 +195,10 @@ class _Numbers:
         if self.apart.bits:
             return _clean(IDENTICAL, "every bit is that of the float64 reference, rounded once", "", "proved")
         if not math.isfinite(self.apart.whole):
-            return Explanation(UNEXPLAINED, NONFINITE, _INFINITE, _LOWER, "likely", 0.0, math.nan, math.nan)
+            return _found(UNEXPLAINED, NONFINITE, _INFINITE, _LOWER, "likely", 0.0)
         if self.apart.whole > _WITHIN * max(self.noise, self.kernels) and self.seen.exact is not None:
             words = f"{relative:.2g} from the reference, which no rounding of its own kernels makes; in float64 it is right"
-            return Explanation(UNEXPLAINED, "own_precision", words, _KERNEL, "likely", 0.0, math.nan, math.nan)
+            return _found(UNEXPLAINED, "own_precision", words, _KERNEL, "likely", 0.0)
         return self._rounded(relative)
 
     def _rounded(self, relative: float) -> Explanation:
@@ -259,7 +237,12 @@ _LESS = "numbers cancel (a trained model), or kernels compute in less precision 
 
 
 def _clean(verdict: str, words: str, advice: str, confidence: str) -> Explanation:
-    return Explanation(verdict, verdict, words, advice or _LEAVE, confidence, 1.0, math.nan, math.nan)
+    return _found(verdict, verdict, words, advice or _LEAVE, confidence, 1.0)
+
+
+def _found(verdict: str, cause: str, words: str, advice: str, confidence: str, explained: float) -> Explanation:
+    """The distances are filled in by `explain`, and the case by who knows of cases."""
+    return Explanation("", verdict, cause, words, advice, confidence, explained, math.nan, math.nan, math.nan)
 
 
 def _distance(control: Control, right: Tensor | None, seen: Seen) -> _Distance:

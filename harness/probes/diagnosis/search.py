@@ -5,13 +5,14 @@ then of the samples'; then other functions are tried. Rank 0 decides, and tells 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from harness.numerics.weights import Products, effective_weights
+from harness.probes.diagnosis.batches import unless_refused
 from harness.probes.diagnosis.choice import chosen, earlier, flat, flat_by_rank, held, rank_rows, sample_rows
 from harness.probes.diagnosis.hypotheses import bases, by_rank, by_sample, dropped_input, without_input
 from harness.probes.diagnosis.meaning import Meaning, named, tell
@@ -20,6 +21,7 @@ from harness.probes.diagnosis.products import (
     RESOLVED,
     Gram,
     Rest,
+    distance,
     dot,
     everywhere,
     gram_of,
@@ -160,7 +162,7 @@ class _Search:
         known = sample < len(own) and len(own) > 1 and own[sample] < self.facts.total
         weights = without_input(self.facts, base, rank, sample) if known else [0.0] * self.facts.size
         others = self._others(base) if base else None
-        missing = _tried(lambda: self.witness.without(sample)) if known else None
+        missing = unless_refused(lambda: self.witness.without(sample)) if known else None
         if missing is None:
             return math.inf
         if others is None:  # the right gradient, value - rest, over another denominator
@@ -186,26 +188,33 @@ class _Search:
         _, left = projected(self.local, self.witness.summed())
         norm = dot(self.local, self.local) ** 0.5
         foreign = left > max(RESOLVED * norm, self.noise) and not self._spanned(norm)
-        single = False
-        if self.control.any(foreign) and self.facts.coupled:
-            apart = _tried(self.witness.apart)
-            left_apart = math.inf if apart is None else projected(self.local, apart)[1]
-            single = not self.control.any(left_apart > max(RESOLVED * norm, self.noise))
+        left = self._left_one_by_one(norm) if self.control.any(foreign) and self.facts.coupled else math.inf
+        single = left < math.inf
         self.control.meet()
         told = self.control.all_gather(torch.tensor(float(foreign), dtype=torch.float64))
         ranks = [rank for rank, flag in enumerate(told) if flag]
         if not ranks:
             return blank
         how = "the model sees samples one by one" if single else "no weighting of its samples' gradients makes it"
+        how += ", and that is not all" if single and left > self.enough else ""
         return replace(
             blank,
             verdict=OTHER_FUNCTION,
             cause="one_by_one" if single else "other_function",
             words=f"{named(ranks)} differentiate{'s' * (len(ranks) == 1)} another function than the reference: {how}",
             advice=_ALONE if single else "compare the model, its mode, its masks and its statistics with the reference's",
-            left=0.0 if single else blank.left,
+            left=left if single else blank.left,
             fitting=1,
         )
+
+    def _left_one_by_one(self, norm: float) -> float:
+        """What is left of d if ranks see samples one by one, and nothing else is wrong; inf where some rank does not."""
+        apart = unless_refused(self.witness.apart)
+        left = math.inf if apart is None or self.local is None else projected(self.local, apart)[1]
+        if self.control.any(left > max(RESOLVED * norm, self.noise)):
+            return math.inf
+        assert apart is not None
+        return distance(self.value, summed_over_ranks(self.control, apart, 1 / self.facts.total))
 
     def _spanned(self, norm: float) -> bool:
         """Whether the local gradient is some weighting of the samples of this rank."""
@@ -257,14 +266,6 @@ class _Search:
         counts = [int(count) for count in kept[:size]]
         square = sum(counts) if self.control.rank == 0 else 0
         return Gram(counts, kept[size:].view(square, square))
-
-
-def _tried(compute: Callable[[], Tensor]) -> Tensor | None:
-    """None where the model's own code refuses such a batch: BatchNorm does a batch of one."""
-    try:
-        return compute()
-    except (ValueError, RuntimeError):
-        return None
 
 
 NONFINITE = "nonfinite"

@@ -1,14 +1,14 @@
 """Ranks that hold different bits after an all-reduce: which, and whether they hold nothing but their own parts."""
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from harness.probes.bits import digest
 from harness.probes.control import Control
 from harness.probes.diagnosis.meaning import Meaning, named
-from harness.probes.diagnosis.products import RESOLVED, dot, projected
+from harness.probes.diagnosis.products import PIECE_BYTES, RESOLVED, dot, projected
 from harness.probes.diagnosis.witness import Witness
 from harness.schema.record import NOT_REDUCED, RANKS_DISAGREE
 
@@ -16,16 +16,9 @@ from harness.schema.record import NOT_REDUCED, RANKS_DISAGREE
 def unlike_ranks(control: Control, value: Tensor) -> list[bool]:
     """Which ranks do not hold rank 0's bits."""
     control.meet()
-    digests = control.all_gather(torch.frombuffer(bytearray(_digest(value)), dtype=torch.uint8))
+    own = digest([("", piece) for piece in value.split(PIECE_BYTES)])
+    digests = control.all_gather(torch.frombuffer(bytearray(own), dtype=torch.uint8))
     return [not torch.equal(one, digests[0]) for one in digests]
-
-
-def _digest(value: Tensor) -> bytes:
-    """SHA-256 of the bits."""
-    found = hashlib.sha256()
-    for piece in value.split(1 << 18):
-        found.update(piece.contiguous().view(torch.uint8).numpy().data)
-    return found.digest()
 
 
 def meaning_of_unlike(witness: Witness, value: Tensor, noise: float, unlike: Sequence[bool]) -> Meaning:

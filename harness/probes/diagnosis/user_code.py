@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.probes.control import Control, PeerFailedError
-from harness.probes.diagnosis.batches import each_tensor, in_float64, length_of, picked, runs
+from harness.probes.diagnosis.batches import each_tensor, in_float64, length_of, picked, runs, unless_refused
 from harness.probes.diagnosis.explain import Explanation, Seen, explain
 from harness.probes.diagnosis.facts import Facts
 from harness.probes.diagnosis.floor import PERMUTATIONS, Local
@@ -158,11 +158,8 @@ class _Loop:
         count = self._count(batch)
         if length_of(batch) > _SAMPLES:
             return [count]
-        try:
-            own = [self._count(picked(batch, torch.tensor([place]))) for place in range(length_of(batch))]
-        except Exception:  # the model's own code may refuse a batch of one in any way
-            return [count]
-        return own if abs(sum(own) - count) <= 1e-9 * abs(count) else [count]
+        own = unless_refused(lambda: [self._count(picked(batch, torch.tensor([at]))) for at in range(length_of(batch))])
+        return own if own and abs(sum(own) - count) <= 1e-9 * abs(count) else [count]
 
     @torch.no_grad()
     def _count(self, batch: Any) -> float:
@@ -205,10 +202,8 @@ class _Loop:
         """Of half the samples less the other half: as large as gradients are that do not know of each other."""
         half = torch.randint(0, 2, (length_of(self.batches[0]),), generator=torch.Generator().manual_seed(0)).bool()
         part = picked(self.batches[0], half.nonzero().flatten())
-        try:
-            return self.summed() - 2 * self._gradient(self._exact, part)
-        except Exception:  # as above
-            return self.summed()
+        found = unless_refused(lambda: self._gradient(self._exact, part))
+        return self.summed() if found is None else self.summed() - 2 * found
 
     def _gradient(self, model: nn.Module, batch: Any) -> Tensor:
         """Of the summed loss, on a copy: statistics that a forward keeps are the caller's."""
@@ -285,9 +280,7 @@ class _Loop:
         own = self.facts.terms[0][self.control.rank]
         if len(own) != length_of(self.batches[0]) or 8 * len(own) * len(self.summed()) > _SAMPLE_BYTES:
             return False
-        try:
-            parts = self.samples()
-        except Exception:  # the model's own code may refuse a batch of one in any way
-            return False
-        distance = projected(sum(parts[1:], parts[0]), self.summed())[1] if parts else 0.0
-        return distance <= _COUPLED * float(self.summed().norm())
+        parts = unless_refused(self.samples)
+        if not parts:
+            return parts is not None
+        return projected(sum(parts[1:], parts[0]), self.summed())[1] <= _COUPLED * float(self.summed().norm())
