@@ -140,20 +140,31 @@ def _fill(phase: str) -> Callable[[Chaotic], None]:
 @contextmanager
 def read_only_later(run: Chaotic) -> Iterator[Callable[[], None]]:
     """What is mounted over the run directory is taken off again when the harm is mended, and at the end."""
-    lift = lambda: subprocess.run(["umount", "-l", str(run.run_dir.path)], check=False, capture_output=True) and None  # noqa: E731
+
+    def lift() -> None:
+        for path in (*run.results.glob("chaos/2*"), _aside(run)):
+            subprocess.run(["umount", "-l", str(path)], check=False, capture_output=True)
+
     try:
         yield lift
     finally:
         lift()
 
 
+def _aside(run: Chaotic) -> Path:
+    return run.folder / "read-only"
+
+
 def _read_only(phase: str) -> Callable[[Chaotic], None]:
-    def mount(path: Path) -> None:
-        _mount("--bind", str(path), str(path))
-        _mount("-o", "remount,ro,bind", str(path))
+    def mount(run: Chaotic) -> None:
+        """Made read-only aside, then laid over: a mount through which a rank is writing cannot be made so (EBUSY)."""
+        _aside(run).mkdir()
+        _mount("--bind", str(run.run_dir.path), str(_aside(run)))
+        _mount("-o", "remount,ro,bind", str(_aside(run)))
+        _mount("--bind", str(_aside(run)), str(run.run_dir.path))
 
     def strike(run: Chaotic) -> None:
-        run.strike_in(phase, lambda: mount(run.run_dir.path))
+        run.strike_in(phase, lambda: mount(run))
 
     return strike
 

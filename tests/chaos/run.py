@@ -156,6 +156,13 @@ class Chaotic:
             with _ignored():
                 os.kill(pid, signal.SIGKILL)
 
+    def close(self) -> None:
+        """Leave no process and no pipe, so that a trial that broke off does not trouble the next."""
+        self.kill()
+        self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+
     def resume(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
         """Go on with it, to its end."""
         command = [sys.executable, "-m", "launch", f"resume={self.run_dir.path}", *overrides]

@@ -62,7 +62,7 @@ def attempt(fault: Fault, folder: Path, expected: pd.DataFrame) -> Trial:
             fault.strike(run)
             return _seen(fault, run, expected, mend)
         finally:
-            run.kill()
+            run.close()
 
 
 def _seen(fault: Fault, run: Chaotic, expected: pd.DataFrame, mend: Callable[[], None]) -> Trial:
