@@ -64,7 +64,7 @@ def _follow(rank: int) -> int:
     except RefusedError as error:
         print(f"reducebench: rank {rank}: {error}; all nodes must see results_dir", file=sys.stderr, flush=True)
         return _REFUSAL
-    redirect_output(run_dir.log(rank))
+    redirect_output(run_dir.ranks.log(rank))
     return work(run_dir, *report_in(run_dir, rank), lambda: (store, rank, size))
 
 
@@ -103,7 +103,7 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
     expected = expected_files(config)
     print(f"{counted(expected)} on {size} ranks: {run_dir.path}", flush=True)
     with run_dir.occupied(), _terminal() as terminal, ProgressLine(sum(map(len, expected.values())), terminal) as line:
-        redirect_output(run_dir.log(0))
+        redirect_output(run_dir.ranks.log(0))
         reported = report_in(run_dir, 0, last_act=partial(_say_why_it_ends, run_dir, terminal))
         status = work(run_dir, *reported, lambda: (store, 0, size), line.show)
     if status == 0:

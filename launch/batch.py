@@ -38,7 +38,7 @@ def main() -> int:
         verdict = Verdict(REFUSAL, (str(error),))
     except (OSError, subprocess.SubprocessError) as error:  # scontrol that does not answer, a disk that is full
         verdict = Verdict(FAILURE, (f"{type(error).__name__}: {error}",))
-    run_dir.write_verdict(verdict.status, verdict.lines)
+    run_dir.ranks.write_verdict(verdict.status, verdict.lines)
     return verdict.status
 
 

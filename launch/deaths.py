@@ -46,20 +46,20 @@ class Death:
 def note_deaths(run_dir: RunDir) -> None:
     """Write down, for other hosts and for later, which ranks of this machine are gone without a word."""
     here = this_machine()
-    for status in run_dir.rank_statuses():
+    for status in run_dir.ranks.statuses():
         if not status.ended and status.machine == here and not process_start(status.pid):
-            note_death(run_dir.rank_state(status.rank), status, _exit(run_dir, status.pid))
+            note_death(run_dir.ranks.state(status.rank), status, _exit(run_dir, status.pid))
 
 
 def note_stops(run_dir: RunDir, stopped: Sequence[RankStatus]) -> None:
     """Write down which ranks stood still, and where: waked to be ended, they have gone on for a moment since."""
     for status in stopped:
-        note_death(run_dir.rank_state(status.rank), status, "", ended="stopped")
+        note_death(run_dir.ranks.state(status.rank), status, "", ended="stopped")
 
 
 def _exit(run_dir: RunDir, pid: int) -> str:
     """How the process left, where torchrun's log tells."""
-    for code, of in _EXIT.findall(run_dir.said_by_torchrun()):
+    for code, of in _EXIT.findall(run_dir.ranks.said_by_torchrun()):
         if int(of) == pid:
             return _named(int(code))
     return ""
@@ -78,7 +78,7 @@ def deaths(run_dir: RunDir, processes: Mapping[str, int] = MappingProxyType({}))
     processes: those that bring ranks up and had ended by themselves, by the names of their logs, to their return codes.
     torchrun leaves with 1 when a rank has failed, or was told to end; with anything else it is itself what failed.
     """
-    statuses = run_dir.rank_statuses()
+    statuses = run_dir.ranks.statuses()
     if any(status.ended == "refused" for status in statuses) or (statuses and all(one.ended == "done" for one in statuses)):
         return []
     own = [_failed(name, code) for name, code in processes.items() if code != 1]
@@ -188,4 +188,4 @@ def _death(run_dir: RunDir, status: RankStatus, how: str) -> Death:
 
 
 def _last_line(run_dir: RunDir, rank: int) -> str:
-    return next((line.strip() for line in reversed(run_dir.said(rank)) if line.strip()), "")[:_WORDS]
+    return next((line.strip() for line in reversed(run_dir.ranks.said(rank)) if line.strip()), "")[:_WORDS]

@@ -25,7 +25,7 @@ def end(processes: Sequence[Process], run_dir: RunDir, ordered: str = "") -> Non
     """
     if ordered:
         with suppress(OSError):  # a full disk keeps no rank alive
-            run_dir.order_end(ordered)
+            run_dir.ranks.order_end(ordered)
     _let_go([process for process in processes if process.stdin])
     for number in (signal.SIGCONT, signal.SIGTERM):
         _signal(processes, number)

@@ -153,10 +153,10 @@ def unless_launches_remain(verdict: Verdict, left: int) -> Verdict:
 def _in_batch(config: BenchmarkConfig, run_dir: RunDir, task: Task, launcher: Slurm, show: Callable[[int], None]) -> Verdict:
     """Submit the script that lies in the run directory, and follow it; the job leaves its own verdict there."""
     run_dir.write_batch_script(slurm.script(config, run_dir, task))
-    run_dir.forget_verdict()
+    run_dir.ranks.forget_verdict()
     with signals_noted() as received:
         job = slurm.submit(run_dir)
-        run_dir.note_job(job)
+        run_dir.ranks.note_job(job)
         print(f"submitted as job {job}", flush=True)
         state = slurm.follow(job, launcher, lambda: show(0), received)
     if received:
@@ -164,7 +164,7 @@ def _in_batch(config: BenchmarkConfig, run_dir: RunDir, task: Task, launcher: Sl
     status, lines = slurm.verdict(run_dir)
     if status is None:
         how = "may still be there: Slurm does not answer" if state == slurm.UNKNOWN else f"ended as {state} and left no verdict"
-        return Verdict(FAILURE, (f"job {job} {how}; see {run_dir.log('slurm')}",))
+        return Verdict(FAILURE, (f"job {job} {how}; see {run_dir.ranks.log('slurm')}",))
     return Verdict(status, tuple(lines), complete=not run_dir.missing())
 
 
@@ -206,6 +206,6 @@ def counted(expected: dict[str, list[str]]) -> str:
 
 
 def _show(run_dir: RunDir, line: ProgressLine, before: int) -> None:
-    statuses = run_dir.rank_statuses()
+    statuses = run_dir.ranks.statuses()
     if statuses:
         line.show(before + statuses[0].done, line.total, statuses[0].case)

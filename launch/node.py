@@ -30,7 +30,7 @@ def main() -> int:
     except RefusedError as error:
         print(f"reducebench: node {arguments.node}: {error}; all hosts must see results_dir", file=sys.stderr)
         return 2
-    run_dir.note_node(arguments.node)
+    run_dir.ranks.note_node(arguments.node)
     if arguments.leash:
         threading.Thread(target=_end_with_input, daemon=True).start()
     return run_node(
@@ -47,7 +47,7 @@ def run_node(run_dir: RunDir, place: Place, task: Task) -> int:
     start = Start(command, torchrun.environment(config), log)
     with signals_noted() as received:
         ended = run_world([start], run_dir, task.world, lambda: None, limits, received)
-    here = [status for status in run_dir.rank_statuses() if status.machine == this_machine()]
+    here = [status for status in run_dir.ranks.statuses() if status.machine == this_machine()]
     return int(bool(received or ended.stopped) or any(status.ended != "done" for status in here) or not here)
 
 

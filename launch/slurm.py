@@ -42,7 +42,7 @@ def script(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> str:
         "partition": launcher.partition,
         "account": launcher.account,
         "time": launcher.time,
-        "output": _escaped(run_dir.log("slurm")),
+        "output": _escaped(run_dir.ranks.log("slurm")),
         "open-mode": "append",
     }
     lines = [f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in wanted.items() if value != ""]
@@ -84,7 +84,7 @@ def _rest(seconds: float, received: Sequence[str]) -> None:
 
 def check_no_job(run_dir: RunDir) -> None:
     """Raises RefusedError where a batch job works on the run, or waits for its turn."""
-    job = run_dir.job()
+    job = run_dir.ranks.job()
     state = job_state(job) if job else ""
     if state in _LIVING:
         raise RefusedError(f"{run_dir.path} is the work of job {job}, which is {state.lower()}: let it end, or scancel {job}")
@@ -93,9 +93,9 @@ def check_no_job(run_dir: RunDir) -> None:
 def verdict(run_dir: RunDir) -> tuple[int | None, list[str]]:
     """What the job left; waited for, as the nodes' files may be seen here late."""
     deadline = time.monotonic() + SEEN_S
-    while run_dir.verdict()[0] is None and time.monotonic() < deadline:
+    while run_dir.ranks.verdict()[0] is None and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    return run_dir.verdict()
+    return run_dir.ranks.verdict()
 
 
 def job_state(job: str) -> str:

@@ -46,7 +46,7 @@ def run_world(
         ended.failed = {start.log: one.returncode for start, one in zip(starts, processes, strict=True) if one.returncode}
         with suppress(OSError):  # on a full disk they are known to this host alone
             note_deaths(run_dir)
-        stopped = stopped_ones(run_dir.rank_statuses())
+        stopped = stopped_ones(run_dir.ranks.statuses())
     finally:
         ended.at = time.monotonic()
         end(processes, run_dir, world if not well else "")
@@ -57,7 +57,7 @@ def run_world(
 
 def _started(start: Start, run_dir: RunDir) -> Process:
     try:
-        with run_dir.log(start.log).open("ab") as log:
+        with run_dir.ranks.log(start.log).open("ab") as log:
             # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
             return subprocess.Popen(
                 start.command,
@@ -76,7 +76,7 @@ def _started(start: Start, run_dir: RunDir) -> Process:
 def settle(run_dir: RunDir, ended: Ended) -> None:
     """Wait for the last words of ranks on other hosts, which their own supervisors write where they cannot."""
     deadline, here = ended.at + SEEN_S, this_machine()
-    while time.monotonic() < deadline and any(not one.ended and one.machine != here for one in run_dir.rank_statuses()):
+    while time.monotonic() < deadline and any(not one.ended and one.machine != here for one in run_dir.ranks.statuses()):
         time.sleep(POLL_S)
 
 
@@ -94,8 +94,8 @@ def _wait(
     while not received and not _over(processes, run_dir):
         began = time.monotonic()
         watch()
-        statuses = run_dir.rank_statuses()
-        if (world and run_dir.ordered_end() == world) or patience.is_at_its_end(statuses, processes):
+        statuses = run_dir.ranks.statuses()
+        if (world and run_dir.ranks.ordered_end() == world) or patience.is_at_its_end(statuses, processes):
             return False
         time.sleep(max(POLL_S, _REST * (time.monotonic() - began)))
     return not received and not any(process.returncode for process in processes)
@@ -105,4 +105,4 @@ def _over(processes: Sequence[Process], run_dir: RunDir) -> bool:
     """Whether all processes have ended; and, where a person started others, all ranks."""
     if any(process.poll() is None for process in processes):
         return False
-    return any(process.returncode for process in processes) or all(status.ended for status in run_dir.rank_statuses())
+    return any(process.returncode for process in processes) or all(status.ended for status in run_dir.ranks.statuses())

@@ -28,7 +28,7 @@ class Verdict:
 
 def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int = 0) -> Verdict:
     """The verdict on a world whose processes have all ended."""
-    statuses = run_dir.rank_statuses()
+    statuses = run_dir.ranks.statuses()
     refused = [status for status in statuses if status.ended == "refused"]
     if refused:
         return Verdict(REFUSAL, (_refusal(refused[0], alone=len(refused) < len(statuses)),))
@@ -60,8 +60,8 @@ def _absent(run_dir: RunDir, config: BenchmarkConfig, statuses: Sequence[RankSta
     here, nodes = {status.rank for status in statuses}, config.torchrun.nnodes
     if any(culprit.rank is not None for culprit in culprits):
         return []
-    within = f"within rendezvous_s={config.rendezvous_s:g}; see {run_dir.log('torchrun').parent}"
-    absent = run_dir.absent_nodes(nodes) if nodes > 1 else []
+    within = f"within rendezvous_s={config.rendezvous_s:g}; see {run_dir.ranks.path}"
+    absent = run_dir.ranks.absent_nodes(nodes) if nodes > 1 else []
     if absent:
         return [f"{_host(config, node)} never came {within}" for node in absent]
     return [f"rank {rank} never reported {within}" for rank in range(config.world_size) if rank not in here]

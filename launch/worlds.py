@@ -35,7 +35,7 @@ def _run_worlds(
     config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, watch: Watch, received: Sequence[str]
 ) -> Verdict:
     killed, aside, vain = Counter[str](), dict[str, str](), 0
-    run_dir.set_aside(aside)
+    run_dir.ranks.set_aside(aside)
     while True:
         before = len(run_dir.missing(task.launch))
         verdict, culprits = _run_world(config, run_dir, replace(task, world=task.world or token_hex(4)), start, watch, received)
@@ -49,7 +49,7 @@ def _run_worlds(
             break
         _tell(culprits)
         aside |= {name: _reason(name, culprits) for name, times in killed.items() if name not in aside and times >= _TWICE}
-        run_dir.set_aside(aside)
+        run_dir.ranks.set_aside(aside)
         task = replace(task, world="")
     return replace(verdict, status=max(verdict.status, FAILURE)) if killed else verdict
 
@@ -63,7 +63,7 @@ def _tell(culprits: Sequence[Death]) -> None:
 def _run_world(
     config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, watch: Watch, received: Sequence[str]
 ) -> tuple[Verdict, Sequence[Death]]:
-    run_dir.forget_ranks()
+    run_dir.ranks.forget()
     limits = Limits(config.world_size, config.rendezvous_s + _START_S, config.deadline_s)
     ended = run_world(start(config, run_dir, task), run_dir, task.world, watch, limits, received)
     settle(run_dir, ended)

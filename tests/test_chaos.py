@@ -87,7 +87,7 @@ def test_a_stopped_world_is_noticed_by_the_launcher_itself(tmp_path: Path) -> No
     run = Chaotic(tmp_path / "run", ("restarts=0",))
     run.start()
     run.plant("stop", "forward")
-    run.strike(lambda: os.kill(run.run_dir.rank_statuses()[0].pid, signal.SIGSTOP))
+    run.strike(lambda: os.kill(run.run_dir.ranks.statuses()[0].pid, signal.SIGSTOP))
     status, output, seconds = run.end()
     assert (status, run.orphans()) == (1, 0)
     assert seconds < DEADLINE_S + GRACE_S

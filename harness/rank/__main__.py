@@ -37,7 +37,7 @@ def main() -> int:
     arguments = parser.parse_args()
     run_dir = RunDir.open(arguments.run_dir)
     rank = int(os.environ["RANK"])
-    redirect_output(run_dir.log(rank))
+    redirect_output(run_dir.ranks.log(rank))
     state, guard = report_in(run_dir, rank)
 
     state.enter("import")
@@ -59,7 +59,7 @@ def redirect_output(log: Path) -> None:
 def report_in(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda: None) -> tuple[RankState, Guard]:
     """Say that the rank is there, and guard it from being left alone; `last_act` comes before an end from outside."""
     status = RankStatus(rank=rank, pid=os.getpid(), host=socket.gethostname(), machine=this_machine())
-    state = RankState(run_dir.rank_state(rank), status)
+    state = RankState(run_dir.ranks.state(rank), status)
     state.enter("start")
 
     def leave(why: str, **evidence: object) -> None:

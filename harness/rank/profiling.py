@@ -13,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from harness.axes.reduction.base import Phases
 from harness.rank.process_group import World
-from harness.schema.run_dir import RunDir, writing
+from harness.schema.run_dir import RunDir
+from harness.schema.whole_files import writing
 
 MOST = 10
 """Iterations that are traced; a trace grows by a few hundred kilobytes each."""

@@ -180,7 +180,7 @@ def _write_environment(run_dir: RunDir, world: World, described: dict[str, Any],
 
 
 def _aside(run_dir: RunDir, world: World) -> dict[str, str]:
-    told: dict[str, str] = json.loads(world.control.all_gather_text(json.dumps(run_dir.aside()))[0])
+    told: dict[str, str] = json.loads(world.control.all_gather_text(json.dumps(run_dir.ranks.aside()))[0])
     return told
 
 

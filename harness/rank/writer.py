@@ -27,7 +27,8 @@ from harness.schema.record import (
     Timing,
     Weight,
 )
-from harness.schema.run_dir import RunDir, writing
+from harness.schema.run_dir import RunDir
+from harness.schema.whole_files import writing
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 _SAMPLES = pa.schema(

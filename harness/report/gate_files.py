@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 
 from harness.report.gates import BROKEN, KEPT, UNTOLD, Judged
 from harness.schema.refusal import RefusedError
-from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
+from harness.schema.whole_files import write_whole
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Raises RefusedError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        RunDir.write(path, content)
+        write_whole(path, content)
     except OSError as error:
         raise RefusedError(f"cannot write {path}: {error.strerror or error}") from error
 

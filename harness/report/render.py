@@ -37,6 +37,7 @@ from harness.report.why import why_tables
 from harness.schema.record import FAILED, OK, VERDICT
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
+from harness.schema.whole_files import write_whole
 
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
@@ -182,9 +183,9 @@ def _show_across(runs: list[Run], console: Console) -> Callable[[], Path]:
 def _write_across(runs: list[Run], rows: pd.DataFrame, tables: list[Table]) -> Path:
     run_dir = RunDir(runs[-1].path)
     page = run_dir.report / "across.md"
-    run_dir.write(run_dir.report / "across.csv", rows.to_csv(index=False).encode())
+    write_whole(run_dir.report / "across.csv", rows.to_csv(index=False).encode())
     head = [f"# {escape(runs[-1].config.name)}: {len(runs)} runs", "\n".join(f"- {escape(str(run.path))}" for run in runs)]
-    run_dir.write(page, "\n\n".join([*head, *(table.markdown() for table in tables)]).encode())
+    write_whole(page, "\n\n".join([*head, *(table.markdown() for table in tables)]).encode())
     return page
 
 
@@ -194,11 +195,11 @@ def write(report: Report) -> Path:
     run_dir.report.mkdir(exist_ok=True)
     for name, frame in report.frames.items():
         if len(frame) or name not in _ON_REQUEST:
-            run_dir.write(run_dir.report / f"{name}.csv", frame.to_csv(index=False).encode())
+            write_whole(run_dir.report / f"{name}.csv", frame.to_csv(index=False).encode())
     for name, picture in report.pictures.items():
-        run_dir.write(run_dir.report / name, picture)
+        write_whole(run_dir.report / name, picture)
     page = run_dir.report / "report.md"
-    run_dir.write(page, _markdown(report).encode())
+    write_whole(page, _markdown(report).encode())
     return page
 
 

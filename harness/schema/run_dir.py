@@ -9,16 +9,17 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
 from harness.schema.matrix import expected_files
-from harness.schema.rank_state import RankStatus, read_rank_status
+from harness.schema.ranks_dir import RanksDir
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 from harness.schema.text import plain
+from harness.schema.whole_files import read_json, write_whole
 
 DIAGNOSED = ("diagnoses", "weights", "budget", "floors")
 """Tables of a run with diagnose=true."""
@@ -31,8 +32,6 @@ TABLES = tuple(table for tables in HELD.values() for table in tables)
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system answers that is mounted without them, as Lustre may be."""
-_TAIL = 2**16
-"""Bytes of a log's end."""
 _TRACE = ".pt.trace.json.gz"
 _LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?")
 
@@ -51,7 +50,7 @@ class RunDir:
             run_dir = cls(_make_alone(parent, now.strftime("%Y-%m-%d_%H-%M-%S")))
             for folder in (*TABLES, "ranks"):
                 (run_dir.path / folder).mkdir()
-            run_dir.write(run_dir.path / "config.yaml", dump_config(config).encode())
+            write_whole(run_dir.path / "config.yaml", dump_config(config).encode())
             _point_latest(parent, run_dir.path.name)
         except OSError as error:
             raise RefusedError(f"results_dir={config.results_dir}: cannot write there: {error.strerror or error}") from error
@@ -68,13 +67,18 @@ class RunDir:
             raise RefusedError(f"{path} is of schema_version {version}, and this version reads {SCHEMA_VERSION}: see CHANGELOG")
         return run_dir
 
+    @property
+    def ranks(self) -> RanksDir:
+        """What the ranks, and those who supervise them, say of themselves."""
+        return RanksDir(self.path / "ranks")
+
     def config(self) -> BenchmarkConfig:
         """The configuration of the run."""
         return load_config(self.path / "config.yaml")
 
     def write_config(self, config: BenchmarkConfig) -> None:
         """Go on with another configuration than the run began with."""
-        self.write(self.path / "config.yaml", dump_config(config).encode())
+        write_whole(self.path / "config.yaml", dump_config(config).encode())
 
     @property
     def batch_script(self) -> Path:
@@ -83,25 +87,7 @@ class RunDir:
 
     def write_batch_script(self, script: str) -> None:
         """For a batch system; a user may read and edit it."""
-        self.write(self.batch_script, script.encode())
-
-    def write_verdict(self, status: int, lines: Sequence[str]) -> None:
-        """What a batch job has to tell the launcher that waits for it: its exit status, and lines for the user."""
-        self.write(self._verdict, json.dumps({"status": status, "lines": list(lines)}).encode())
-
-    def verdict(self) -> tuple[int | None, list[str]]:
-        """What the last batch job told; None where none has ended by itself."""
-        told = _json(self._verdict) or {}
-        status, lines = told.get("status"), told.get("lines")
-        return (status if status in (0, 1, 2) else None), [str(line) for line in lines] if isinstance(lines, list) else []
-
-    def forget_verdict(self) -> None:
-        """Drop what an earlier batch job told."""
-        self._verdict.unlink(missing_ok=True)
-
-    @property
-    def _verdict(self) -> Path:
-        return self.path / "ranks" / "verdict.json"
+        write_whole(self.batch_script, script.encode())
 
     @contextlib.contextmanager
     def occupied(self) -> Iterator[None]:
@@ -109,7 +95,7 @@ class RunDir:
 
         The lock goes with its process, however that ends.
         """
-        with (self.path / "ranks" / "launcher").open("a+") as held:
+        with (self.ranks.path / "launcher").open("a+") as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -186,115 +172,22 @@ class RunDir:
         """Drop the waiting gradients of all ranks."""
         shutil.rmtree(self.path / "scratch", ignore_errors=True)
 
-    def log(self, who: int | str) -> Path:
-        """What rank `who`, or torchrun, said."""
-        return self.path / "ranks" / f"{who}.log"
-
-    def rank_state(self, rank: int) -> Path:
-        """The file of a rank's RankState."""
-        return self.path / "ranks" / f"{rank}.state"
-
-    def said(self, who: int | str) -> list[str]:
-        """The last lines of a log, some of them; empty where there is none."""
-        try:
-            with self.log(who).open("rb") as file:
-                file.seek(-min(_TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
-                return file.read().decode(errors="replace").splitlines()
-        except OSError:
-            return []
-
-    def said_by_torchrun(self) -> str:
-        """What the torchrun of every host has logged last."""
-        logs = sorted((self.path / "ranks").glob("torchrun*.log"))
-        return "\n".join(line for log in logs for line in self.said(log.stem))
-
-    def forget_ranks(self) -> None:
-        """Drop the states of an earlier world, so that its ranks are not taken for those of the next."""
-        for path in [*(self.path / "ranks").glob("*.state"), *(self.path / "ranks").glob("node*.came")]:
-            path.unlink(missing_ok=True)
-
-    def note_node(self, node: int) -> None:
-        """A host of several has come, whatever becomes of its ranks."""
-        self.write(self.path / "ranks" / f"node{node}.came", socket.gethostname().encode())
-
-    def absent_nodes(self, nodes: int) -> list[int]:
-        """Those of `nodes` hosts that have not come."""
-        return [node for node in range(nodes) if not (self.path / "ranks" / f"node{node}.came").is_file()]
-
-    def note_job(self, job: str) -> None:
-        """Which batch job works on this run, or waits for its turn."""
-        self.write(self._job, job.encode())
-
-    def job(self) -> str:
-        """The last batch job; empty where there was none."""
-        try:
-            return self._job.read_text().strip()
-        except OSError:
-            return ""
-
-    @property
-    def _job(self) -> Path:
-        return self.path / "ranks" / "job"
-
-    def order_end(self, world: str) -> None:
-        """Tell whoever supervises ranks of this world on another host to end them."""
-        self.write(self._end, world.encode())
-
-    def ordered_end(self) -> str:
-        """The world that was told last to end; empty where none was."""
-        try:
-            return self._end.read_text()
-        except OSError:
-            return ""
-
-    @property
-    def _end(self) -> Path:
-        return self.path / "ranks" / "end"
-
-    def rank_statuses(self) -> list[RankStatus]:
-        """What the ranks that reported at all are doing, or were doing last; in order of rank."""
-        found = (read_rank_status(path) for path in (self.path / "ranks").glob("*.state"))
-        return sorted((status for status in found if status), key=lambda status: status.rank)
-
-    def set_aside(self, names: Mapping[str, str]) -> None:
-        """Cases, and probes, that are not to be tried again, and why."""
-        self.write(self.path / "ranks" / "set_aside.json", json.dumps(dict(names)).encode())
-
-    def aside(self) -> dict[str, str]:
-        """What `set_aside` was told last."""
-        return _json(self.path / "ranks" / "set_aside.json") or {}
-
     def note_end(self, end: Mapping[str, Any]) -> None:
         """Add to ends.json, which tells of worlds that ended before all was done."""
-        self.write(self.path / "ends.json", json.dumps([*self.ends(), dict(end)], indent=2).encode())
+        write_whole(self.path / "ends.json", json.dumps([*self.ends(), dict(end)], indent=2).encode())
 
     def ends(self) -> list[dict[str, Any]]:
         """What is in ends.json; empty when nothing went wrong."""
-        noted = _json(self.path / "ends.json", list) or []
+        noted = read_json(self.path / "ends.json", list) or []
         return [end for end in noted if isinstance(end, dict) and _are_dicts(end.get("culprits"))]
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write environment.json."""
-        self.write(self.path / "environment.json", json.dumps(environment, indent=2).encode())
+        write_whole(self.path / "environment.json", json.dumps(environment, indent=2).encode())
 
     def environment(self) -> dict[str, Any]:
         """environment.json; empty when the run ended before it was written."""
-        return _json(self.path / "environment.json") or {}
-
-    @staticmethod
-    def write(path: Path, content: bytes) -> None:
-        """Write a file whole: under another name, to the disk, then renamed."""
-        with writing(path) as part, part.open("wb") as file:
-            file.write(content)
-
-
-def _json(path: Path, kind: type = dict) -> Any:
-    """The file's content; None when it is missing, not whole, or no `kind`."""
-    try:
-        loaded = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return loaded if isinstance(loaded, kind) else None
+        return read_json(self.path / "environment.json") or {}
 
 
 def _are_dicts(value: object) -> bool:
@@ -303,19 +196,6 @@ def _are_dicts(value: object) -> bool:
 
 def _of_launch(name: str, launch: int) -> str:
     return f"{name}.launch{launch}" if launch else name
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A hidden name to write to; it becomes `path`, on the disk, when the block ends without an error."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _make_alone(parent: Path, stamp: str) -> Path:

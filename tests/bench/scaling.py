@@ -66,7 +66,7 @@ def _local(ranks: int, *overrides: str) -> dict[str, float]:
         wall = perf_counter() - start
         assert process.returncode == 0, process.communicate()[0]
         run_dir = RunDir((Path(folder) / "default" / "latest").resolve())
-        run, statuses = load_run(run_dir.path), run_dir.rank_statuses()
+        run, statuses = load_run(run_dir.path), run_dir.ranks.statuses()
         memory = run.every("memory").groupby("rank").peak_memory_bytes.max() / 2**20
         reached = statuses[0].reached
         return {
@@ -134,7 +134,7 @@ def _hear(ranks: int) -> float:
 
 def _look(run_dir: RunDir, ranks: int) -> float:
     for rank in range(ranks):
-        RankState(run_dir.rank_state(rank), RankStatus(rank=rank, pid=1, host="node0123"))
+        RankState(run_dir.ranks.state(rank), RankStatus(rank=rank, pid=1, host="node0123"))
     return _timed(run_dir.rank_statuses)
 
 

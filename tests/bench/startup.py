@@ -59,7 +59,7 @@ def _ours() -> dict[str, float]:
         if done.returncode:
             sys.exit(done.stderr)
         latest = Path(folder) / "default" / "latest"
-        ranks = [status.reached for status in RunDir(latest).rank_statuses()]
+        ranks = [status.reached for status in RunDir(latest).ranks.statuses()]
         reached = {phase: max(own[phase] for own in ranks) - started for phase in ranks[0]}
         return {**reached, "references": float(load_run(latest).cases.reference_s.sum())}
 

@@ -105,7 +105,7 @@ class Chaotic:
         assert self.wait(lambda: bool(list(self.results.glob("chaos/2*/ranks/*.state")))), "no rank has reported"
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
-            for status in self.run_dir.rank_statuses():
+            for status in self.run_dir.ranks.statuses():
                 if status.rank == rank and status.phase == phase and status.done >= done:
                     return status
         raise AssertionError(f"rank {rank} never came to phase {phase}")
@@ -131,7 +131,7 @@ class Chaotic:
     def go_on(self) -> float:
         """Seconds from the strike until the victim has left the case that failed."""
         failed = self.plan.with_suffix(".case").read_text()
-        self.wait(lambda: all(status.case != failed for status in self.run_dir.rank_statuses() if status.rank == self.victim))
+        self.wait(lambda: all(status.case != failed for status in self.run_dir.ranks.statuses() if status.rank == self.victim))
         return time.monotonic() - self.struck
 
     def end(self) -> tuple[int, str, float]:

@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> RunDir:
 def left(run: RunDir, rank: int, ended: str, words: str = "", machine: str = "", **lost: str) -> None:
     """A rank's record as it is after its end."""
     status = RankStatus(rank, 7 + rank, f"node{rank}", machine or this_machine(), case=CASE)
-    state = RankState(run.rank_state(rank), status)
+    state = RankState(run.ranks.state(rank), status)
     state.enter("aggregate")
     state.update(ended=ended, words=words, lost={name.removeprefix("rank"): how for name, how in lost.items()})
 
@@ -110,7 +110,7 @@ def test_a_world_that_never_came_is_not_complete_although_every_row_is_there(run
 def test_the_host_that_never_came_is_named_and_no_other(tmp_path: Path) -> None:
     overrides = ["launch=torchrun_nodes", "launch.hosts=[a,b]", "torchrun.nproc_per_node=1", f"results_dir={tmp_path}"]
     run = RunDir.create(configure(overrides, None), datetime.now())
-    run.note_node(0)
+    run.ranks.note_node(0)
     lines = judge(run, Ended(late=True), []).lines
     assert lines[0].startswith("node 1 (b) never came within rendezvous_s=")
     assert not any("node 0" in line for line in lines)

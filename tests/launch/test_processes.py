@@ -42,7 +42,7 @@ class Running:
 
     @property
     def ranks(self) -> list[RankStatus]:
-        return self.run_dir.rank_statuses()
+        return self.run_dir.ranks.statuses()
 
     def torchrun_pid(self) -> int:
         return next(pid for pid, line in processes_of(self.results).items() if "torch.distributed.run" in line)
@@ -154,7 +154,7 @@ def by_torchrun(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def test_a_rank_killed_under_the_users_torchrun(by_torchrun: "subprocess.Popen[str]", tmp_path: Path) -> None:
-    os.kill(RunDir(tmp_path / "cut" / "latest").rank_statuses()[1].pid, signal.SIGKILL)
+    os.kill(RunDir(tmp_path / "cut" / "latest").ranks.statuses()[1].pid, signal.SIGKILL)
     output, _ = by_torchrun.communicate(timeout=30)
     assert by_torchrun.returncode == 1
     assert output.count("reducebench: rank 1 (pid") == 1

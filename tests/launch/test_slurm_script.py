@@ -66,7 +66,7 @@ def test_all_that_can_be_asked_for_is_asked_of_sbatch() -> None:
         "partition": "gpu",
         "account": "team-7",
         "time": "00:30:00",
-        "output": str(RunDir(Path("/results/run")).log("slurm")),
+        "output": str(RunDir(Path("/results/run")).ranks.log("slurm")),
         "open-mode": "append",
         "constraint": "ib",
         "exclusive": "",
@@ -112,7 +112,7 @@ def test_an_odd_run_directory_comes_through_whole(name: str, tmp_path: Path) -> 
     assert accepted(text)
     output = sbatch_options(text)["output"].replace("%%", "\0")
     assert "%" not in output, "sbatch would put a job's number there"
-    assert output.replace("\0", "%") == str(RunDir(tmp_path / name).log("slurm"))
+    assert output.replace("\0", "%") == str(RunDir(tmp_path / name).ranks.log("slurm"))
     done = subprocess.run(["bash"], input=text, text=True, capture_output=True, check=True)
     assert done.stdout.splitlines()[2] == str(tmp_path / name)
 

@@ -10,8 +10,9 @@ from harness.schema.config import BenchmarkConfig, dump_config, load_config
 from harness.schema.matrix import expand_cases, option_node
 from harness.schema.rank_state import RankState, RankStatus, read_rank_status
 from harness.schema.refusal import RefusedError
-from harness.schema.run_dir import RunDir, writing
+from harness.schema.run_dir import RunDir
 from harness.schema.seeding import derive_seed
+from harness.schema.whole_files import writing
 from launch.compose import compose_config
 
 NOW = datetime.datetime(2026, 11, 20, 12, 0, 0)

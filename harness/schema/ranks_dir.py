@@ -1,0 +1,116 @@
+"""RanksDir: the only place that knows file names under a run's ranks/."""
+
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.schema.rank_state import RankStatus, read_rank_status
+from harness.schema.whole_files import read_json, write_whole
+
+_TAIL = 2**16
+"""Bytes of a log's end."""
+
+
+class RanksDir:
+    """What the ranks of a run, and the processes that supervise them, say of themselves and to each other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, who: int | str) -> Path:
+        """What rank `who`, or torchrun, said."""
+        return self.path / f"{who}.log"
+
+    def state(self, rank: int) -> Path:
+        """The file of a rank's RankState."""
+        return self.path / f"{rank}.state"
+
+    def said(self, who: int | str) -> list[str]:
+        """The last lines of a log, some of them; empty where there is none."""
+        try:
+            with self.log(who).open("rb") as file:
+                file.seek(-min(_TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
+                return file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return []
+
+    def said_by_torchrun(self) -> str:
+        """What the torchrun of every host has logged last."""
+        logs = sorted(self.path.glob("torchrun*.log"))
+        return "\n".join(line for log in logs for line in self.said(log.stem))
+
+    def forget(self) -> None:
+        """Drop the states of an earlier world, so that its ranks are not taken for those of the next."""
+        for path in [*self.path.glob("*.state"), *self.path.glob("node*.came")]:
+            path.unlink(missing_ok=True)
+
+    def note_node(self, node: int) -> None:
+        """A host of several has come, whatever becomes of its ranks."""
+        write_whole(self.path / f"node{node}.came", socket.gethostname().encode())
+
+    def absent_nodes(self, nodes: int) -> list[int]:
+        """Those of `nodes` hosts that have not come."""
+        return [node for node in range(nodes) if not (self.path / f"node{node}.came").is_file()]
+
+    def note_job(self, job: str) -> None:
+        """Which batch job works on this run, or waits for its turn."""
+        write_whole(self._job, job.encode())
+
+    def job(self) -> str:
+        """The last batch job; empty where there was none."""
+        try:
+            return self._job.read_text().strip()
+        except OSError:
+            return ""
+
+    @property
+    def _job(self) -> Path:
+        return self.path / "job"
+
+    def order_end(self, world: str) -> None:
+        """Tell whoever supervises ranks of this world on another host to end them."""
+        write_whole(self._end, world.encode())
+
+    def ordered_end(self) -> str:
+        """The world that was told last to end; empty where none was."""
+        try:
+            return self._end.read_text()
+        except OSError:
+            return ""
+
+    @property
+    def _end(self) -> Path:
+        return self.path / "end"
+
+    def statuses(self) -> list[RankStatus]:
+        """What the ranks that reported at all are doing, or were doing last; in order of rank."""
+        found = (read_rank_status(path) for path in self.path.glob("*.state"))
+        return sorted((status for status in found if status), key=lambda status: status.rank)
+
+    def set_aside(self, names: Mapping[str, str]) -> None:
+        """Cases, and probes, that are not to be tried again, and why."""
+        write_whole(self.path / "set_aside.json", json.dumps(dict(names)).encode())
+
+    def aside(self) -> dict[str, str]:
+        """What `set_aside` was told last."""
+        return read_json(self.path / "set_aside.json") or {}
+
+    def write_verdict(self, status: int, lines: Sequence[str]) -> None:
+        """What a batch job has to tell the launcher that waits for it: its exit status, and lines for the user."""
+        write_whole(self._verdict, json.dumps({"status": status, "lines": list(lines)}).encode())
+
+    def verdict(self) -> tuple[int | None, list[str]]:
+        """What the last batch job told; None where none has ended by itself."""
+        told = read_json(self._verdict) or {}
+        status, lines = told.get("status"), told.get("lines")
+        return (status if status in (0, 1, 2) else None), [str(line) for line in lines] if isinstance(lines, list) else []
+
+    def forget_verdict(self) -> None:
+        """Drop what an earlier batch job told."""
+        self._verdict.unlink(missing_ok=True)
+
+    @property
+    def _verdict(self) -> Path:
+        return self.path / "verdict.json"
