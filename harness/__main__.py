@@ -5,9 +5,11 @@ The composition root beside launch: rank 0 composes, makes the run directory, te
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TextIO
@@ -100,35 +102,48 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
     from launch.job import counted
     from launch.progress import ProgressLine
 
-    expected = expected_files(config)
+    expected, once = expected_files(config), _LastWords(run_dir)
     print(f"{counted(expected)} on {size} ranks: {run_dir.path}", flush=True)
     with run_dir.occupied(), _terminal() as terminal, ProgressLine(sum(map(len, expected.values())), terminal) as line:
         redirect_output(run_dir.ranks.log(0))
-        reported = report_in(run_dir, 0, last_act=partial(_say_why_it_ends, run_dir, terminal))
+        reported = report_in(run_dir, 0, last_act=partial(_say_why_it_ends, once, terminal))
         status = work(run_dir, *reported, lambda: (store, 0, size), line.show)
     if status == 0:
         from harness.report.render import show
 
         return _FAILURE if show([run_dir.path]) else 0
-    _say_what_happened(run_dir, sys.stderr)
+    once.say(sys.stderr)
     return status
 
 
-def _say_why_it_ends(run_dir: RunDir, terminal: TextIO) -> None:
+def _say_why_it_ends(last_words: "_LastWords", terminal: TextIO) -> None:
     """When torchrun ends rank 0: because another rank is gone, or because it was told to end itself."""
     time.sleep(_LAST_WORDS_S)
-    _say_what_happened(run_dir, terminal)
+    last_words.say(terminal)
 
 
-def _say_what_happened(run_dir: RunDir, terminal: TextIO) -> None:
-    """The one message of ours when a run ends early."""
-    from launch.deaths import deaths, note_deaths
-    from launch.patience import Ended
-    from launch.verdict import judge
+@dataclass
+class _LastWords:
+    """The one message of ours when a run ends early, whichever thread comes to it first: the session's, or the guard's."""
 
-    note_deaths(run_dir)
-    for line in judge(run_dir, Ended(), deaths(run_dir)).lines:
-        print(f"reducebench: {message_lines(line)}", file=terminal, flush=True)
+    run_dir: RunDir
+    _said: bool = False
+    _speaking: threading.Lock = field(default_factory=threading.Lock)
+
+    def say(self, terminal: TextIO) -> None:
+        with self._speaking:  # who comes second may end the process, and lets the first one finish
+            if not self._said:
+                self._said = True
+                self._tell(terminal)
+
+    def _tell(self, terminal: TextIO) -> None:
+        from launch.deaths import deaths, note_deaths
+        from launch.patience import Ended
+        from launch.verdict import judge
+
+        note_deaths(self.run_dir)
+        for line in judge(self.run_dir, Ended(), deaths(self.run_dir)).lines:
+            print(f"reducebench: {message_lines(line)}", file=terminal, flush=True)
 
 
 @contextmanager

@@ -11,7 +11,17 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from harness.schema.rank_state import DEAD, SILENT, STUCK, UNREACHABLE, RankStatus, note_death, process_start, this_machine
+from harness.schema.rank_state import (
+    DEAD,
+    SILENT,
+    STUCK,
+    UNREACHABLE,
+    RankStatus,
+    note_death,
+    process_start,
+    read_rank_status,
+    this_machine,
+)
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
 
@@ -48,7 +58,15 @@ def note_deaths(run_dir: RunDir) -> None:
     here = this_machine()
     for status in run_dir.ranks.statuses():
         if not status.ended and status.machine == here and not process_start(status.pid):
-            note_death(run_dir.ranks.state(status.rank), status, _exit(run_dir, status.pid))
+            _note_unless_ended(run_dir, status)
+
+
+def _note_unless_ended(run_dir: RunDir, status: RankStatus) -> None:
+    """Its last word may have come between the look at its file and the look for its process."""
+    state = run_dir.ranks.state(status.rank)
+    now = read_rank_status(state)
+    if now is None or not now.ended:
+        note_death(state, status, _exit(run_dir, status.pid))
 
 
 def note_stops(run_dir: RunDir, stopped: Sequence[RankStatus]) -> None:

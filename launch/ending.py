@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness.schema.rank_state import LAUNCHER_PID
 from harness.schema.run_dir import RunDir
+from launch.rest import POLL_S
 
-POLL_S = 0.2
 PATIENCE_S = 5.0
 """From SIGTERM to SIGKILL."""
 

@@ -8,15 +8,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from harness.schema.config import BenchmarkConfig
 from harness.schema.launcher import Slurm
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from launch.ending import POLL_S
 from launch.patience import SEEN_S
+from launch.rest import POLL_S, rest
 from launch.supervise import Watch
 from launch.task import Task
 
@@ -68,18 +67,12 @@ def follow(job: str, launcher: Slurm, watch: Watch, received: list[str]) -> str:
         seen = seen if state == UNKNOWN else time.monotonic()
         if state not in (*_LIVING, UNKNOWN) or time.monotonic() - seen > _UNKNOWN_S or len(received) > 1:
             return state
-        if received and not cancelled:
+        known = len(received)
+        if known and not cancelled:
             cancelled = True
             _asked("scancel", job)
         watch()
-        _rest(launcher.poll_s, received)
-
-
-def _rest(seconds: float, received: Sequence[str]) -> None:
-    """A signal ends it."""
-    before, until = len(received), time.monotonic() + seconds
-    while len(received) == before and time.monotonic() < until:
-        time.sleep(min(seconds, POLL_S))
+        rest(launcher.poll_s, received, known)
 
 
 def check_no_job(run_dir: RunDir) -> None:

@@ -10,11 +10,14 @@ from harness.schema.rank_state import this_machine
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch.deaths import note_deaths, note_stops
-from launch.ending import POLL_S, Process, end
+from launch.ending import Process, end
 from launch.patience import SEEN_S, Ended, Limits, Patience, stopped_ones
+from launch.rest import POLL_S, rest
 
 _REST = 10.0
 """Times as long as a look took: thousands of ranks' files are looked at less often."""
+_LONGEST_S = 5.0
+"""Of a rest: a look may take long for once, on a machine that was busy."""
 Watch = Callable[[], None]
 """Called again and again while the ranks work."""
 
@@ -97,7 +100,7 @@ def _wait(
         statuses = run_dir.ranks.statuses()
         if (world and run_dir.ranks.ordered_end() == world) or patience.is_at_its_end(statuses, processes):
             return False
-        time.sleep(max(POLL_S, _REST * (time.monotonic() - began)))
+        rest(min(max(POLL_S, _REST * (time.monotonic() - began)), _LONGEST_S), received)
     return not received and not any(process.returncode for process in processes)
 
 

@@ -4,9 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harness.report.frame import Run, load_run
 from tests.running import launch, torchrun
+
+# The same examples everywhere, and no opinion on how long they take: a machine that is busy for a second fails no test.
+settings.register_profile("reducebench", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.load_profile("reducebench")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,10 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--lo
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONWARNINGS": "default"}
 HANG_S = 900.0
 """What takes longer hangs, also on a machine that is a few times slower than a good one."""
+BEGUN_S = 300.0
+"""Until something has begun, on a machine that is busy."""
+ENDED_S = 60.0
+"""Until something that is told to end has ended. How long it may take is what `make chaos` asks."""
 
 
 def launch(*overrides: str, cwd: Path = ROOT, timeout: float = HANG_S) -> subprocess.CompletedProcess[str]:

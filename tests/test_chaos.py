@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,7 @@ from tests.chaos.run import DEADLINE_S, GRACE_S, Chaotic
 from tests.chaos.trial import attempt, undisturbed
 from tests.needs import needs
 
+Begin = Callable[..., Chaotic]
 ONE_OF_EACH = list({fault.kind: fault for fault in FAULTS if fault.phase in ("aggregate", "compare") and fault.victim}.values())
 
 
@@ -20,6 +23,20 @@ ONE_OF_EACH = list({fault.kind: fault for fault in FAULTS if fault.phase in ("ag
 def expected(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Of the matrix without the phase `drift`."""
     return undisturbed(tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Start a run, with overrides; whatever becomes of the test, nothing of it is left."""
+    with ExitStack() as begun:
+
+        def start(*overrides: str) -> Chaotic:
+            run = Chaotic(tmp_path / "run", overrides)
+            run.start()
+            begun.callback(run.close)
+            return run
+
+        yield start
 
 
 def test_there_is_one_of_each() -> None:
@@ -34,9 +51,8 @@ def test_nothing_is_lost(fault: Fault, tmp_path: Path, expected: pd.DataFrame) -
     assert trial.good, vars(trial)
 
 
-def test_a_world_that_died_is_started_again_for_what_remains(tmp_path: Path, expected: pd.DataFrame) -> None:
-    run = Chaotic(tmp_path / "run")
-    run.start()
+def test_a_world_that_died_is_started_again_for_what_remains(begin: Begin, expected: pd.DataFrame) -> None:
+    run = begin()
     run.plant("kill", "forward")
     status, output, _ = run.end()
     assert status == 1, "a rank died"
@@ -50,9 +66,8 @@ def test_a_world_that_died_is_started_again_for_what_remains(tmp_path: Path, exp
     assert "Ended early" in (run.run_dir.report / "report.md").read_text()
 
 
-def test_a_case_that_killed_the_world_twice_is_set_aside(tmp_path: Path) -> None:
-    run = Chaotic(tmp_path / "run")
-    run.start()
+def test_a_case_that_killed_the_world_twice_is_set_aside(begin: Begin) -> None:
+    run = begin()
     first = run.plant("kill", "forward")
     run.plant("exit", "forward", case=first)
     status, output, _ = run.end()
@@ -66,10 +81,9 @@ def test_a_case_that_killed_the_world_twice_is_set_aside(tmp_path: Path) -> None
     assert set(load_run(run.run_dir.path).cases.status) == {"ok"}
 
 
-def test_what_others_are_held_against_is_left_when_it_kills_the_world_twice(tmp_path: Path) -> None:
+def test_what_others_are_held_against_is_left_when_it_kills_the_world_twice(begin: Begin) -> None:
     """A death in a finished case that is run again is charged to that, and to no case that waits for it."""
-    run = Chaotic(tmp_path / "run")
-    run.start()
+    run = begin()
     waiting = run.plant("kill", "forward")
     (finished,) = run.run_dir.finished()
     for _ in range(2):
@@ -82,10 +96,9 @@ def test_what_others_are_held_against_is_left_when_it_kills_the_world_twice(tmp_
     assert said[waiting].startswith(f"{finished} could not be run again when the run went on")
 
 
-def test_a_stopped_world_is_noticed_by_the_launcher_itself(tmp_path: Path) -> None:
+def test_a_stopped_world_is_noticed_by_the_launcher_itself(begin: Begin) -> None:
     """When every rank stands still there is nobody to ask."""
-    run = Chaotic(tmp_path / "run", ("restarts=0",))
-    run.start()
+    run = begin("restarts=0")
     run.plant("stop", "forward")
     run.strike(lambda: os.kill(run.run_dir.ranks.statuses()[0].pid, signal.SIGSTOP))
     status, output, seconds = run.end()

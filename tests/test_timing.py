@@ -11,7 +11,7 @@ from harness.schema.record import PREDICTED
 from tests.running import ROOT, launch
 from tests.skips import unknown
 
-DELAY_S = 0.020
+DELAY_S = 0.040
 
 
 def run_of(results: Path, *overrides: str) -> Run:

@@ -12,9 +12,11 @@ from typing import Any
 
 from torch.distributed import DistStoreError, Store
 
-from harness.rank.lifeline import Lifeline, find_address
+from harness.rank.lifeline import PATIENCE_S, Lifeline, find_address
 from harness.schema.rank_state import ANSWERS
 
+_ASKED = 2
+"""Times: one silence may be a rank that does not get the processor for a moment."""
 _MARGIN_S = 5.0
 """Until rank 0 has told the others."""
 
@@ -32,15 +34,25 @@ def gather(store: Store, rank: int, size: int, seconds: float) -> Lifeline:
     lifeline = Lifeline.open(rank, *find_address())
     told = table.share("here", [lifeline.address, socket.gethostname()])
     lifeline.know([address for address, _ in told])
-    lost = {other: answer.found for other, answer in lifeline.ask().items() if answer.found != ANSWERS}
+    lost = _lost(lifeline)
     broken = [
         f"rank {who} on {told[who][1]} cannot reach rank {other} on {told[int(other)][1]} at {told[int(other)][0]} ({found})"
-        for who, seen in enumerate(table.share("lost", lost))
+        for who, seen in enumerate(table.share("lost", lost, _ASKED * PATIENCE_S))
         for other, found in seen.items()
     ]
     if broken:
         raise UnreachableError("; ".join(broken))
     return lifeline
+
+
+def _lost(lifeline: Lifeline) -> dict[int, str]:
+    """Ranks that do not answer, by what is found instead, the second time as well."""
+    lost: dict[int, str] = {}
+    for _ in range(_ASKED):
+        lost = {other: answer.found for other, answer in lifeline.ask().items() if answer.found != ANSWERS}
+        if not lost:
+            break
+    return lost
 
 
 @dataclass(frozen=True)
@@ -52,22 +64,22 @@ class _Table:
     size: int
     seconds: float
 
-    def share(self, what: str, said: object) -> list[Any]:
-        """What all ranks say, in their order. Raises UnreachableError."""
+    def share(self, what: str, said: object, more: float = 0.0) -> list[Any]:
+        """What all ranks say, in their order; the last may come so many seconds later than else. Raises UnreachableError."""
         self.store.set(f"reducebench/{what}/{self.rank}", json.dumps(said))
         if self.rank == 0:
-            self.store.set(f"reducebench/{what}", json.dumps(self._collected(what)))
-        self._wait([f"reducebench/{what}"], self.seconds + _MARGIN_S, "rank 0")
+            self.store.set(f"reducebench/{what}", json.dumps(self._collected(what, self.seconds + more)))
+        self._wait([f"reducebench/{what}"], self.seconds + more + _MARGIN_S, "rank 0")
         heard = json.loads(self.store.get(f"reducebench/{what}"))
         if isinstance(heard, str):
             raise UnreachableError(heard)
         return list(heard)
 
-    def _collected(self, what: str) -> object:
+    def _collected(self, what: str, seconds: float) -> object:
         """Everybody's; or, as a text, who is missing."""
         keys = [f"reducebench/{what}/{rank}" for rank in range(self.size)]
         try:
-            self._wait(keys, self.seconds, "")
+            self._wait(keys, seconds, "")
         except UnreachableError:
             missing = [str(rank) for rank, key in enumerate(keys) if not self.store.check([key])]
             return f"not here after rendezvous_s={self.seconds:g}: rank {', '.join(missing)}"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.run import DRIFT, TRACE, Chaotic
+from tests.chaos.run import DRIFT, HASTY, TRACE, Chaotic
 from tests.hosts import MISSING as NO_HOSTS
 from tests.hosts import two_hosts
 from tests.needs import no_mounts
@@ -17,12 +17,11 @@ from tests.running import processes_of
 MODEL_PHASES = ("pre-flight", "forward", "backward", "aggregate", "drift", "compare")
 """In which the victim runs the planted model, or the planted aggregation."""
 OTHER_PHASES = ("import", "join", "assemble", "ask")
+OF_THE_DISK = ("disk full", "read-only mount")
 FAILING = ("exception", "out of memory")
 """They fail one case, or one probe, and the run goes on to its end; before the first case there is none to fail."""
 _WRITING = ("compare", "drift", "pre-flight")
 """In which rank 0 writes rows, gradients that wait, or references."""
-_AFTER_A_CUT = {"aggregate": ("drift", "compare"), "drift": ("compare",), "compare": ("pre-flight",)}
-"""What a rank may come to in the milliseconds that taking a cable off takes."""
 RANK, SIGNAL, TORCHRUN, NOBODY = "rank", "signal", "torchrun", "nobody"
 """Whom the run's last words must name."""
 
@@ -50,15 +49,13 @@ class Fault:
 
     @property
     def felt_in(self) -> tuple[str, ...]:
-        """Phases in which a rank may notice: a cable, or a disk, is missed when it is needed next."""
-        if self.kind == "link down":
-            return (self.phase, *_AFTER_A_CUT[self.phase])
-        return (self.phase,) if self.around is None else tuple({self.phase, *_WRITING})
+        """Phases in which a rank may notice: a disk is missed when it is needed next."""
+        return tuple({self.phase, *_WRITING}) if self.kind in OF_THE_DISK else (self.phase,)
 
     @property
     def overrides(self) -> tuple[str, ...]:
         """What the run needs to have such a phase."""
-        return {"drift": DRIFT, "trace": TRACE}.get(self.phase, ())
+        return {"drift": DRIFT, "trace": TRACE, "import": HASTY, "join": HASTY}.get(self.phase, ())
 
     @property
     def name(self) -> str:
@@ -132,7 +129,7 @@ def _fill(phase: str) -> Callable[[Chaotic], None]:
                 return
 
     def strike(run: Chaotic) -> None:
-        run.strike_in(phase, lambda: fill(run))
+        run.strike_in(phase, lambda: fill(run), let_go=True)
 
     return strike
 
@@ -164,7 +161,7 @@ def _read_only(phase: str) -> Callable[[Chaotic], None]:
         _mount("--bind", str(_aside(run)), str(run.run_dir.path))
 
     def strike(run: Chaotic) -> None:
-        run.strike_in(phase, lambda: mount(run))
+        run.strike_in(phase, lambda: mount(run), let_go=True)
 
     return strike
 
@@ -173,7 +170,7 @@ def _read_only(phase: str) -> Callable[[Chaotic], None]:
 def on_two_hosts(run: Chaotic) -> Iterator[Callable[[], None]]:
     """Each rank on a host of its own; the cable is mended for the run that goes on."""
     run.folder.mkdir(parents=True)
-    with two_hosts(run.folder, f"c{run.folder.name}") as hosts:
+    with two_hosts(run.folder, f"c{os.getpid()}{run.folder.name}") as hosts:
         run.overrides = (*run.overrides, *hosts.overrides())
         run.cut = lambda: hosts.link("down")
         yield lambda: hosts.link("up")
@@ -181,7 +178,7 @@ def on_two_hosts(run: Chaotic) -> Iterator[Callable[[], None]]:
 
 def _cut(phase: str) -> Callable[[Chaotic], None]:
     def strike(run: Chaotic) -> None:
-        run.strike_in(phase, run.cut)
+        run.strike_in(phase, run.cut, let_go=True)
 
     return strike
 

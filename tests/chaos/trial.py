@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.report.frame import load_run
 from harness.schema.record import FAILED
-from tests.chaos.faults import NOBODY, RANK, SIGNAL, Fault, culprit
+from tests.chaos.faults import NOBODY, OF_THE_DISK, RANK, SIGNAL, Fault, culprit
 from tests.chaos.run import DEADLINE_S, GRACE_S, Chaotic
 
 ENDING = ("restarts=0",)
@@ -109,4 +109,4 @@ def _named(fault: Fault, run: Chaotic, output: str) -> bool:
 
 def _disk(fault: Fault) -> bool:
     """A full disk takes no note; and a refusal is none of what ends.json is for."""
-    return fault.kind in ("disk full", "read-only mount")
+    return fault.kind in OF_THE_DISK

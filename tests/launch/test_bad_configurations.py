@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from harness.schema.case import AXES
@@ -130,7 +130,7 @@ def told_once(status: int, errors: str) -> None:
 def test_through_the_entry_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = Counter[int]()
 
-    @settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=500)
     @given(CONFIGURATIONS)
     def attempt(overrides: list[str]) -> None:
         status = main([*overrides, f"results_dir={tmp_path / 'results'}", "dry_run=true"])
@@ -150,7 +150,7 @@ def _back() -> object:
     os.chdir(here)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30)
 @given(CONFIGURATIONS.filter(lambda overrides: not any("\0" in override for override in overrides)))
 def test_by_command_line(tmp_path: Path, overrides: list[str]) -> None:
     (tmp_path / "here").mkdir(exist_ok=True)
@@ -176,7 +176,7 @@ WRONG = st.one_of(
 def test_run_fully(tmp_path: Path, wrong: st.SearchStrategy[str | None], status: int) -> None:
     numbers = itertools.count()
 
-    @settings(max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=3, phases=[Phase.generate])
     @given(SOUND, wrong)
     def attempt(overrides: list[str], last: str | None) -> None:
         done = _run_fully(tmp_path / str(next(numbers)), [*overrides, *([last] if last else [])])

@@ -12,7 +12,7 @@ from harness.report.frame import load_run
 from harness.schema.run_dir import RunDir
 from launch.__main__ import main
 from tests.chaos.run import stamps
-from tests.running import launch, start_launch, wait_until
+from tests.running import BEGUN_S, ENDED_S, launch, start_launch, wait_until
 
 SMALL = ("experiment=smoke", "workload=[mlp_digits]", "probe=[float_sums]", "launches=2")
 
@@ -183,12 +183,12 @@ def test_a_changed_environment_is_refused_with_what_changed(run: RunDir) -> None
 def test_a_run_at_work_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = start_launch("experiment=smoke", f"results_dir={tmp_path}")
     try:
-        assert wait_until(lambda: bool(list(tmp_path.glob("smoke/2*/ranks/launcher"))), 60)
+        assert wait_until(lambda: bool(list(tmp_path.glob("smoke/2*/ranks/*.state"))), BEGUN_S)
         assert main([f"resume={next(tmp_path.glob('smoke/2*'))}"]) == 2
         assert f"is at work: its launcher is process {process.pid} on" in capsys.readouterr().err
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=ENDED_S)
 
 
 def test_resume_of_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

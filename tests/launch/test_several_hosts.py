@@ -14,7 +14,7 @@ from harness.report.frame import Run, load_run
 from tests.hosts import MISSING as NO_HOSTS
 from tests.hosts import Hosts, two_hosts, with_ssh
 from tests.needs import needs
-from tests.running import ENVIRONMENT, ROOT, launch, processes_of, start_launch, wait_until
+from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ROOT, launch, processes_of, start_launch, wait_until
 from tests.slurm import MISSING as NO_SLURM
 from tests.slurm import under_slurm
 
@@ -66,7 +66,7 @@ def _typed(*overrides: str) -> str:
 def _launched_on_the_first(hosts: Hosts, *overrides: str) -> "subprocess.CompletedProcess[str]":
     """`python -m launch`, typed there, to its end."""
     command = [str(hosts.enter), hosts.names[0], _typed(*overrides)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 @pytest.mark.parametrize("rendezvous", ["static", "c10d"])
@@ -78,7 +78,7 @@ def test_a_person_starts_the_other_host(hosts: Hosts, one_host: Run, tmp_path: P
         assert first.stdout
         other = next(line for line in iter(first.stdout.readline, "") if line.startswith("node 1"))
         command = first.stdout.readline().removeprefix("$ ").strip()
-        second = subprocess.run([str(hosts.enter), hosts.names[1], command], env=ENVIRONMENT, timeout=300, check=False)
+        second = subprocess.run([str(hosts.enter), hosts.names[1], command], env=ENVIRONMENT, timeout=HANG_S, check=False)
         first.communicate(timeout=100)
     assert (other.strip(), first.returncode, second.returncode) == ("node 1, on another host:", 0, 0)
     same(load_run(tmp_path / "results" / "smoke" / "latest"), one_host)
@@ -87,12 +87,16 @@ def test_a_person_starts_the_other_host(hosts: Hosts, one_host: Run, tmp_path: P
 def test_ctrl_c_ends_both_hosts(hosts: Hosts, tmp_path: Path) -> None:
     results = tmp_path / "results"
     process = start_launch("workload=[mlp_digits]", "iterations=500", *hosts.overrides(), f"results_dir={results}")
-    assert wait_until(lambda: bool(list(results.glob("default/*/cases/*.parquet"))), 120)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    try:
+        assert wait_until(lambda: bool(list(results.glob("default/*/cases/*.parquet"))), BEGUN_S)
+        os.kill(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=ENDED_S)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 1
     assert "ended by SIGINT" in output
-    assert wait_until(lambda: not processes_of(results), 10), processes_of(results)
+    assert wait_until(lambda: not processes_of(results), ENDED_S), processes_of(results)
 
 
 def test_a_host_that_never_comes_is_named(hosts: Hosts, tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_a_host_that_never_comes_is_named(hosts: Hosts, tmp_path: Path) -> None:
 def test_slurm(one_host: Run, tmp_path: Path) -> None:
     needs(NO_SLURM)
     asked = (*SMALL, "launch=slurm", "torchrun.nnodes=2", "torchrun.nproc_per_node=1", f"results_dir={tmp_path / 'results'}")
-    done = under_slurm(tmp_path / "cluster", [sys.executable, "-m", "launch", *asked], timeout=300)
+    done = under_slurm(tmp_path / "cluster", [sys.executable, "-m", "launch", *asked], timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     assert "submitted as job 1" in done.stdout
     assert done.stdout.rstrip().endswith("report.md")

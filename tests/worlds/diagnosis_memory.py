@@ -65,7 +65,8 @@ class Watch:
     def _look(self) -> None:
         while not self._ended:
             state, now = self.state, anonymous()
-            self.peaks[state] = max(self.peaks.get(state, 0), now)
+            if self.state == state:  # else it may be of the one that came meanwhile
+                self.peaks[state] = max(self.peaks.get(state, 0), now)
             time.sleep(0.0005)
 
     def end(self) -> None:

@@ -96,7 +96,7 @@ def absent(store: Store, rank: int) -> None:
     """A third rank is waited for, and never comes."""
     from torch.distributed import PrefixStore
 
-    gather(PrefixStore("absent", store), rank, 3, 0.5)
+    gather(PrefixStore("absent", store), rank, 3, 3.0)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from harness.rank.environment.files import cpu_list, spell_cpus
 from harness.rank.environment.host import Host
 from harness.rank.environment.neighbours import Look, Process, between, family, look
 from harness.report.frame import load_run
-from tests.running import ENVIRONMENT, ROOT
+from tests.running import ENVIRONMENT, HANG_S, ROOT
 
 BUSY = "while True: pass"
 
@@ -138,7 +138,7 @@ def test_a_real_busy_process_is_seen(busy: "subprocess.Popen[bytes]") -> None:
     seen = between(first, look(), own={os.getpid()})
     named = {process["pid"]: process for process in seen["others"]}
     assert named[busy.pid]["name"] == Path(f"/proc/{busy.pid}/comm").read_text().strip()
-    assert 0 < named[busy.pid]["cpu_s"] <= 1.1 * seen["window_s"] + 2 / os.sysconf("SC_CLK_TCK")
+    assert 0 < named[busy.pid]["cpu_s"] <= seen["window_s"] + 1
     assert seen["busy_s"] >= named[busy.pid]["cpu_s"] - 0.1
 
 
@@ -157,7 +157,7 @@ def test_a_run_names_its_busy_neighbour_and_no_secret(busy: "subprocess.Popen[by
     command = [sys.executable, "-m", "launch", "experiment=smoke", "workload=[mlp_digits]", f"results_dir={tmp_path}"]
     settings = {"NCCL_DEBUG": "WARN", "MY_TOKEN": "sesame", "AWS_SECRET_ACCESS_KEY": "sesame"}
     done = subprocess.run(
-        command, cwd=ROOT, env={**ENVIRONMENT, **settings}, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, env={**ENVIRONMENT, **settings}, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 0, done.stderr
     run = load_run(tmp_path / "smoke" / "latest")

@@ -57,7 +57,7 @@ def test_a_wrong_sum_is_refused_everywhere(told: dict[str, list[str]]) -> None:
 
 
 def test_who_never_comes_is_named(told: dict[str, list[str]]) -> None:
-    assert told["absent"] == ["not here after rendezvous_s=0.5: rank 2"] * 2
+    assert told["absent"] == ["not here after rendezvous_s=3: rank 2"] * 2
 
 
 def test_what_a_lifeline_finds() -> None:
