@@ -102,17 +102,17 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
     from launch.job import counted
     from launch.progress import ProgressLine
 
-    expected, once = expected_files(config), _LastWords(run_dir)
+    expected, last_words = expected_files(config), _LastWords(run_dir)
     print(f"{counted(expected)} on {size} ranks: {run_dir.path}", flush=True)
     with run_dir.occupied(), _terminal() as terminal, ProgressLine(sum(map(len, expected.values())), terminal) as line:
         redirect_output(run_dir.ranks.log(0))
-        reported = report_in(run_dir, 0, last_act=partial(_say_why_it_ends, once, terminal))
+        reported = report_in(run_dir, 0, last_act=partial(_say_why_it_ends, last_words, terminal))
         status = work(run_dir, *reported, lambda: (store, 0, size), line.show)
     if status == 0:
         from harness.report.render import show
 
         return _FAILURE if show([run_dir.path]) else 0
-    once.say(sys.stderr)
+    last_words.say(sys.stderr)
     return status
 
 

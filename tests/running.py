@@ -16,6 +16,8 @@ BEGUN_S = 300.0
 """Until something has begun, on a machine that is busy."""
 ENDED_S = 60.0
 """Until something that is told to end has ended. How long it may take is what `make chaos` asks."""
+ORPHANS_S = 10.0
+"""After the end of a run, until no process of it is left."""
 
 
 def launch(*overrides: str, cwd: Path = ROOT, timeout: float = HANG_S) -> subprocess.CompletedProcess[str]:

@@ -135,7 +135,7 @@ def _hear(ranks: int) -> float:
 def _look(run_dir: RunDir, ranks: int) -> float:
     for rank in range(ranks):
         RankState(run_dir.ranks.state(rank), RankStatus(rank=rank, pid=1, host="node0123"))
-    return _timed(run_dir.rank_statuses)
+    return _timed(run_dir.ranks.statuses)
 
 
 def _write_samples(run_dir: RunDir, case: Case, ranks: int) -> None:

@@ -16,12 +16,11 @@ import pandas as pd
 from harness.report.frame import load_run
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import HELD, RunDir
-from tests.running import ENVIRONMENT, ROOT, processes_of, wait_until
+from tests.running import ENVIRONMENT, ORPHANS_S, ROOT, processes_of, wait_until
 
 DEADLINE_S = 5.0
 GRACE_S = 15.0
 """What a run may take to end, or to go on, beyond the deadline."""
-ORPHANS_S = 10.0
 _START_S = 120.0
 
 MATRIX = (

@@ -19,6 +19,7 @@ from tests.running import (
     ENDED_S,
     ENVIRONMENT,
     HANG_S,
+    ORPHANS_S,
     ROOT,
     TORCHRUN,
     launch,
@@ -66,7 +67,7 @@ class Running:
         return self.process.returncode, output
 
     def leaves_nothing(self) -> None:
-        assert wait_until(lambda: not processes_of(self.results), ENDED_S), processes_of(self.results)
+        assert wait_until(lambda: not processes_of(self.results), ORPHANS_S), processes_of(self.results)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_nothing_outlives_a_torchrun_killed_before_the_ranks_report(tmp_path: Pa
         output, _ = process.communicate(timeout=ENDED_S)
         assert process.returncode == 1
         assert "0 of 16 cases are finished" in output
-        assert wait_until(lambda: not processes_of(tmp_path), ENDED_S)
+        assert wait_until(lambda: not processes_of(tmp_path), ORPHANS_S)
     finally:
         process.kill()
         process.communicate()
@@ -173,14 +174,14 @@ def test_a_rank_killed_under_the_users_torchrun(by_torchrun: "subprocess.Popen[s
     assert output.count("reducebench: rank 1 (pid") == 1
     assert "died without a word" in output
     assert ", in case mlp_digits." in output
-    assert wait_until(lambda: not processes_of(tmp_path), ENDED_S)
+    assert wait_until(lambda: not processes_of(tmp_path), ORPHANS_S)
 
 
 def test_ctrl_c_to_the_users_torchrun(by_torchrun: "subprocess.Popen[str]", tmp_path: Path) -> None:
     os.killpg(by_torchrun.pid, signal.SIGINT)
     output, _ = by_torchrun.communicate(timeout=ENDED_S)
     assert "of 16 cases are finished and kept" in output
-    assert wait_until(lambda: not processes_of(tmp_path), ENDED_S)
+    assert wait_until(lambda: not processes_of(tmp_path), ORPHANS_S)
 
 
 def test_output_that_is_no_terminal_holds_no_progress(running: Running) -> None:
@@ -238,7 +239,7 @@ def test_a_signal_in_a_later_launch_ends_the_run_and_keeps_what_is_there(tmp_pat
         process.communicate()
     assert process.returncode == 1
     assert "SIGINT" in output or "launches have not begun" in output
-    assert wait_until(lambda: not processes_of(tmp_path), ENDED_S)
+    assert wait_until(lambda: not processes_of(tmp_path), ORPHANS_S)
     run = load_run(tmp_path / "cut" / "latest")
     assert len(run.cases) == 4, "the first launch is whole"
     assert {int(launch) for launch in run.launched.launch} == {0, 1}

@@ -14,7 +14,7 @@ from harness.report.frame import Run, load_run
 from tests.hosts import MISSING as NO_HOSTS
 from tests.hosts import Hosts, two_hosts, with_ssh
 from tests.needs import needs
-from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ROOT, launch, processes_of, start_launch, wait_until
+from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ORPHANS_S, ROOT, launch, processes_of, start_launch, wait_until
 from tests.slurm import MISSING as NO_SLURM
 from tests.slurm import under_slurm
 
@@ -96,7 +96,7 @@ def test_ctrl_c_ends_both_hosts(hosts: Hosts, tmp_path: Path) -> None:
         process.communicate()
     assert process.returncode == 1
     assert "ended by SIGINT" in output
-    assert wait_until(lambda: not processes_of(results), ENDED_S), processes_of(results)
+    assert wait_until(lambda: not processes_of(results), ORPHANS_S), processes_of(results)
 
 
 def test_a_host_that_never_comes_is_named(hosts: Hosts, tmp_path: Path) -> None:

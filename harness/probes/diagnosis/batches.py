@@ -47,11 +47,11 @@ def in_float64(tensor: Tensor) -> Tensor:
 def unless_refused(compute: Callable[[], T]) -> T | None:
     """None where the model's own code refuses such a batch: BatchNorm does a batch of one, and others by any error.
 
-    Memory that runs out is no refusal: it is raised.
+    Memory that runs out is no refusal, nor is a disk that is full: they are raised.
     """
     try:
         return compute()
-    except MemoryError:
+    except (MemoryError, OSError):
         raise
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):

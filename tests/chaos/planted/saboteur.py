@@ -66,7 +66,7 @@ def _exhaust() -> None:
 
 
 def _hold() -> None:
-    """Stay in this phase until the test has struck."""
+    """Stay in this phase until the test lets go of this rank, or what it did has ended it."""
     until = time.monotonic() + _LONGEST_S
     while not PLAN.with_suffix(".struck").exists() and time.monotonic() < until:
         time.sleep(0.01)
