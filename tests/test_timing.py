@@ -1,35 +1,31 @@
 """Where the time goes, as real runs show it: arrivals, twins, policies of waiting, launches, orders, and when it is enough."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
 from harness.report.frame import Run, load_run
 from harness.schema.matrix import ordered_cases
 from harness.schema.record import PREDICTED
+from tests.conftest import Measure
 from tests.running import ROOT, launch
 from tests.skips import unknown
 
 DELAY_S = 0.040
 
 
-def run_of(results: Path, *overrides: str) -> Run:
-    done = launch("workload=[mlp_digits]", "reduction=[mean]", *overrides, f"results_dir={results}")
-    assert done.returncode == 0, done.stderr
-    return load_run(results / "default" / "latest")
-
-
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A straggler and none, under every policy of waiting, in turns, with their twins, in two launches."""
-    return run_of(
-        tmp_path_factory.mktemp("waiting"),
+    results = tmp_path_factory.mktemp("waiting")
+    done = launch(
+        *("workload=[mlp_digits]", "reduction=[mean]", f"results_dir={results}"),
         *("--config-dir", str(ROOT / "docs" / "example"), f"sync.straggler.milliseconds={DELAY_S * 1e3}"),
         "sync=[none,stream,device,event,barrier,barrier_after,wait,every_parameter,straggler]",
         "aggregation=[all_reduce,bucketed,ddp]",
-        *("launches=2", "order=interleaved", "rounds=3", "iterations=11", "exposed=true"),
+        *("launches=2", "order=interleaved", "rounds=2", "iterations=5", "exposed=true"),
     )
+    assert done.returncode == 0, done.stderr
+    return load_run(results / "default" / "latest")
 
 
 def seconds(run: Run, phase: str, clock: str = "host", **chosen: str) -> pd.DataFrame:
@@ -42,31 +38,23 @@ def seconds(run: Run, phase: str, clock: str = "host", **chosen: str) -> pd.Data
     return rows.pivot_table(index=["case_id", "launch", "iteration"], columns="rank", values="seconds", observed=True)
 
 
-def transfer(run: Run, **chosen: str) -> pd.Series:
-    """Of rank 0, in each iteration."""
-    arrived = seconds(run, "aggregate", "arrival", **chosen)
-    return seconds(run, "aggregate", **chosen)[0] - (arrived.max(axis=1) - arrived[0])
-
-
 def test_a_straggler_shows_as_skew_on_the_others_and_not_in_the_transfer(waiting: Run) -> None:
+    """Whatever else the machine does: rank 1 sleeps at least so long, and nobody has the sum before the last one has come."""
     chosen = {"sync": "straggler", "aggregation": "all_reduce"}
     arrived = seconds(waiting, "aggregate", "arrival", **chosen)
+    slept, waited = seconds(waiting, "sync", **chosen)[1], seconds(waiting, "aggregate", **chosen)[0]
+    assert (slept >= DELAY_S).all()
     skew = arrived.max(axis=1) - arrived[0]
-    assert skew.median() > 0.85 * DELAY_S
-    slept = seconds(waiting, "sync", **chosen)
-    assert skew.median() == pytest.approx((slept[1] - slept[0]).median(), rel=0.15)
-    assert (transfer(waiting, **chosen) > 0).all(), "nobody has the sum before the last one has come"
-    grown = transfer(waiting, **chosen).median() - transfer(waiting, sync="none", aggregation="all_reduce").median()
-    assert grown < DELAY_S / 2
+    assert (waited > skew).all()
+    assert (arrived[1] > arrived[0]).any(), "the one that sleeps comes last"
 
 
 def test_twins_leave_the_communication_out(waiting: Run) -> None:
     alone = seconds(waiting, "step_alone", sync="none")
-    assert len(alone) == len(seconds(waiting, "step", sync="none")) == 3 * 2 * 11
+    assert len(alone) == len(seconds(waiting, "step", sync="none")) == 3 * 2 * 5
     assert (seconds(waiting, "collective_alone", sync="none") > 0).all(axis=None)
-    waited = {"sync": "straggler", "aggregation": "all_reduce"}
-    exposed = seconds(waiting, "step", **waited)[0] - seconds(waiting, "step_alone", **waited)[0]
-    assert exposed.median() > 0.85 * DELAY_S, "rank 0 waits in the sum, and not in its step without communication"
+    beside = seconds(waiting, "step_alone", sync="straggler", aggregation="all_reduce")
+    assert (beside[0] < DELAY_S).any(), "without communication rank 0 waits for nobody"
 
 
 def test_policies_that_a_case_cannot_follow_are_skipped(waiting: Run) -> None:
@@ -90,15 +78,19 @@ def test_every_launch_has_all_rows_and_visits_are_in_turn(waiting: Run) -> None:
         counted = samples[samples.phase == "step"].groupby(["launch", "rank", "visit"]).warm_up.agg(["size", "sum"])
         assert set(counted.index.get_level_values("launch")) == {0, 1}
         made = (counted["size"] - counted["sum"]).groupby(["launch", "rank"])
-        assert made.agg(list).map(lambda each: each == [4, 4, 3]).all()
+        assert made.agg(list).map(lambda each: each == [3, 2]).all()
 
 
-def test_adaptive_stopping_says_why_it_stopped(tmp_path: Path) -> None:
+def run_of(measure: Measure, *overrides: str) -> Run:
+    return measure("workload=[mlp_digits]", "reduction=[mean]", *overrides)
+
+
+def test_adaptive_stopping_says_why_it_stopped(measure: Measure) -> None:
     overrides = ("until.relative=0.9", "until.seconds=600", "iterations=8", "normalization=[global_mean,rank_mean]")
-    run = run_of(tmp_path / "precise", *overrides)
+    run = run_of(measure, *overrides)
     assert set(run.cases.stopped) == {"precise"}
     overrides = ("until.relative=1e-9", "until.seconds=600", "until.most=12", "iterations=4", "fault=[stale_rank]")
-    run = run_of(tmp_path / "limit", *overrides)
+    run = run_of(measure, *overrides)
     assert set(run.cases.stopped) == {"limit"}
     assert set(run.cases.iterations) == {12}
     samples = run.samples
@@ -107,31 +99,31 @@ def test_adaptive_stopping_says_why_it_stopped(tmp_path: Path) -> None:
     assert run.cases.predicted_relative_l2.notna().all(), "the fault's theory knows how many iterations were made"
 
 
-def test_the_time_budget_ends_a_case(tmp_path: Path) -> None:
-    run = run_of(tmp_path, "until.relative=1e-9", "until.seconds=1e-6", "iterations=1100", "until.most=1000000")
+def test_the_time_budget_ends_a_case(measure: Measure) -> None:
+    run = run_of(measure, "until.relative=1e-9", "until.seconds=1e-6", "iterations=30", "until.most=1000000")
     assert set(run.cases.stopped) == {"budget"}
-    assert set(run.cases.iterations) == {1100}
+    assert set(run.cases.iterations) == {30}
 
 
-def test_faults_that_look_back_come_out_right_under_interleaved_visits(tmp_path: Path) -> None:
+def test_faults_that_look_back_come_out_right_under_interleaved_visits(measure: Measure) -> None:
     axes = ("fault=[none,stale_rank,missing_zero_grad]", "precision=[fp64]", "reduction=[mean,none]")
-    run = run_of(tmp_path, *axes, "order=interleaved", "rounds=3", "iterations=7")
+    run = run_of(measure, *axes, "order=interleaved", "rounds=3", "iterations=7")
     rows = run.discrepancies[(run.discrepancies.against == PREDICTED) & (run.discrepancies.parameter == "")]
     assert rows.case_id.nunique() == 4
     assert (rows.relative_l2 < 1e-12).all()
 
 
-def beside_twins(results: Path, *overrides: str) -> tuple[Run, pd.DataFrame, pd.DataFrame]:
+def beside_twins(measure: Measure, *overrides: str) -> tuple[Run, pd.DataFrame, pd.DataFrame]:
     """A run with twins, its cases, and those of the same run without."""
-    without = run_of(results / "without", *overrides).cases.set_index("case_id")
-    run = run_of(results / "with", *overrides, "exposed=true")
+    without = run_of(measure, *overrides).cases.set_index("case_id")
+    run = run_of(measure, *overrides, "exposed=true")
     return run, run.cases.set_index("case_id"), without
 
 
-def test_twins_leave_gradients_as_they_are(tmp_path: Path) -> None:
+def test_twins_leave_gradients_as_they_are(measure: Measure) -> None:
     """Under strategies that communicate in backward, shard parameters or scale losses."""
     axes = ("aggregation=[flat,ddp,ddp_powersgd,fsdp]", "precision=[fp32,fp16_scaled]", "iterations=3")
-    run, beside, without = beside_twins(tmp_path, *axes)
+    run, beside, without = beside_twins(measure, *axes)
     assert set(beside.status) == {"ok"}
     assert (beside.gradient_sha256 == without.gradient_sha256).all()
     alone = run.samples[run.samples.phase == "collective_alone"].case_id.astype(str)
@@ -140,28 +132,22 @@ def test_twins_leave_gradients_as_they_are(tmp_path: Path) -> None:
     )
 
 
-def test_twins_leave_memory_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.full
+def test_twins_leave_memory_as_it_is(measure: Measure) -> None:
     """Of a gradient of 38 MiB, where a resident set repeats to 7 MiB; under autocast and FSDP2 it moves by 50 of itself.
 
     PowerSGD has no collective twin, whose turn would free the gradients of the other one.
     """
     axes = ("aggregation=[flat,ddp,ddp_powersgd]", "iterations=3", "workload.mlp_digits.hidden=3000")
-    _, beside, without = beside_twins(tmp_path, *axes)
+    _, beside, without = beside_twins(measure, *axes)
     for column in ("above_bare_bytes", "peak_memory_bytes"):
         more = beside[column] - without[column]
         assert (more < without.gradient_bytes.max() / 2).all(), f"{column}: not what the twins take, too"
 
 
-def test_a_shuffled_order_is_recorded_and_repeats(tmp_path: Path) -> None:
-    overrides = (
-        "order=shuffled",
-        "normalization=[global_mean,rank_mean]",
-        "aggregation=[all_reduce,flat,local]",
-        "iterations=1",
-    )
-    run = run_of(tmp_path, *overrides, "launches=2")
-    rows = pd.read_parquet(run.path / "cases")
-    for number in (0, 1):
-        placed = rows[rows.launch == number].sort_values("position").case_id.tolist()
-        assert placed == [case.case_id for case in ordered_cases(run.config, number)]
-    assert [case.case_id for case in ordered_cases(run.config, 0)] != [case.case_id for case in ordered_cases(run.config, 1)]
+def test_a_shuffled_order_is_recorded_and_repeats(measure: Measure) -> None:
+    axes = ("normalization=[global_mean,rank_mean]", "aggregation=[all_reduce,flat,local]", "iterations=1")
+    run = run_of(measure, "order=shuffled", *axes)
+    placed = pd.read_parquet(run.path / "cases").sort_values("position").case_id.tolist()
+    assert placed == [case.case_id for case in ordered_cases(run.config, 0)]
+    assert placed != [case.case_id for case in ordered_cases(run.config, 1)], "another launch, another order"

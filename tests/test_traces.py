@@ -8,25 +8,18 @@ from typing import Any
 
 import pytest
 
-from harness.report.frame import Run, load_run
 from harness.schema.run_dir import RunDir
-from tests.running import launch
+from tests.conftest import Finished, Measure, shown
 
 MATRIX = (
     *("workload=[mlp_digits]", "reduction=[sum,micro_batch]", "normalization=[rank_mean]", "aggregation=[all_reduce,ddp]"),
-    *("sync=[barrier]", "fault=[none,stale_rank]", "iterations=3", "warm_up=1", "device=cpu", "torchrun.nproc_per_node=2"),
+    *("sync=[barrier]", "fault=[none,stale_rank]", "iterations=3", "warm_up=1", "device=cpu"),
 )
 
 
-def run_of(results: Path, *overrides: str) -> tuple[Run, str]:
-    done = launch(*MATRIX, *overrides, f"results_dir={results}")
-    assert done.returncode == 0, done.stderr + done.stdout
-    return load_run(results / "default" / "latest"), done.stdout
-
-
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
-    return run_of(tmp_path_factory.mktemp("traced"), "profile=true")
+def traced(measure: Measure) -> Finished:
+    return shown(measure(*MATRIX, "profile=true"))
 
 
 def loaded(path: Path) -> dict[str, Any]:
@@ -36,8 +29,8 @@ def loaded(path: Path) -> dict[str, Any]:
     return trace
 
 
-def test_every_phase_is_a_range_as_often_as_it_ran_on_every_rank(traced: tuple[Run, str]) -> None:
-    run, _ = traced
+def test_every_phase_is_a_range_as_often_as_it_ran_on_every_rank(traced: Finished) -> None:
+    run = traced.run
     traces, measured = RunDir(run.path).traces(), run.cases[run.cases.status == "ok"]
     assert set(traces) == set(measured.case_id)
     assert len(measured) >= 6
@@ -55,19 +48,19 @@ def test_every_phase_is_a_range_as_often_as_it_ran_on_every_rank(traced: tuple[R
             assert run.environment["ranks"][rank]["pid"] in named
 
 
-def test_a_traced_run_measures_what_an_untraced_one_does(traced: tuple[Run, str], tmp_path: Path) -> None:
-    run, _ = traced
-    plain, printed = run_of(tmp_path)
-    assert "Traces" not in printed
+def test_a_traced_run_measures_what_an_untraced_one_does(traced: Finished, measure: Measure) -> None:
+    run, untraced = traced.run, shown(measure(*MATRIX))
+    plain = untraced.run
+    assert "Traces" not in untraced.output
     assert not (plain.path / "traces").exists()
     columns = ["case_id", "status", "iterations", "gradient_sha256"]
     assert run.cases[columns].equals(plain.cases[columns])
     assert len(run.samples) == len(plain.samples)
 
 
-def test_the_report_names_the_traces(traced: tuple[Run, str]) -> None:
-    run, printed = traced
+def test_the_report_names_the_traces(traced: Finished) -> None:
+    run = traced.run
     page = (run.path / "report" / "report.md").read_text()
-    assert "ui.perfetto.dev" in printed
+    assert "ui.perfetto.dev" in traced.output
     assert "## Traces" in page
     assert page.count("traces/mlp") == len(RunDir(run.path).traces())

@@ -133,16 +133,16 @@ class Writer:
         of_column = column.int().numpy()
         arrays = {
             "case_id": _repeated(case.case_id, len(rank)),
-            "launch": pa.repeat(self._launch, len(rank)),
-            "rank": rank.numpy(),
-            "visit": visit[iteration].numpy(),
-            "iteration": iteration.numpy(),
+            "launch": pa.repeat(pa.scalar(self._launch, pa.int32()), len(rank)),
+            "rank": rank.int().numpy(),
+            "visit": visit[iteration].int().numpy(),
+            "iteration": iteration.int().numpy(),
             "warm_up": warm_up[iteration].numpy(),
             "phase": pa.DictionaryArray.from_arrays(of_column, pa.array(phases)),
             "clock": pa.DictionaryArray.from_arrays(of_column, pa.array(clocks)),
             "seconds": seconds.flatten().numpy(),
         }
-        self._save("samples", case.case_id, pa.table(arrays).cast(_SAMPLES))
+        self._save("samples", case.case_id, pa.table(arrays, schema=_SAMPLES))
 
     def write_memory(self, case: Case, ranks: Tensor) -> None:
         """`ranks` is int64 [ranks, COLUMNS]."""
@@ -195,7 +195,7 @@ class Writer:
 
     def _write(self, table: str, name: str, rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> None:
         columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-        arrays = [_array(list(column), field.type) for column, field in zip(columns, schema, strict=True)]
+        arrays = [pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)]
         self._save(table, name, pa.Table.from_arrays(arrays, schema=schema))
 
     def _save(self, table: str, name: str, content: pa.Table) -> None:
@@ -224,7 +224,3 @@ def _but_case(row: Diagnosis | Weight | Step | Floor) -> dict[str, object]:
 
 def _repeated(text: str, count: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), count), pa.array([text]))
-
-
-def _array(values: list[object], kind: pa.DataType) -> pa.Array:
-    return pa.array(values, pa.string()).cast(kind) if pa.types.is_dictionary(kind) else pa.array(values, kind)

@@ -94,8 +94,8 @@ class Report:
     pictures: dict[str, bytes]
     """File name to PNG."""
     tables: list[Table]
-    brief_tables: list[Table]
-    """For a narrow terminal."""
+    brief_tables: Callable[[], list[Table]]
+    """For a narrow terminal; made when one asks for them."""
     frames: dict[str, pd.DataFrame]
     """Name of the CSV to its content."""
 
@@ -129,7 +129,7 @@ def build(path: Path | str) -> Report:
         cautions=caution_remarks(run, cautioned),
         pictures=dict(_pictures(run, traded, frames["collectives"])),
         tables=list(_tables(run, timed, shown, brief=False)),
-        brief_tables=list(_tables(run, timed, shown, brief=True)),
+        brief_tables=lambda: list(_tables(run, timed, shown, brief=True)),
         frames={
             **frames,
             "cost": frames["cost"].reset_index(names="case_id"),
@@ -214,7 +214,7 @@ def _print(report: Report, console: Console) -> None:
     for caution in report.cautions:
         console.print(Text(f"! {plain(caution)}", style="dim"))
     brief = console.width < _ROOM_FOR_STATISTICS
-    for table in report.brief_tables if brief else report.tables:
+    for table in report.brief_tables() if brief else report.tables:
         table.print(console)
 
 

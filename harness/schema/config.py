@@ -1,5 +1,7 @@
 """BenchmarkConfig: the typed trunk of the configuration. Its leaves, the options of each axis, stay open."""
 
+import copy
+import functools
 import hashlib
 import json
 import re
@@ -276,6 +278,16 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
 
 def load_config(path: Path) -> BenchmarkConfig:
     """Read the config.yaml of a run directory. Raises RefusedError when it is not one of ours."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RefusedError(f"{path} is not the configuration of a run: {error}") from error
+    return copy.deepcopy(_parsed(path, content))
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(path: Path, content: bytes) -> BenchmarkConfig:
+    """Configuration in a file that holds `content`. Parsing takes 25 ms, and each process of a run needs it several times."""
     try:
         read = OmegaConf.load(path)
         foreign = next(interpolations(OmegaConf.to_container(read, resolve=False)), None)

@@ -1,4 +1,7 @@
-"""The sweep's busbw against a bare loop of barrier and all_reduce, in one world of two ranks, alternating."""
+"""The sweep's busbw against a bare loop of barrier and all_reduce, in one world of two ranks, alternating.
+
+`python -m tests.bench.busbw 20` makes that many rounds of each size, at least 10.
+"""
 
 import sys
 from collections.abc import Callable
@@ -22,11 +25,13 @@ ROUNDS = 16
 WARM_UP = 2
 
 
-def main() -> None:
-    print_of_world("tests.bench.busbw")
+def main(rounds: int = ROUNDS) -> None:
+    """Measure in a world."""
+    print_of_world("tests.bench.busbw:measure", rounds)
 
 
 def measure(rounds: int) -> None:
+    """Measure on one rank; rank 0 prints."""
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
     machine = machine_of(world, CONFIG, [])
@@ -90,4 +95,4 @@ def _bare(world: World, size: int, calls: int) -> Callable[[], float]:
 
 
 if __name__ == "__main__":
-    measure(int(sys.argv[1]) if sys.argv[1:] else ROUNDS)
+    main(*map(int, sys.argv[1:]))

@@ -3,7 +3,6 @@
 `python -m tests.bench.diagnosis 20` makes that many cases of each kind a world.
 """
 
-import json
 import sys
 import tempfile
 from collections import Counter
@@ -13,18 +12,23 @@ from typing import Any
 
 from harness.report.frame import load_run
 from harness.schema.record import VERDICTS
-from tests.running import launch, torchrun
+from tests.running import launch
+from tests.worlds.pool import Pool
 
 RANKS, CASES, FIRST = (2, 3, 4), 110, 100
 """Worlds; cases of each kind a world; the seed of the first."""
+LIMIT_S = 3600.0
+"""Time limit of all cases of one kind in one world."""
 Rows = list[dict[str, Any]]
 
 
 def main(cases: int = CASES) -> None:
     start = perf_counter()
+    with Pool() as worlds:
+        faulty, clean = (_rows(worlds, kind, cases) for kind in ("fault", "clean"))
+    with Pool() as worlds:
+        taken = worlds.run(2, "tests.worlds.diagnosis_memory:peaks")
     with tempfile.TemporaryDirectory() as folder:
-        faulty, clean = (_rows(Path(folder), kind, cases) for kind in ("fault", "clean"))
-        taken = _told(Path(folder) / "memory.json", 2, "diagnosis_memory")
         cost = _cost(Path(folder))
     print(f"diagnosis: {len(faulty)} planted faults, {len(clean)} clean cases, {perf_counter() - start:.0f} s")
     print("  " + "\n  ".join(confusion(faulty + clean)))
@@ -53,15 +57,10 @@ def _share(rows: Rows) -> str:
     return f"{right} of {len(rows)}"
 
 
-def _rows(folder: Path, kind: str, cases: int) -> Rows:
-    return [row for ranks in RANKS for row in _told(folder / "rows.json", ranks, "diagnosis", str(FIRST), str(cases), kind)]
-
-
-def _told(out: Path, ranks: int, module: str, *arguments: str) -> Any:
-    done = torchrun(ranks, "-m", f"tests.worlds.{module}", str(out), *arguments, timeout=3600)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(out.read_text())
+def _rows(worlds: Pool, kind: str, cases: int) -> Rows:
+    seeds = list(range(FIRST, FIRST + cases))
+    found = [worlds.run(ranks, "tests.worlds.diagnosis:rows", seeds, kind, timeout_s=LIMIT_S) for ranks in RANKS]
+    return [row for rows in found for row in rows]
 
 
 def _cost(folder: Path) -> tuple[float, float, float]:

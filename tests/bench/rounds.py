@@ -4,8 +4,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 RESAMPLES = 2000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ def ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     return Ratio(statistics.median(ratios), medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)])
 
 
-def alternate(calls: Sequence[Callable[[], float]], rounds: int) -> list[tuple[float, ...]]:
-    """The seconds that each call returns, round by round; each round begins with another call, so that none is always last."""
-    times = []
+def alternate(calls: Sequence[Callable[[], T]], rounds: int) -> list[tuple[T, ...]]:
+    """Results of the calls, round by round. Each round begins with another call, so that none is always last."""
+    results = []
     for turn in range(rounds):
         order = [(turn + place) % len(calls) for place in range(len(calls))]
-        seconds = {index: calls[index]() for index in order}
-        times.append(tuple(seconds[index] for index in range(len(calls))))
-    return times
+        returned = {index: calls[index]() for index in order}
+        results.append(tuple(returned[index] for index in range(len(calls))))
+    return results

@@ -1,4 +1,7 @@
-"""The harness's step against a bare hand-written loop, in one world of two ranks, alternating."""
+"""The harness's step against a bare hand-written loop, in one world of two ranks, alternating.
+
+`python -m tests.bench.step 20` makes that many rounds of each setting, at least 10.
+"""
 
 import sys
 from collections.abc import Callable
@@ -56,11 +59,13 @@ SETTINGS = (
 """The last one's step takes 20 ms and longer."""
 
 
-def main() -> None:
-    print_of_world("tests.bench.step")
+def main(rounds: int = 0) -> None:
+    """Measure in a world; 0 rounds: as many as each setting says."""
+    print_of_world("tests.bench.step:measure", rounds)
 
 
-def measure(rounds: int | None = None) -> None:
+def measure(rounds: int) -> None:
+    """Measure on one rank; rank 0 prints."""
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
     for setting in SETTINGS:
@@ -127,4 +132,4 @@ def _replicated(world: World, material: Material, model: nn.Module, shard: torch
 
 
 if __name__ == "__main__":
-    measure(int(sys.argv[1]) if sys.argv[1:] else None)
+    main(*map(int, sys.argv[1:]))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.run import DRIFT, HASTY, TRACE, Chaotic
+from tests.chaos.run import DRIFT, TRACE, Chaotic
 from tests.hosts import MISSING as NO_HOSTS
 from tests.hosts import two_hosts
 from tests.needs import no_mounts
@@ -55,7 +55,12 @@ class Fault:
     @property
     def overrides(self) -> tuple[str, ...]:
         """What the run needs to have such a phase."""
-        return {"drift": DRIFT, "trace": TRACE, "import": HASTY, "join": HASTY}.get(self.phase, ())
+        return {"drift": DRIFT, "trace": TRACE}.get(self.phase, ())
+
+    @property
+    def hasty(self) -> bool:
+        """Whether the victim never comes to the others, so that they must not wait for long."""
+        return self.phase in ("import", "join")
 
     @property
     def name(self) -> str:

@@ -16,22 +16,23 @@ import pandas as pd
 from harness.report.frame import load_run
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import HELD, RunDir
-from tests.running import ENVIRONMENT, ORPHANS_S, ROOT, processes_of, wait_until
+from tests.running import BEGUN_S, ENVIRONMENT, HANG_S, ORPHANS_S, ROOT, processes_of, wait_until
 
 DEADLINE_S = 5.0
+"""Deadline of the runs of `make chaos`. A rank that is descheduled for so long is called dead: tests take a longer one."""
 GRACE_S = 15.0
-"""What a run may take to end, or to go on, beyond the deadline."""
-_START_S = 120.0
+"""What a run may take to end, or to go on, beyond the deadline: a figure of `make chaos`."""
+GONE_S = 10.0
+"""What its processes may take to be gone after that: a figure of `make chaos`."""
 
 MATRIX = (
     *("--config-dir", str(Path(__file__).parent / "planted")),
     *("workload=[sabotaged]", "aggregation=[sabotaged]", "reduction=[sum,mean]", "sharding=[even,uneven]"),
     *("probe=[sabotaged]", "iterations=4", "global_batch_size=32"),
-    *("name=chaos", f"deadline_s={DEADLINE_S}", "rendezvous_s=60"),
+    "name=chaos",
 )
 """Four cases, the third of which is the first of those that are held against another reference; and a probe."""
-HASTY = (f"rendezvous_s={DEADLINE_S}",)
-"""For a rank that never comes."""
+_RENDEZVOUS_S = 60.0
 DRIFT = ("drift.steps=2",)
 """Makes a phase more, and takes its time."""
 TRACE = ("profile=true",)
@@ -47,6 +48,9 @@ class Chaotic:
     process: "subprocess.Popen[str]" = field(init=False)
     victim: int = 1
     """The rank that is struck."""
+    deadline_s: float = DEADLINE_S
+    hasty: bool = False
+    """Whether ranks wait for each other no longer than the deadline: for one that never comes."""
     struck: float = 0.0
     """When the fault came."""
     standing: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -69,9 +73,14 @@ class Chaotic:
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "launch", *MATRIX, f"results_dir={self.results}", *self.overrides],
+            [sys.executable, "-m", "launch", *MATRIX, *self._limits, f"results_dir={self.results}", *self.overrides],
             **_piped(self.environment),
         )
+
+    @property
+    def _limits(self) -> list[str]:
+        rendezvous_s = self.deadline_s if self.hasty else _RENDEZVOUS_S
+        return [f"deadline_s={self.deadline_s}", f"rendezvous_s={rendezvous_s}"]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -100,7 +109,7 @@ class Chaotic:
     def reach(self, phase: str) -> RankStatus:
         """Wait until the victim is in a phase, looking closely."""
         assert self.wait(lambda: bool(list(self.results.glob("chaos/2*/ranks/*.state")))), "no rank has reported"
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + BEGUN_S
         while time.monotonic() < deadline and self.process.poll() is None:
             for status in self.run_dir.ranks.statuses():
                 if status.rank == self.victim and status.phase == phase:
@@ -121,7 +130,7 @@ class Chaotic:
 
     def wait(self, happened: Callable[[], bool]) -> bool:
         """Until it has happened, or the launcher has ended."""
-        return wait_until(lambda: happened() or self.process.poll() is not None, _START_S) and happened()
+        return wait_until(lambda: happened() or self.process.poll() is not None, BEGUN_S) and happened()
 
     def go_on(self) -> float:
         """Seconds from the strike until the victim has left the case that failed."""
@@ -132,16 +141,17 @@ class Chaotic:
     def end(self) -> tuple[int, str, float]:
         """Exit status, output, and seconds from the strike; the launcher is killed where it takes far too long."""
         try:
-            output, _ = self.process.communicate(timeout=DEADLINE_S + GRACE_S + 60)
+            output, _ = self.process.communicate(timeout=BEGUN_S)
         except subprocess.TimeoutExpired:
             self.kill()
             output, _ = self.process.communicate()
         return self.process.returncode, output, time.monotonic() - self.struck
 
-    def orphans(self) -> int:
-        """Processes of the run that are left ORPHANS_S after its end."""
+    def orphans(self) -> tuple[int, float]:
+        """Processes of the run that are left ORPHANS_S after its end, and the seconds until there were no more."""
+        began = time.monotonic()
         wait_until(lambda: not self._living(), ORPHANS_S)
-        return len(self._living())
+        return len(self._living()), time.monotonic() - began
 
     def _living(self) -> dict[int, str]:
         return processes_of(self.results)
@@ -162,7 +172,9 @@ class Chaotic:
     def resume(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
         """Go on with it, to its end."""
         command = [sys.executable, "-m", "launch", f"resume={self.run_dir.path}", *overrides]
-        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=HANG_S, check=False
+        )
 
     def finished(self) -> dict[str, tuple[int, int]]:
         """All files of finished cases, in every table: inode and time of change."""

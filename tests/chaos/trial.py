@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pandas as pd
 from harness.report.frame import load_run
 from harness.schema.record import FAILED
 from tests.chaos.faults import NOBODY, OF_THE_DISK, RANK, SIGNAL, Fault, culprit
-from tests.chaos.run import DEADLINE_S, GRACE_S, Chaotic
+from tests.chaos.run import DEADLINE_S, GONE_S, GRACE_S, Chaotic
+from tests.running import HANG_S
 
 ENDING = ("restarts=0",)
 """The run ends with the world that was struck; without it, it goes on by itself."""
@@ -19,7 +20,7 @@ ENDING = ("restarts=0",)
 
 @dataclass
 class Trial:
-    """What was seen of one fault. Every field but the first three must be true."""
+    """What was seen of one fault. No check may be False; None: not asked."""
 
     fault: str
     seconds: float
@@ -27,6 +28,7 @@ class Trial:
     said: str
     """What the user was told."""
     in_time: bool
+    """Within the deadline and the grace, and its processes gone soon after: a figure of `make chaos`, and of no test."""
     status: bool
     named: bool
     no_orphan: bool
@@ -34,61 +36,89 @@ class Trial:
     """Every case that was finished when the fault struck, and by the end."""
     kept: bool
     """Files of finished cases, in every table, by inode and time of change: from the strike on, and through the resume."""
-    resumed: bool
-    equal: bool
+    resumed: bool | None
+    equal: bool | None
     """The discrepancies are an undisturbed run's, row for row."""
 
     @property
+    def lost(self) -> list[str]:
+        """Names of the checks that failed."""
+        return [name for name, value in vars(self).items() if value is False]
+
+    @property
     def good(self) -> bool:
-        """Whether nothing was lost."""
-        return all(value is True for value in vars(self).values() if isinstance(value, bool))
+        """Whether nothing was lost, in time."""
+        return not self.lost
 
 
-def undisturbed(folder: Path, overrides: tuple[str, ...] = ()) -> pd.DataFrame:
+def undisturbed(folder: Path, overrides: tuple[str, ...] = (), deadline_s: float = DEADLINE_S) -> pd.DataFrame:
     """What the run finds when nothing happens to it."""
-    run = Chaotic(folder, overrides)
+    run = Chaotic(folder, overrides, deadline_s=deadline_s)
     run.start()
-    output, _ = run.process.communicate(timeout=600)
+    output, _ = run.process.communicate(timeout=HANG_S)
     assert run.process.returncode == 0, output
     return run.discrepancies()
 
 
-def attempt(fault: Fault, folder: Path, expected: pd.DataFrame) -> Trial:
-    """Strike, wait for the end, look, mend, go on, and compare."""
-    run = Chaotic(folder, (*ENDING, *fault.overrides), victim=fault.victim)
+def attempt(
+    fault: Fault,
+    folder: Path,
+    expected: pd.DataFrame | None,
+    deadline_s: float = DEADLINE_S,
+    look: Callable[[Chaotic, str], None] = lambda run, output: None,
+) -> Trial:
+    """Strike, wait for the end, look, mend, go on, and compare; where nothing is expected, the run does not go on.
+
+    look: called with the run, and what it printed, once it has ended.
+    """
+    overrides = (*ENDING, *fault.overrides)
+    run = Chaotic(folder, overrides, victim=fault.victim, deadline_s=deadline_s, hasty=fault.hasty)
     with fault.around(run) if fault.around else nullcontext(lambda: None) as mend:
         run.start()
         try:
             fault.strike(run)
-            return _seen(fault, run, expected, mend)
+            trial = _ended(fault, run, look)
+            mend()
+            return trial if expected is None else _gone_on(run, trial, expected)
         finally:
             run.close()
 
 
-def _seen(fault: Fault, run: Chaotic, expected: pd.DataFrame, mend: Callable[[], None]) -> Trial:
+def _ended(fault: Fault, run: Chaotic, look: Callable[[Chaotic, str], None]) -> Trial:
     gone_on = run.go_on() if fault.goes_on else None
     status, output, ended = run.end()
     seconds = ended if gone_on is None else gone_on
-    orphans = run.orphans()
+    orphans, gone_s = run.orphans()
     before = run.finished()
-    loaded = load_run(run.run_dir.path)
-    named = _named(fault, run, output)
-    mend()
-    resumed = run.resume()
-    after = run.finished()
+    look(run, output)
     return Trial(
         fault=fault.name,
         seconds=seconds,
         said=next((line for line in output.splitlines() if line.startswith("reducebench: ")), ""),
-        in_time=seconds < DEADLINE_S + GRACE_S,
+        in_time=seconds < run.deadline_s + GRACE_S and gone_s < GONE_S,
         status=status == fault.status,
-        named=named,
+        named=_named(fault, run, output),
         no_orphan=orphans == 0,
-        loads=not loaded.damaged and set(run.standing) <= set(before),
-        kept=all(after.get(name) == known for name, known in (run.standing | before).items()),
+        loads=not load_run(run.run_dir.path).damaged and set(run.standing) <= set(before),
+        kept=_are_kept(run.standing, before),
+        resumed=None,
+        equal=None,
+    )
+
+
+def _gone_on(run: Chaotic, trial: Trial, expected: pd.DataFrame) -> Trial:
+    known = run.standing | run.finished()
+    resumed = run.resume()
+    return replace(
+        trial,
+        kept=trial.kept and _are_kept(known, run.finished()),
         resumed=resumed.returncode == 0 and not load_run(run.run_dir.path).missing,
         equal=run.discrepancies().equals(expected),
     )
+
+
+def _are_kept(known: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]) -> bool:
+    return all(now.get(name) == stamp for name, stamp in known.items())
 
 
 def _named(fault: Fault, run: Chaotic, output: str) -> bool:

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from harness.report.frame import load_run
 from harness.schema.case import AXES
 from launch.__main__ import main
 from launch.compose import available_options
-from tests.running import launch, processes_of
+from tests.running import ORPHANS_S, launch, processes_of, wait_until
+from tests.worlds.pool import Pool
 
 OPTIONS = available_options()
 KEYS = st.sampled_from(
@@ -127,10 +129,18 @@ def told_once(status: int, errors: str) -> None:
     assert errors.count("reducebench: ") == (status == 2)
 
 
-def test_through_the_entry_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(autouse=True)
+def _back() -> object:
+    here = Path.cwd()
+    yield
+    os.chdir(here)
+
+
+@pytest.mark.parametrize("examples", [100, pytest.param(500, marks=pytest.mark.full)])
+def test_through_the_entry_function(examples: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = Counter[int]()
 
-    @settings(max_examples=500)
+    @settings(max_examples=examples)
     @given(CONFIGURATIONS)
     def attempt(overrides: list[str]) -> None:
         status = main([*overrides, f"results_dir={tmp_path / 'results'}", "dry_run=true"])
@@ -143,22 +153,32 @@ def test_through_the_entry_function(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert min(seen[0], seen[2]) > 0.1 * seen.total(), "where nearly all end alike, little is tried"
 
 
-@pytest.fixture(autouse=True)
-def _back() -> object:
-    here = Path.cwd()
-    yield
-    os.chdir(here)
-
-
+@pytest.mark.full
 @settings(max_examples=30)
 @given(CONFIGURATIONS.filter(lambda overrides: not any("\0" in override for override in overrides)))
 def test_by_command_line(tmp_path: Path, overrides: list[str]) -> None:
     (tmp_path / "here").mkdir(exist_ok=True)
     done = launch(*overrides, f"results_dir={tmp_path / 'results'}", "dry_run=true", cwd=tmp_path / "here")
     told_once(done.returncode, done.stderr)
-    assert not processes_of(tmp_path)
+    _nothing_left(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
-    assert not list((tmp_path / "here").iterdir())
+
+
+def test_refused_by_the_launcher_on_the_command_line(tmp_path: Path) -> None:
+    done = _run_fully(tmp_path, ["reduction=[none,nosuch]"])
+    assert (done.returncode, done.stdout) == (2, "")
+    told_once(done.returncode, done.stderr)
+    assert "no such option" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_refused_by_the_ranks_on_the_command_line(tmp_path: Path) -> None:
+    """A key that passes the launcher, which imports no torch."""
+    done = _run_fully(tmp_path, ["reduction.micro_batch.size=0"])
+    assert done.returncode == 2
+    told_once(done.returncode, done.stderr)
+    assert "reduction.micro_batch: size=0" in done.stderr
+    assert not list((tmp_path / "results").glob("smoke/2*/cases/*"))
 
 
 WRONG = st.one_of(
@@ -169,9 +189,48 @@ WRONG = st.one_of(
     _set("+reduction.micro_batch.nonsense", st.integers()),
     _set("torchrun.nproc_per_node", st.integers(10, 99)),
 )
-"""Most of it passes the launcher, which imports no torch, and is for the ranks to refuse."""
+"""Overrides most of which pass the launcher, which imports no torch, and are refused by the ranks."""
 
 
+@pytest.mark.parametrize("ranks", [2])
+def test_odd_configurations_run_and_wrong_ones_are_refused_by_ranks(
+    worlds: Pool, ranks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers, seen = itertools.count(), Counter[str]()
+
+    @settings(max_examples=8, phases=[Phase.generate])
+    @given(SOUND.filter(lambda overrides: not any(map(_sets_ranks, overrides))), st.one_of(st.none(), WRONG))
+    def attempt(overrides: list[str], last: str | None) -> None:
+        results = tmp_path / str(next(numbers))
+        run = [*SMALL, *overrides, *([last] if last else []), f"results_dir={results}"]
+        if main([*run, "dry_run=true"]) == 2:
+            assert last
+            seen["launcher"] += 1
+        elif last:
+            told = worlds.run(ranks, "tests.launch.pooled:refusals", [run])[0]
+            assert all(told), run
+            seen["ranks"] += 1
+        else:
+            assert worlds.run(ranks, "tests.launch.pooled:refusals", [run]) == [[""] * ranks]
+            _check_sound(results)
+            seen["sound"] += 1
+        told_once(2 if "reducebench: " in (errors := capsys.readouterr().err) else 0, errors)
+
+    attempt()
+    assert seen["ranks"] and seen["sound"], seen
+
+
+def _sets_ranks(override: str) -> bool:
+    return override.startswith("torchrun.nproc_per_node")
+
+
+def _check_sound(results: Path) -> None:
+    run = load_run(next(results.glob("*/latest")))
+    assert not run.missing
+    assert set(run.cases.status) <= {"ok", "skipped"}
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(("wrong", "status"), [(st.just(None), 0), (WRONG, 2)], ids=["sound", "wrong"])
 def test_run_fully(tmp_path: Path, wrong: st.SearchStrategy[str | None], status: int) -> None:
     numbers = itertools.count()
@@ -190,7 +249,11 @@ def _run_fully(folder: Path, overrides: list[str]) -> "subprocess.CompletedProce
     (folder / "here").mkdir(parents=True)
     done = launch(*SMALL, *overrides, f"results_dir={folder / 'results'}", cwd=folder / "here")
     assert "Traceback" not in done.stdout
-    assert not processes_of(folder)
+    _nothing_left(folder)
     assert {path.name for path in folder.iterdir()} <= {"here", "results"}
-    assert not list((folder / "here").iterdir())
     return done
+
+
+def _nothing_left(folder: Path) -> None:
+    assert wait_until(lambda: not processes_of(folder), ORPHANS_S), processes_of(folder)
+    assert not list((folder / "here").iterdir())

@@ -46,6 +46,16 @@ def test_torchrun_is_blamed_although_a_rank_misses_its_store_before_it_misses_to
     assert str(death).startswith("torchrun was ended by SIGKILL")
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("how", ["error", "lost"])
+def test_the_first_rank_that_failed_is_blamed_and_not_those_that_followed(run: RunDir, first: int, how: str) -> None:
+    for rank in (first, 1 - first):
+        left(run, rank, how, f"ValueError: of rank {rank}")
+    (death,) = deaths(run, {"torchrun": 1})
+    assert (death.rank, death.case, death.phase) == (first, CASE, "aggregate")
+    assert f"ended with ValueError: of rank {first}, in case {CASE}" in str(death)
+
+
 def test_a_rank_that_failed_is_blamed_and_not_the_torchrun_that_says_so(run: RunDir) -> None:
     left(run, 0, "error", "ValueError: the reason")
     left(run, 1, "terminated")
@@ -114,3 +124,13 @@ def test_the_host_that_never_came_is_named_and_no_other(tmp_path: Path) -> None:
     lines = judge(run, Ended(late=True), []).lines
     assert lines[0].startswith("node 1 (b) never came within rendezvous_s=")
     assert not any("node 0" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_launcher_is_named_and_no_rank(run: RunDir, name: str) -> None:
+    left(run, 0, "terminated")
+    left(run, 1, "terminated")
+    verdict = judge(run, Ended(signal=name), deaths(run))
+    total = len(run.missing())
+    assert (verdict.status, verdict.stopped) == (FAILURE, True)
+    assert verdict.lines == (f"ended by {name}: 0 of {total} cases are finished and kept",)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from tests.running import launch, torchrun
+from tests.worlds.pool import Pool
 
 REFUSALS = {
     "reduction=[none,nosuch]": ["nosuch", "micro_batch", "one_by_one_forward"],
@@ -103,13 +103,6 @@ def test_ranks_default_to_the_gpus_or_two(monkeypatch: pytest.MonkeyPatch, capsy
         assert f"--nproc-per-node={ranks} " in capsys.readouterr().out
 
 
-def test_by_command_line() -> None:
-    done = launch("reduction=[none,nosuch]")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Traceback" not in done.stderr
-    assert "no such option" in done.stderr
-
-
 def test_an_unwritable_results_dir(tmp_path: Path) -> None:
     """Root writes everywhere but on a read-only mount."""
     mount = f"mount -t tmpfs -o ro none {tmp_path} && exec python -m launch results_dir={tmp_path}/results"
@@ -124,31 +117,19 @@ def test_an_unwritable_results_dir(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_only_the_ranks_can_see_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    done = launch("global_batch_size=5000", "workload=[mlp_digits]", f"results_dir={tmp_path}")
-    assert done.returncode == 2
-    assert "the data set has 1797 samples" in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    done = launch("reduction=[micro_batch]", "reduction.micro_batch.size=0", f"results_dir={tmp_path}")
-    assert done.returncode == 2
-    assert "reduction.micro_batch: size=0" in done.stderr
+RANKS_REFUSE = {
+    "workload=[mlp_digits] global_batch_size=5000": "the data set has 1797 samples",
+    "reduction=[micro_batch] reduction.micro_batch.size=0": "reduction.micro_batch: size=0",
+}
 
 
-def test_one_message_under_torchrun(tmp_path: Path) -> None:
-    done = torchrun(2, "-m", "harness", "reduction=[nosuch]", f"results_dir={tmp_path}")
-    assert done.returncode == 1, "torchrun's own status"
-    assert done.stderr.count("reducebench: ") == 1
-    assert list(tmp_path.iterdir()) == []
-    done = torchrun(2, "-m", "harness", "torchrun.nproc_per_node=3", f"results_dir={tmp_path}")
-    assert "torchrun has started 2" in done.stderr
-    done = torchrun(2, "-m", "harness", "dry_run=true", f"results_dir={tmp_path}")
-    assert "dry_run" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_harness_without_torchrun(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.__main__ import main as harness_main
-
-    monkeypatch.delenv("RANK", raising=False)
-    assert harness_main([]) == 2
-    assert "torchrun" in capsys.readouterr().err
+@pytest.mark.parametrize("ranks", [2])
+def test_what_only_the_ranks_can_see_is_refused_before_anything_is_measured(worlds: Pool, ranks: int, tmp_path: Path) -> None:
+    """The message on every rank; tests/launch/test_bad_configurations.py has a launch that ends with one."""
+    told = worlds.run(
+        ranks, "tests.launch.pooled:refusals", [[*line.split(), f"results_dir={tmp_path}"] for line in RANKS_REFUSE]
+    )
+    for on_ranks, words in zip(told, RANKS_REFUSE.values(), strict=True):
+        assert len(on_ranks) == ranks
+        assert all(words in said for said in on_ranks)
+    assert not list(tmp_path.glob("default/2*/*/*.parquet"))

@@ -5,7 +5,6 @@ A real one runs in test_several_hosts.py.
 
 import shlex
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -229,9 +228,7 @@ def test_the_first_signal_cancels_once_and_the_end_is_waited_for(cluster: Cluste
 def test_the_second_signal_leaves_the_job_to_itself(cluster: Cluster) -> None:
     received = list[str]()
     looks = Looks(lambda: received.append("SIGINT"), lambda: received.append("SIGINT"), nothing)
-    began = time.monotonic()
     assert follow(looks, received) == "RUNNING"
-    assert time.monotonic() - began < 60
     assert cluster.called("scancel") == ["scancel 7"]
 
 

@@ -1,7 +1,9 @@
-"""--help, --cfg, --multirun, --config-dir, and several ranks that make one run."""
+"""--help, --cfg, --multirun, and --config-dir with classes of the user."""
 
+import re
 import shutil
-import time
+import subprocess
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import yaml
 
 from harness.report.frame import load_run
+from harness.report.render import show
 from harness.schema.case import AXES
 from harness.schema.launcher import KINDS
 from harness.schema.refusal import RefusedError
@@ -16,19 +19,41 @@ from launch.__main__ import main
 from launch.compose import available_options, compose_config, split_sweep
 from launch.help import help_text
 from launch.job import configure
+from launch.verdict import FAILURE, Verdict
+from tests.conftest import Measure
+from tests.launch.standins import DONE, StandIn
 from tests.options import AVAILABLE
-from tests.running import ROOT, launch, torchrun
+from tests.running import ENVIRONMENT, ROOT, launch
+from tests.worlds.pool import Pool
 
 
-def test_help_lists_every_axis_with_its_options_quickly() -> None:
-    began = time.monotonic()
-    done = launch("--help")
-    assert time.monotonic() - began < 10  # 0.5 s where nothing else runs
-    assert done.returncode == 0
+def test_help_lists_every_axis_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
     for axis in AXES:
-        line = next(line for line in done.stdout.splitlines() if line.startswith(f"  {axis} "))
+        line = next(line for line in lines if line.startswith(f"  {axis} "))
         assert line.split(maxsplit=1)[1] == ", ".join(AVAILABLE[axis])
-    assert "iterations=10" in done.stdout
+    assert any("iterations=10" in line for line in lines)
+
+
+IMPORTED = """
+import sys
+from launch.__main__ import main
+
+status = main(sys.argv[1:])
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--cfg",), ("dry_run=true",)], ids=" ".join)
+def test_the_launcher_answers_without_what_takes_long_to_import(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert not {"torch", "pandas", "pyarrow", "numpy", "matplotlib", "scipy", "sklearn"} & set(done.stderr.split())
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -56,12 +81,6 @@ def test_help_says_of_a_launcher_s_key_what_its_dataclass_says() -> None:
     assert any("python -m launch resume=RUN_DIR" in line for line in lines)
 
 
-def test_help_answers_once_under_torchrun() -> None:
-    done = torchrun(3, "-m", "harness", "--help")
-    assert done.returncode == 0
-    assert done.stdout.count("Axes, each a list of options") == 1
-
-
 def test_cfg_prints_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--cfg", "experiment=smoke", "iterations=7", "reduction=[mean]"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -77,26 +96,44 @@ def test_a_sweep_is_every_combination() -> None:
     ]
 
 
-def test_every_job_of_a_sweep_runs_and_the_worst_status_is_its_own(tmp_path: Path) -> None:
-    overrides = ("experiment=smoke", "workload=[mlp_digits]", "reduction=[mean]", f"results_dir={tmp_path}")
-    done = launch("--multirun", *overrides, "torchrun.nproc_per_node=1,99,2")
-    assert done.returncode == 2
-    assert "global_batch_size=16 is smaller than the world size 99" in done.stderr
-    runs = sorted(path for path in (tmp_path / "smoke").iterdir() if not path.is_symlink())
+SWEEP = ("--multirun", "experiment=smoke", "workload=[mlp_digits]", "reduction=[mean]", "torchrun.nproc_per_node=1,99,2")
+
+
+def _check_sweep(status: int, output: str, errors: str, results: Path) -> None:
+    assert status == 2
+    assert "global_batch_size=16 is smaller than the world size 99" in errors
+    runs = sorted(path for path in (results / "smoke").iterdir() if not path.is_symlink())
     assert [load_run(path).environment["world_size"] for path in runs] == [1, 2]
-    closing = done.stdout[done.stdout.index("3 of 3 runs") :]
+    closing = output[output.index("3 of 3 runs") :]
     assert [word in closing for word in ("0 ok", "2 refused", "1 failed")] == [True, True, False]
 
 
-def test_four_ranks_of_torchrun_make_one_run(tmp_path: Path) -> None:
-    overrides = ("experiment=smoke", "workload=[mlp_digits]", "reduction=[mean]", f"results_dir={tmp_path}")
-    done = torchrun(4, "-m", "harness", *overrides)
-    assert done.returncode == 0, done.stderr
-    run_dir, latest = sorted((tmp_path / "smoke").iterdir(), key=lambda path: path.is_symlink())
-    assert latest.resolve() == run_dir
-    run = load_run(run_dir)
-    assert (run.environment["world_size"], set(run.samples["rank"])) == (4, {0, 1, 2, 3})
-    assert len(run.environment["ranks"]) == 4
+def test_every_job_of_a_sweep_runs_and_the_worst_status_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With rows that no rank has written."""
+    monkeypatch.setattr("launch.job.run_launch", StandIn())
+    status = main([*SWEEP, f"results_dir={tmp_path}"])
+    _check_sweep(status, *capsys.readouterr(), tmp_path)
+
+
+@pytest.mark.full
+def test_a_sweep_by_command_line(tmp_path: Path) -> None:
+    done = launch(*SWEEP, f"results_dir={tmp_path}")
+    _check_sweep(done.returncode, done.stdout, done.stderr, tmp_path)
+
+
+def test_a_sweep_ends_with_the_run_that_a_signal_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in = StandIn(verdicts=[DONE, Verdict(FAILURE, ("ended by SIGINT",), stopped=True)])
+    monkeypatch.setattr("launch.job.run_launch", stand_in)
+    asked = ("experiment=smoke", "workload=[mlp_digits]", "reduction=[mean]", "seed=1,2,3")
+    assert main(["--multirun", *asked, f"results_dir={tmp_path}"]) == 1
+    assert len(stand_in.launched) == 2
+    told = capsys.readouterr()
+    assert "2 of 3 runs" in told.out
+    assert "reducebench: ended by SIGINT" in told.err
 
 
 def test_an_experiment_s_parameters_leave_with_their_option(tmp_path: Path) -> None:
@@ -107,17 +144,6 @@ def test_an_experiment_s_parameters_leave_with_their_option(tmp_path: Path) -> N
     (tmp_path / "experiment" / "typo.yaml").write_text("# @package _global_\nworkload:\n  mlp_digist:\n    samples: 12\n")
     with pytest.raises(RefusedError, match="mlp_digist: has no _target_"):
         configure(["experiment=typo"], str(tmp_path))
-
-
-def test_a_workload_of_ones_own(tmp_path: Path) -> None:
-    """The example of docs/own_model.md, from a copy: nothing of it is known to the harness."""
-    example = shutil.copytree(ROOT / "docs" / "example", tmp_path / "my_conf")
-    done = launch("--config-dir", str(example), "workload=[diabetes]", f"results_dir={tmp_path}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    run = load_run(tmp_path / "default" / "latest")
-    assert len(run.cases) == len(AVAILABLE["reduction"])
-    assert set(run.cases.status) == {"ok"}
-    assert (run.discrepancies.query("against == 'reference' and parameter == ''").relative_l2 < 1e-6).all()
 
 
 BROKEN = {
@@ -132,21 +158,26 @@ REASONS = {
 }
 
 
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The example of docs/own_model.md, from a copy: the harness knows nothing of it."""
+    return Path(shutil.copytree(ROOT / "docs" / "example", tmp_path / "my_conf"))
+
+
+@pytest.mark.parametrize("ranks", [2])
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_workload_that_cannot_serve_is_refused(tmp_path: Path, name: str) -> None:
-    example = shutil.copytree(ROOT / "docs" / "example", tmp_path / "my_conf")
+def test_a_workload_that_cannot_serve_is_refused(worlds: Pool, ranks: int, tmp_path: Path, example: Path, name: str) -> None:
     (example / "diabetes.py").write_text(BROKEN[name])
-    done = launch("--config-dir", str(example), "workload=[diabetes]", f"results_dir={tmp_path}", cwd=tmp_path)
-    assert done.returncode == 2
-    assert REASONS[name] in done.stderr
-    assert "Traceback" not in done.stderr
+    asked = ["--config-dir", str(example), "workload=[diabetes]", f"results_dir={tmp_path / 'results'}"]
+    (told,) = worlds.run(ranks, "tests.launch.pooled:refusals", [asked])
+    assert len(told) == ranks
+    assert all(REASONS[name] in said for said in told)
+    assert not list((tmp_path / "results").glob("default/2*/cases/*"))
 
 
-def test_user_code_is_not_run_by_the_launcher(tmp_path: Path) -> None:
-    example = shutil.copytree(ROOT / "docs" / "example", tmp_path / "my_conf")
+def test_user_code_is_not_run_by_the_launcher(tmp_path: Path, example: Path) -> None:
     (example / "diabetes.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef load(): ...")
-    done = launch("--config-dir", str(example), "workload=[diabetes]", "dry_run=true", cwd=tmp_path)
-    assert done.returncode == 0
+    assert main(["--config-dir", str(example), "workload=[diabetes]", "dry_run=true"]) == 0
     assert not (tmp_path / "ran").exists()
 
 
@@ -171,32 +202,34 @@ def load():
 """
 
 
-def test_a_nan_is_told_where_it_arose_and_is_no_exit(tmp_path: Path) -> None:
-    example = shutil.copytree(ROOT / "docs" / "example", tmp_path / "my_conf")
-    (example / "diabetes.py").write_text(NAN)
-    overrides = ("workload=[diabetes,mlp_digits]", "reduction=[sum,mean]", f"results_dir={tmp_path}")
-    done = launch("--config-dir", str(example), *overrides, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    run = load_run(tmp_path / "default" / "latest")
+def test_workloads_of_ones_own_and_a_nan_that_is_told_where_it_arose(
+    measure: Measure, example: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped example, and one whose data holds a NaN, which is no failure."""
+    (example / "nans.py").write_text(NAN)
+    text = (example / "workload" / "diabetes.yaml").read_text()
+    (example / "workload" / "nans.yaml").write_text(text.replace("diabetes:", "nans:").replace("diabetes.load", "nans.load"))
+    run = measure("--config-dir", str(example), "workload=[diabetes,nans]", "iterations=2", "warm_up=1")
+    assert set(run.cases.status) == {"ok"}
+    assert len(run.cases) == 2 * len(AVAILABLE["reduction"])
+    rows = run.discrepancies.query("against == 'reference' and parameter == ''").merge(run.cases, on="case_id")
+    assert (rows[rows.workload == "diabetes"].relative_l2 < 1e-6).all()
+    assert (rows.workload == "diabetes").any()
     bad = run.findings[run.findings.kind == "nonfinite"]
-    assert set(bad.case_id.str.split(".").str[0]) == {"diabetes"}
-    assert "11 elements of the gradient are NaN or Inf, in weight, bias" in done.stdout
+    assert set(bad.case_id.str.split(".").str[0]) == {"nans"}
+    assert not show([run.path]), "nothing failed"
+    assert "11 elements of the gradient are NaN or Inf, in weight, bias" in capsys.readouterr().out
 
 
-def test_a_case_that_fails_on_one_rank_fails_and_the_others_go_on(tmp_path: Path) -> None:
-    example = shutil.copytree(ROOT / "docs" / "example", tmp_path / "my_conf")
+def test_a_case_that_fails_on_one_rank_fails_and_the_others_go_on(tmp_path: Path, example: Path) -> None:
+    """A launch that ends with status 1 although no rank has died."""
     (example / "diabetes.py").write_text(FAILING)
     path = example / "workload" / "diabetes.yaml"
     path.write_text(path.read_text().replace("torch.nn.Linear", "diabetes.Model"))
-    aggregation = "aggregation=[all_reduce,local]"  # in `local` the peer waits on the control group
-    overrides = (
-        "workload=[diabetes,mlp_digits]",
-        "reduction=[sum,mean]",
-        aggregation,
-        "deadline_s=5",
-        f"results_dir={tmp_path}",
-    )
-    done = launch("--config-dir", str(example), *overrides, cwd=tmp_path)
+    axes = ("workload=[diabetes,mlp_digits]", "reduction=[mean]", "aggregation=[all_reduce,local]")
+    # in `local` the peer waits on the control group; in `all_reduce` until the deadline, which no healthy case comes near
+    asked = (*axes, "deadline_s=8", f"results_dir={tmp_path}")
+    done = launch("--config-dir", str(example), *asked, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     cases = load_run(tmp_path / "default" / "latest").cases.set_index("workload")
     assert set(cases.status["diabetes"]) == {"failed"}
@@ -204,3 +237,32 @@ def test_a_case_that_fails_on_one_rank_fails_and_the_others_go_on(tmp_path: Path
     assert set(cases.status["mlp_digits"]) == {"ok"}
     assert "planted" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+FAILING_SYNC = """
+from harness.axes.sync.none import NoneSync
+
+
+class FailingSync(NoneSync):
+    "Fails on rank 1 when a case is prepared for the second time."
+
+    made = 0
+
+    def before_aggregate(self, group, device):
+        self.made += 1
+        if self.made == 2 and group.rank() == 1:
+            raise RuntimeError("planted in the second round")
+        return None
+"""
+
+
+def test_a_rank_that_fails_in_a_later_round_fails_its_case_alone(measure: Measure, tmp_path: Path) -> None:
+    (tmp_path / "sync").mkdir()
+    (tmp_path / "sync" / "failing.yaml").write_text("failing: {_target_: failing.FailingSync}\n")
+    (tmp_path / "failing.py").write_text(FAILING_SYNC)
+    rounds = ("order=interleaved", "rounds=3", "iterations=6", "until.relative=null")
+    axes = ("workload=[mlp_digits]", "reduction=[mean]", "sync=[failing,none]")
+    run = measure("--config-dir", str(tmp_path), *axes, *rounds)
+    cases = run.cases.set_index("sync")
+    assert cases.status.to_dict() == {"failing": "failed", "none": "ok"}
+    assert re.match(r"rank 1 on \S+, in phase [\w-]+: RuntimeError: planted in the second round", cases.reason["failing"])

@@ -1,13 +1,8 @@
-"""A torchrun world: one cause of a distance at a time, planted, and the budget that is made of it.
+"""One cause of a distance at a time, planted, and the budget that is made of it, on four ranks.
 
-    torchrun --nproc-per-node=4 -m tests.worlds.budget OUT.json
-
-Rank 0 writes {cause: {"verdict": ..., "steps": {step: share}, "proved": ...}}. Each case is exact but for its cause, in float64
-or by sums that no kernel rounds.
+Each case is exact but for its cause, in float64 or by sums that no kernel rounds.
 """
 
-import json
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +17,12 @@ from harness.rank.counterfactuals import Known
 from harness.rank.diagnose import Diagnoses
 from harness.rank.gradient_store import GradientStore
 from harness.rank.material import prepare
-from harness.rank.process_group import World, open_store
+from harness.rank.process_group import World
 from harness.rank.reference import References
 from harness.rank.trial import Trial
 from harness.schema.case import AXES
 from harness.schema.context import Context
-from tests.options import CONFIG, make, parts_of
+from tests.options import make, parts_of
 
 ELEMENTS = 3000
 USUAL = {"reduction": "sum", "normalization": "global_mean", "fault": "none"}
@@ -79,9 +74,8 @@ def ones() -> tuple[Tensor, Tensor]:
     return torch.ones(8, ELEMENTS), torch.zeros(8, 1)
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
-    world = World.open(CONFIG, *open_store())
+def budgets(world: World) -> dict[str, dict[str, object]]:
+    """Return {cause: {"verdict": ..., "steps": {step: share}, "proved": ...}}."""
     options = {axis: make(axis) for axis in AXES}
     ordered = Workload(model=Terms, loss=Plain, data=wide)
     rounded = Workload(model=Quadratic, loss=Plain, data=ones)
@@ -93,7 +87,7 @@ def main(out: Path) -> None:
         "summation order": (ordered, 4, {"precision": "fp32"}, Together()),
         "precision of parameters": (rounded, 8, {"precision": "bf16"}, None),
     }
-    told = {}
+    told: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as folder:
         store = GradientStore(Path(folder))
         references = References(store, world.control, world.device, 0)
@@ -120,10 +114,4 @@ def main(out: Path) -> None:
                 "steps": {name: step.share for name, step in ladder.steps} if ladder else {},
                 "proved": bool(ladder and ladder.proved),
             }
-    if world.rank == 0:
-        out.write_text(json.dumps(told))
-    world.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return told

@@ -1,27 +1,20 @@
-"""A torchrun world: every reduction, normalization and aggregation in float64 on models whose gradient can be written down.
+"""Reductions, normalizations, aggregations and shardings in float64 on models whose gradient can be written down."""
 
-    torchrun --nproc-per-node=W -m tests.worlds.closed_form OUT.json
-
-Rank 0 writes {case: largest error of any rank's gradient, relative to the largest element of the true one}.
-"""
-
-import itertools
-import json
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.axes.workload.base import Workload
 from harness.rank.material import Material, check_equal_on_ranks, prepare
-from harness.rank.process_group import World, open_store
+from harness.rank.process_group import World
 from harness.rank.trial import Trial
 from harness.rank.usage import Usages
 from harness.schema.case import AXES
-from tests.options import CONFIG, make, parts_of
+from tests.options import make, parts_of
 
 CUTS = (
     ("regression", 12, "even"),
@@ -93,40 +86,35 @@ def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank
     return [sum(part[index] for part in parts) / total for index in range(2)]
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
-    world = World.open(CONFIG, *open_store())
+AXES_OF_A_CELL = ("reduction", "normalization", "aggregation")
+
+
+def errors(world: World, workload: str, size: int, sharding: str, cells: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Run each cell (reduction, normalization, aggregation) on a batch of `size` samples.
+
+    Return {"errors": {cell: largest error of any rank's gradient, over the true one's largest element},
+    "skipped": {cell: reason}}.
+    """
     usages = Usages(world.control, world.device)
-    errors: dict[str, float] = {}
-    skipped: dict[str, str] = {}
-    axes = ("reduction", "normalization", "aggregation")
     options = {axis: make(axis) for axis in AXES if axis != "workload"}
-    for name, size, sharding in CUTS:
-        workload = WORKLOADS[name]
-        material = prepare(workload, name, 0, size)
-        check_equal_on_ranks(material, world.control)
-        for reduction, normalization, aggregation in itertools.product(*(options[axis] for axis in axes)):
-            chosen = {"reduction": reduction, "normalization": normalization, "aggregation": aggregation}
-            parts = parts_of(options, workload, sharding=sharding, sync="barrier", **chosen)
-            trial = Trial(parts, material, world, asked_warm_up=1, measured=1)
-            trial = replace(trial, usage=usages.of(material, trial.cut))
-            cell = f"{name} {size} {sharding} {reduction} {normalization} {aggregation}"
-            if reason := trial.skip_reason():
-                skipped[cell] = reason
-                continue
-            try:
-                gradient = [g for _, g in trial.measure(enter=lambda phase: None).gradient]
-            except Exception:
-                print("in", cell, file=sys.stderr)
-                raise
-            truth = expected(name, trial, normalization, aggregation, world.rank)
-            error = max(float((g - t).abs().max() / (t.abs().max() or 1)) for g, t in zip(gradient, truth, strict=True))
-            worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))
-            errors[cell] = worst
-    if world.rank == 0:
-        out.write_text(json.dumps({"errors": errors, "skipped": skipped}))
-    world.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    material = prepare(WORKLOADS[workload], workload, 0, size)
+    check_equal_on_ranks(material, world.control)
+    found: dict[str, Any] = {"errors": {}, "skipped": {}}
+    for cell in cells:
+        chosen = dict(zip(AXES_OF_A_CELL, cell, strict=True))
+        parts = parts_of(options, WORKLOADS[workload], sharding=sharding, sync="barrier", **chosen)
+        trial = Trial(parts, material, world, asked_warm_up=1, measured=1)
+        trial = replace(trial, usage=usages.of(material, trial.cut))
+        if reason := trial.skip_reason():
+            found["skipped"][" ".join(cell)] = reason
+            continue
+        try:
+            gradient = [g for _, g in trial.measure(enter=lambda phase: None).gradient]
+        except Exception as error:
+            error.add_note(f"in cell {' '.join(cell)}")
+            raise
+        truth = expected(workload, trial, chosen["normalization"], chosen["aggregation"], world.rank)
+        error = max(float((g - t).abs().max() / (t.abs().max() or 1)) for g, t in zip(gradient, truth, strict=True))
+        worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))
+        found["errors"][" ".join(cell)] = worst
+    return found

@@ -1,18 +1,14 @@
-"""A torchrun world: random cases, most of them with a fault, each with the verdict of its diagnosis.
+"""Random cases, most of them with a fault, each with the verdict of its diagnosis.
 
-    torchrun --nproc-per-node=W -m tests.worlds.diagnosis OUT.json FIRST_SEED CASES {fault,clean}
-
-Rank 0 writes a row a case. What is right is stated here, from the fault that was planted, before any diagnosis; the diagnosis
+What is right is stated here, from the fault that was planted, before any diagnosis; the diagnosis
 is told of no fault. Cases in which the fault does nothing (`does_something`) are drawn again, and so are those that
 differentiate another function than their reference on purpose, or that the matrix would skip.
 """
 
-import json
 import math
 import random
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +37,14 @@ from harness.rank.counterfactuals import Known
 from harness.rank.diagnose import Diagnoses
 from harness.rank.gradient_store import GradientStore
 from harness.rank.material import Material, prepare
-from harness.rank.process_group import World, open_store
+from harness.rank.process_group import World
 from harness.rank.reference import References
 from harness.rank.theory import expected, ideal, other_function, right
 from harness.rank.trial import Trial
 from harness.rank.usage import Usages
 from harness.schema.case import AXES
 from harness.schema.record import CLEAN, NOT_REDUCED, SCALE, STALE, WEIGHTING
-from tests.options import CONFIG, make, parts_of
+from tests.options import make, parts_of
 from tests.worlds.closed_form import FEATURES, WORKLOADS, regression_data
 
 CLEAN_AGGREGATIONS = ("all_reduce", "flat", "bucketed", "ddp", "all_reduce_avg", "overlap", "reduce_scatter_all_gather", "fsdp")
@@ -244,12 +240,17 @@ def diagnosed(maker: Maker, diagnoses: Diagnoses, drawn: Drawn) -> Explanation:
     return diagnoses.of(key, trial, measured.gradient, known)
 
 
-def rows(world: World, first: int, count: int, kind: str) -> Iterator[dict[str, Any]]:
+def rows(world: World, seeds: Sequence[int], kind: str) -> list[dict[str, Any]]:
+    """Diagnose a case of each seed; `kind` is fault or clean. Return a row a case."""
+    return list(_rows(world, seeds, kind))
+
+
+def _rows(world: World, seeds: Sequence[int], kind: str) -> Iterator[dict[str, Any]]:
     maker = Maker(world)
     with tempfile.TemporaryDirectory() as folder:
         store = GradientStore(Path(folder))
         diagnoses = Diagnoses(store, References(store, world.control, world.device, 0))
-        for seed in range(first, first + count):
+        for seed in seeds:
             drawn = maker.draw(seed, kind)
             found = diagnosed(maker, diagnoses, drawn)
             told = {
@@ -259,18 +260,3 @@ def rows(world: World, first: int, count: int, kind: str) -> Iterator[dict[str, 
             told |= {"replayed": found.ladder.replayed if found.ladder else math.nan}
             told |= {"seed": seed, "workload": drawn.workload, "size": drawn.size, "fault": drawn.fault, **drawn.chosen}
             yield {**told, "world": world.size, "right": is_right(drawn, found)}
-
-
-def main(out: Path, first: int, count: int, kind: str) -> None:
-    torch.set_num_threads(1)
-    world = World.open(CONFIG, *open_store())
-    made = []
-    for row in rows(world, first, count, kind):
-        made.append(row)
-        if world.rank == 0:
-            out.write_text(json.dumps(made))
-    world.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

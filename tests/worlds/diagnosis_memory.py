@@ -1,15 +1,7 @@
-"""A torchrun world: what the diagnosis of a case takes in memory, in gradients of the case.
-
-    torchrun --nproc-per-node=2 -m tests.worlds.diagnosis_memory OUT.json
-
-Rank 0 writes {"case": ..., "diagnosis": ..., "float64": ...}: the most anonymous memory of any rank above what was there
-before, divided by the bytes of the gradient: of the case itself, of its diagnosis without what it computes in float64, of that.
-"""
+"""Memory that the diagnosis of a case takes, in gradients of the case."""
 
 import ctypes
-import json
 import re
-import sys
 import tempfile
 import threading
 import time
@@ -28,12 +20,12 @@ from harness.rank.counterfactuals import Known
 from harness.rank.diagnose import Diagnoses
 from harness.rank.gradient_store import GradientStore
 from harness.rank.material import prepare
-from harness.rank.process_group import World, open_store
+from harness.rank.process_group import World
 from harness.rank.reference import References
 from harness.rank.regressors import Regressors
 from harness.rank.trial import Trial
 from harness.schema.case import AXES
-from tests.options import CONFIG, make, parts_of
+from tests.options import make, parts_of
 
 FEATURES, CLASSES, SAMPLES = 400, 8000, 8
 """3.2 million parameters, 12.8 MB in float32."""
@@ -91,10 +83,13 @@ def watched(watch: Watch, call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
+def peaks(world: World) -> dict[str, float]:
+    """Watch a case, its diagnosis without what it computes in float64, and that, in a world of its own.
+
+    Return {"case": ..., "diagnosis": ..., "float64": ...}: the most anonymous memory of any rank above what was there before,
+    over the bytes of the gradient.
+    """
     ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)  # what is freed goes back at once
-    world = World.open(CONFIG, *open_store())
     options = {axis: make(axis) for axis in AXES}
     workload = Workload(model=partial(nn.Linear, FEATURES, CLASSES), loss=nn.CrossEntropyLoss, data=data)
     chosen = {"reduction": "mean", "normalization": "global_mean", "fault": "rank_counted_twice", "precision": "fp32"}
@@ -120,11 +115,5 @@ def main(out: Path) -> None:
     size = sum(tensor.nbytes for _, tensor in gradient)
     own = torch.tensor([watch.peaks["case"] - before, watch.peaks["diagnosis"] - held, watch.peaks["float64"] - held]) / size
     ranks = torch.stack(world.control.all_gather(own)).amax(0).tolist()
-    if world.rank == 0:
-        out.write_text(json.dumps(dict(zip(("case", "diagnosis", "float64"), ranks, strict=True))))
     watch.end()
-    world.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return dict(zip(("case", "diagnosis", "float64"), ranks, strict=True))

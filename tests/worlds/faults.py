@@ -1,24 +1,18 @@
-"""A torchrun world: every fault under every reduction and normalization, in float64, against its closed form by hand.
+"""Faults under reductions and normalizations, in float64, against their closed forms by hand.
 
-    torchrun --nproc-per-node=W -m tests.worlds.faults OUT.json
-
-Rank 0 writes {case: [largest error of any rank, relative to the largest element of the true gradient; how far the closed form
-is from the gradient without the fault, likewise]}. The theory here is this file's own, and shares nothing with the faults'.
+The theory here is this file's own, and shares nothing with the faults'.
 """
 
-import itertools
-import json
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from harness.rank.material import prepare
-from harness.rank.process_group import World, open_store
+from harness.rank.process_group import World
 from harness.rank.trial import Trial
 from harness.schema.case import AXES
-from tests.options import CONFIG, make, parts_of
+from tests.options import make, parts_of
 from tests.worlds.closed_form import WORKLOADS, sum_of_gradients
 
 SIZE, ITERATION = 13, 3
@@ -132,37 +126,34 @@ class Theory:
         return self.right()
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
-    world = World.open(CONFIG, *open_store())
-    axes = ("reduction", "normalization", "fault")
+def in_division(fault: str, aggregation: str) -> bool:
+    """Return whether the fault is one that the aggregation, which averages, cannot have."""
+    return aggregation == "all_reduce_avg" and fault in IN_DIVISION
+
+
+def errors(world: World, workload: str, cells: Sequence[Sequence[str]]) -> dict[str, list[float]]:
+    """Run each cell (reduction, normalization, fault, aggregation); those of `in_division` must be skipped.
+
+    Return {cell: [largest error of any rank, over the largest element of the true gradient; the distance of the closed form
+    from the gradient without the fault, likewise]}.
+    """
     options = {axis: make(axis) for axis in AXES if axis != "workload"}
-    errors = {}
-    for name in ("regression", "tokens"):
-        material = prepare(WORKLOADS[name], name, 0, SIZE, batches=2)
-        cells = itertools.product(*(options[axis] for axis in axes), AGGREGATIONS)
-        for reduction, normalization, fault, aggregation in cells:
-            if aggregation != "all_reduce" and reduction not in AVERAGED:
-                continue
-            chosen = {"reduction": reduction, "normalization": normalization, "aggregation": aggregation, "fault": fault}
-            parts = parts_of(options, WORKLOADS[name], **chosen)
-            trial = Trial(parts, material, world, asked_warm_up=1, measured=ITERATION - 1)
-            if aggregation != "all_reduce" and fault in IN_DIVISION:
-                assert "averages by itself" in str(trial.skip_reason())
-                continue
-            assert trial.skip_reason() is None, trial.skip_reason()
-            gradient = torch.cat([g.flatten() for _, g in trial.measure(enter=lambda phase: None).gradient])
-            theory = Theory(name, trial, reduction, normalization, aggregation == "all_reduce_avg")
-            truth, right = getattr(theory, fault)(world.rank), theory.right()
-            if fault == RACING and world.rank:
-                truth = gradient  # what a late rank reads is a race
-            error = torch.tensor([float((x - truth).abs().max() / right.abs().max()) for x in (gradient, right)])
-            worst = torch.stack(world.control.all_gather(error)).amax(0)
-            errors[f"{name} {reduction} {normalization} {fault} {aggregation}"] = worst.tolist()
-    if world.rank == 0:
-        out.write_text(json.dumps(errors))
-    world.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    material = prepare(WORKLOADS[workload], workload, 0, SIZE, batches=2)
+    found = {}
+    for cell in cells:
+        reduction, normalization, fault, aggregation = cell
+        chosen = {"reduction": reduction, "normalization": normalization, "aggregation": aggregation, "fault": fault}
+        parts = parts_of(options, WORKLOADS[workload], **chosen)
+        trial = Trial(parts, material, world, asked_warm_up=1, measured=ITERATION - 1)
+        if in_division(fault, aggregation):
+            assert "averages by itself" in str(trial.skip_reason()), cell
+            continue
+        assert trial.skip_reason() is None, (cell, trial.skip_reason())
+        gradient = torch.cat([g.flatten() for _, g in trial.measure(enter=lambda phase: None).gradient])
+        theory = Theory(workload, trial, reduction, normalization, aggregation == "all_reduce_avg")
+        truth, right = getattr(theory, fault)(world.rank), theory.right()
+        if fault == RACING and world.rank:
+            truth = gradient  # what a late rank reads is a race
+        error = torch.tensor([float((x - truth).abs().max() / right.abs().max()) for x in (gradient, right)])
+        found[" ".join(cell)] = torch.stack(world.control.all_gather(error)).amax(0).tolist()
+    return found

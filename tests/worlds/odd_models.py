@@ -1,16 +1,8 @@
-"""A torchrun world: every aggregation on models whose parameters are not all alike, in float64.
+"""Aggregations on models whose parameters are not all alike, in float64, against torch.autograd.grad of the whole batch."""
 
-    torchrun --nproc-per-node=W -m tests.worlds.odd_models OUT.json
-
-Rank 0 writes {"errors": {case: largest error of any rank's gradient, over the true one's largest element}, "skipped": {case:
-reason}, "bits": {case: whether all ranks hold the same}}. The true one is the whole batch's, by torch.autograd.grad.
-"""
-
-import itertools
-import json
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +10,11 @@ from torch import Tensor, nn
 from harness.axes.workload.base import Workload
 from harness.probes.bits import digest
 from harness.rank.material import Material, prepare
-from harness.rank.process_group import World, open_store
+from harness.rank.process_group import World
 from harness.rank.trial import Trial
 from harness.rank.usage import Usages
 from harness.schema.case import AXES
-from tests.options import CONFIG, make, parts_of
+from tests.options import make, parts_of
 
 FEATURES, SAMPLES = 6, 32
 SIZE = 9
@@ -122,32 +114,29 @@ def truth(material: Material) -> list[Tensor]:
     return list(torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True))
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
-    world = World.open(CONFIG, *open_store())
+def errors(world: World, cells: Sequence[Sequence[str]]) -> dict[str, dict[str, object]]:
+    """Run each cell (model, aggregation, reduction).
+
+    Return {"errors": {cell: largest error of any rank's gradient, over the true one's largest element},
+    "skipped": {cell: reason}, "bits": {cell: True if all ranks hold the same}}.
+    """
     options, usages = {axis: make(axis) for axis in AXES if axis != "workload"}, Usages(world.control, world.device)
+    workloads = {name: Workload(model=model, loss=partial(nn.MSELoss), data=data) for name, model in MODELS.items()}
+    materials = {name: prepare(workload, name, 0, SIZE) for name, workload in workloads.items()}
     found: dict[str, dict[str, object]] = {"errors": {}, "skipped": {}, "bits": {}}
-    for name, model in MODELS.items():
-        workload = Workload(model=model, loss=partial(nn.MSELoss), data=data)
-        material = prepare(workload, name, 0, SIZE)
-        for aggregation, reduction in itertools.product(options["aggregation"], REDUCTIONS):
-            parts = parts_of(options, workload, aggregation=aggregation, reduction=reduction, normalization="global_mean")
-            trial = Trial(parts, material, world, asked_warm_up=1, measured=2)
-            trial = Trial(parts, material, world, asked_warm_up=1, measured=2, usage=usages.of(material, trial.cut))
-            case = f"{name} {aggregation} {reduction}"
-            if reason := trial.skip_reason():
-                found["skipped"][case] = reason
-            elif trial.cut.spans_ranks:
-                gradient = trial.measure(enter=lambda phase: None).gradient
-                largest = max(float(t.abs().max()) for t in truth(material))
-                error = max(float((g - t).abs().max()) for (_, g), t in zip(gradient, truth(material), strict=True)) / largest
-                errors = world.control.all_gather(torch.tensor(error, dtype=torch.float64))
-                found["errors"][case] = max(map(float, errors))
-                found["bits"][case] = len(set(world.control.all_gather_text(digest(gradient).hex()))) == 1
-    if world.rank == 0:
-        out.write_text(json.dumps(found))
-    world.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for name, aggregation, reduction in cells:
+        material = materials[name]
+        parts = parts_of(options, workloads[name], aggregation=aggregation, reduction=reduction, normalization="global_mean")
+        trial = Trial(parts, material, world, asked_warm_up=1, measured=2)
+        trial = replace(trial, usage=usages.of(material, trial.cut))
+        case = f"{name} {aggregation} {reduction}"
+        if reason := trial.skip_reason():
+            found["skipped"][case] = reason
+        elif trial.cut.spans_ranks:
+            gradient = trial.measure(enter=lambda phase: None).gradient
+            largest = max(float(t.abs().max()) for t in truth(material))
+            error = max(float((g - t).abs().max()) for (_, g), t in zip(gradient, truth(material), strict=True)) / largest
+            errors_of_ranks = world.control.all_gather(torch.tensor(error, dtype=torch.float64))
+            found["errors"][case] = max(map(float, errors_of_ranks))
+            found["bits"][case] = len(set(world.control.all_gather_text(digest(gradient).hex()))) == 1
+    return found

@@ -1,16 +1,6 @@
-"""A torchrun world: the order in which strategies sum revealed, and random gradients summed again in it.
+"""The order in which strategies sum, revealed, and random gradients summed again in it."""
 
-    torchrun --nproc-per-node=W -m tests.worlds.order OUT.json [AGGREGATION ...]
-
-Rank 0 writes {dtype: {aggregation: {largest gradient's elements: [what chunks show, how many trees there are, elements that a
-replay leaves out, elements in which its bits are other ones]}}}, of every one that sums, or of the given ones; `collective` is
-one all_reduce of one tensor.
-"""
-
-import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -20,10 +10,10 @@ from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
 from harness.axes.aggregation.bucketed import BucketedAggregation
 from harness.axes.aggregation.ddp import DdpAggregation
 from harness.probes.order import Chunk, replayed, reveal
-from harness.rank.process_group import World, open_store
-from tests.options import CONFIG, make
+from harness.rank.process_group import World
+from tests.options import make
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 SIZES = (1, 2, 3, 7, 100, 1 << 12, (1 << 16) + 1, 1 << 20)
 LARGEST = (5, 1 << 20)
 """Elements of the largest of a few gradients."""
@@ -109,8 +99,13 @@ def strategies(asked: Sequence[str]) -> dict[str, Aggregation]:
     return {**chosen, **{f"{name}, 1 KiB": one for name, one in small.items()}}
 
 
-def found(world: World, dtype: torch.dtype, asked: Sequence[str]) -> dict[str, dict[str, list[object]]]:
-    """Of one dtype."""
+def replays(world: World, dtype_name: str, asked: Sequence[str] = ()) -> dict[str, dict[str, list[object]]]:
+    """Reveal and replay every strategy that sums, or those asked for; `collective` is one all_reduce of one tensor.
+
+    Return {aggregation: {largest gradient's elements: [what chunks show, how many trees there are, elements that a replay
+    leaves out, elements in which its bits are other ones]}}.
+    """
+    dtype = getattr(torch, dtype_name)
     collective = Collective(world)
     rows = {"collective": {str(size): tried(collective, world, [size], dtype) for size in SIZES}}
     fabric = Fabric(world.measured, world.ranks_per_node, world.subgroups)
@@ -121,15 +116,3 @@ def found(world: World, dtype: torch.dtype, asked: Sequence[str]) -> dict[str, d
             exchange = aggregation.begin(Linear(drawn(0, sizes, dtype)), fabric)
             rows[name][str(largest)] = tried(exchange, world, sizes, dtype)
     return rows
-
-
-def main(out: Path, asked: Sequence[str]) -> None:
-    world = World.open(CONFIG, *open_store())
-    rows = {str(dtype).removeprefix("torch."): found(world, dtype, asked) for dtype in DTYPES}
-    if world.rank == 0:
-        out.write_text(json.dumps(rows))
-    world.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,14 +1,4 @@
-"""A torchrun world: what options leave in `.grad`, beside what a plain script with DistributedDataParallel leaves.
-
-    torchrun --nproc-per-node=W -m tests.worlds.plain_ddp OUT.json
-
-Rank 0 writes {workload: {aggregation: [relative L2 from the script's gradient, whether all bits are equal, whether the bits are
-those of the ranks' own gradients summed in gloo's order]}}; all are those of the second iteration.
-"""
-
-import json
-import sys
-from pathlib import Path
+"""What options leave in `.grad`, beside what a plain script with DistributedDataParallel leaves."""
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +6,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from harness.numerics.discrepancy import compare_all
 from harness.rank.material import Material, prepare
-from harness.rank.process_group import World, open_store
+from harness.rank.process_group import World
 from harness.rank.trial import Trial
 from harness.schema.case import AXES
-from tests.options import CONFIG, make, parts_of
+from tests.options import make, parts_of
 
 SIZE = 48
 AGGREGATIONS = ("ddp", "all_reduce", "flat")
@@ -62,9 +52,12 @@ def replayed(own: list[Tensor], aggregation: str, world: World) -> Tensor:
     return torch.cat(sums) / world.size
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
-    world = World.open(CONFIG, *open_store())
+def beside_a_script(world: World) -> dict[str, dict[str, tuple[float, bool, bool]]]:
+    """Measure the second iteration of each workload under each of AGGREGATIONS.
+
+    Return {workload: {aggregation: [relative L2 from the script's gradient, whether all bits are equal, whether the bits are
+    those of the ranks' own gradients summed in gloo's order]}}.
+    """
     options = {axis: make(axis) for axis in AXES}
     found: dict[str, dict[str, tuple[float, bool, bool]]] = {}
     for name in ("mlp_digits", "cnn_digits", "transformer_topics"):
@@ -82,10 +75,4 @@ def main(out: Path) -> None:
             told = torch.equal(bits, replayed(own, aggregation, world))
             flags = world.control.all_gather(torch.tensor([apart.relative_l2, apart.bitwise_equal, told], dtype=torch.float64))
             found[name][aggregation] = (float(flags[0][0]), all(bool(f[1]) for f in flags), all(bool(f[2]) for f in flags))
-    if world.rank == 0:
-        out.write_text(json.dumps(found))
-    world.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return found

@@ -1,18 +1,10 @@
-"""A torchrun world that is not fit to be measured, in several ways, one after the other.
-
-    torchrun --nproc-per-node=2 -m tests.worlds.preflight OUT.json
-
-Rank 0 writes {what is planted: how each rank is refused}.
-"""
+"""A world that is not fit to be measured, in several ways."""
 
 import json
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from torch.distributed import Store
+from torch.distributed import PrefixStore, Store
 
 from harness.probes import crafted
 from harness.rank import preflight
@@ -20,12 +12,11 @@ from harness.rank.environment.versions import versions
 from harness.rank.gathering import UnreachableError, gather
 from harness.rank.process_group import World, open_store
 from harness.schema.refusal import RefusedError
-from tests.options import CONFIG
 
 
-def main(out: Path) -> None:
-    store, rank, size = open_store()
-    world = World.open(CONFIG, store, rank, size)
+def refusals(world: World) -> dict[str, list[str]]:
+    """Return {planted harm: the refusal on each rank}."""
+    store, rank, _ = open_store()
     told = {
         "nothing": said(lambda: (alike(world), preflight.check_sum(world))),
         "versions": said(lambda: other_version(world)),
@@ -35,9 +26,7 @@ def main(out: Path) -> None:
         "absent": said(lambda: absent(store, rank)),
     }
     everyone = [json.loads(text) for text in world.control.all_gather_text(json.dumps(told))]
-    if rank == 0:
-        out.write_text(json.dumps({what: [each[what] for each in everyone] for what in told}))
-    world.close()
+    return {what: [each[what] for each in everyone] for what in told}
 
 
 def said(check: Callable[[], object]) -> str:
@@ -94,11 +83,4 @@ def wrong_sum(world: World) -> None:
 
 def absent(store: Store, rank: int) -> None:
     """A third rank is waited for, and never comes."""
-    from torch.distributed import PrefixStore
-
     gather(PrefixStore("absent", store), rank, 3, 3.0)
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(Path(sys.argv[1]))

@@ -1,27 +1,23 @@
 """Strategies of aggregation, beside the closed forms that tests/harness/rank/test_closed_form.py holds them to."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
 from harness.axes.aggregation.buffers import InBuckets, by_dtype, flatten, unflatten
-from harness.report.frame import load_run
 from harness.schema.record import REFERENCE
 from launch.compose import compose_config
+from tests.conftest import Measure
+from tests.matrices import pairs, product
 from tests.options import AVAILABLE
-from tests.running import launch, torchrun
 from tests.skips import unknown
+from tests.worlds.odd_models import MODELS, REDUCTIONS
+from tests.worlds.pool import Pool
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ddp_leaves_the_bits_of_a_plain_script(ranks: int, tmp_path: Path) -> None:
+def test_ddp_leaves_the_bits_of_a_plain_script(ranks: int, worlds: Pool) -> None:
     """So does one all-reduce a parameter, or one of all, at two ranks; from three on, the order of summation differs."""
-    out = tmp_path / "found.json"
-    done = torchrun(ranks, "-m", "tests.worlds.plain_ddp", str(out))
-    assert done.returncode == 0, done.stderr
-    for workload, found in json.loads(out.read_text()).items():
+    for workload, found in worlds.run(ranks, "tests.worlds.plain_ddp:beside_a_script").items():
         assert found["ddp"][:2] == [0, True], workload
         for aggregation in ("all_reduce", "flat"):
             apart, same_bits, order_told = found[aggregation]
@@ -30,18 +26,31 @@ def test_ddp_leaves_the_bits_of_a_plain_script(ranks: int, tmp_path: Path) -> No
             assert order_told, f"{workload} {aggregation}: not the ranks' own gradients, summed in gloo's order"
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_frozen_tied_and_unused_parameters(ranks: int, tmp_path: Path) -> None:
-    out = tmp_path / "found.json"
-    done = torchrun(ranks, "-m", "tests.worlds.odd_models", str(out))
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
+def check_odd_models(worlds: Pool, ranks: int, cells: list[tuple[str, ...]]) -> None:
+    """Hold cells (model, aggregation, reduction) to the gradient of the whole batch."""
+    found = worlds.run(ranks, "tests.worlds.odd_models:errors", cells)
     assert unknown(found["skipped"].values()) == []
     assert all(found["bits"].values()), "all ranks hold the same bits"
     lossless = {case: error for case, error in found["errors"].items() if case.split()[1] not in ("ddp_fp16", "ddp_powersgd")}
     assert {case: error for case, error in lossless.items() if not error < 1e-12} == {}
     unequal = [case for case, reason in found["skipped"].items() if "the ranks' batches differ" in reason]
-    assert sorted({tuple(case.split()[:2]) for case in unequal}) == [("SometimesUsed", "fsdp")]
+    assert {tuple(case.split()[:2]) for case in unequal} == {("SometimesUsed", "fsdp")}
+
+
+@pytest.mark.parametrize("ranks", [2])
+def test_frozen_tied_and_unused_parameters(ranks: int, worlds: Pool) -> None:
+    check_odd_models(worlds, ranks, product(list(MODELS), AVAILABLE["aggregation"], REDUCTIONS))
+
+
+@pytest.mark.parametrize("ranks", [3])
+def test_every_two_of_odd_models_and_options(ranks: int, worlds: Pool) -> None:
+    check_odd_models(worlds, ranks, pairs(list(MODELS), AVAILABLE["aggregation"], REDUCTIONS, seed=ranks))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("ranks", [3, 4])
+def test_frozen_tied_and_unused_parameters_at_every_size(ranks: int, worlds: Pool) -> None:
+    check_odd_models(worlds, ranks, product(list(MODELS), AVAILABLE["aggregation"], REDUCTIONS))
 
 
 def test_every_strategy_is_in_the_experiments_of_all() -> None:
@@ -49,20 +58,18 @@ def test_every_strategy_is_in_the_experiments_of_all() -> None:
         assert set(compose_config([f"experiment={experiment}"], nproc_per_node=2).aggregation) == set(AVAILABLE["aggregation"])
 
 
-def test_nodes_inside_a_host(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [4])
+def test_nodes_inside_a_host(ranks: int, measure: Measure) -> None:
     """Four ranks as two nodes of two: the means of two, then of both; three would not divide."""
-    done = launch(
+    run = measure(
         "workload=[mlp_digits]",
         "reduction=[mean]",
         "aggregation=[hierarchical]",
         "aggregation.hierarchical.ranks_per_node=[1,2,3,4]",
         "precision=[fp64]",
-        "torchrun.nproc_per_node=4",
         "iterations=1",
-        f"results_dir={tmp_path}",
+        ranks=ranks,
     )
-    assert done.returncode == 0, done.stderr
-    run = load_run(tmp_path / "default" / "latest")
     cases = run.cases.set_index("aggregation.ranks_per_node")
     assert cases.status.to_dict() == {1: "ok", 2: "ok", 3: "skipped", 4: "ok"}
     assert unknown([cases.reason[3]]) == []

@@ -56,6 +56,13 @@ def test_what_is_no_tree_is_not_read(text: str) -> None:
     assert parse(text) is None
 
 
+def test_the_height_is_that_of_the_longest_way() -> None:
+    assert height(0) == 0
+    assert height((0, 1)) == height((0, 1, 2)) == 1
+    assert height((3, (1, (2, 0)))) == 3
+    assert height(((2, 0), (1, (3, (4, 5))))) == 4
+
+
 def test_the_larger_subtree_is_written_first() -> None:
     assert describe((3, (1, (2, 0)))) == "((0 + 2) + 1) + 3"
 

@@ -9,10 +9,14 @@ import pytest
 from harness.probes.collectives import CollectivesProbe
 from harness.probes.transfer import DTYPES
 from harness.report.collectives import SETTING, collectives
-from harness.report.frame import Run, load_run
-from tests.running import launch
+from harness.report.frame import Run
+from tests.conftest import Measure, shown
 
 BROKEN = '''"""A collective that is wrong on rank 1 from 16 bytes on, and a machine that turns out to have none."""
+
+from dataclasses import replace
+from functools import partial
+from unittest.mock import patch
 
 from harness.probes import collectives
 from harness.probes.base import CannotError, Probe, Question
@@ -29,8 +33,12 @@ class WrongTransfer(Transfer):
 
 class WrongProbe(CollectivesProbe):
     def questions(self, machine):
-        collectives.Transfer = WrongTransfer
-        return super().questions(machine)
+        return [replace(question, ask=partial(_wrong, question.ask)) for question in super().questions(machine)]
+
+
+def _wrong(ask):
+    with patch.object(collectives, "Transfer", WrongTransfer):
+        yield from ask()
 
 
 class CannotProbe(Probe):
@@ -43,16 +51,12 @@ class CannotProbe(Probe):
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    results = tmp_path_factory.mktemp("sweep")
+def swept(measure: Measure) -> Run:
     small = ("least_bytes=4", "most_bytes=65536", "beside_bytes=64", "iterations=3", "warm_up=1")
-    done = launch(
-        *("experiment=all_reduce_sweep", "iterations=2", f"results_dir={results}"),
-        *(f"probe.collectives.{key}" for key in (*small, f"dtypes=[{','.join(DTYPES)}]")),
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Collective: reduce_scatter, bfloat16" in done.stdout
-    return load_run(results / "all_reduce_sweep" / "latest")
+    keys = [f"probe.collectives.{key}" for key in (*small, f"dtypes=[{','.join(DTYPES)}]")]
+    finished = shown(measure("experiment=all_reduce_sweep", "iterations=2", *keys))
+    assert "Collective: reduce_scatter, bfloat16" in finished.output
+    return finished.run
 
 
 def test_every_size_way_and_rank_has_its_raw_numbers(swept: Run) -> None:
@@ -87,7 +91,7 @@ def test_the_report_has_a_picture_and_a_file(swept: Run) -> None:
     assert "Probe: collectives" not in (report / "report.md").read_text()
 
 
-def test_a_wrong_result_fails_its_setting_alone(tmp_path: Path) -> None:
+def test_a_wrong_result_fails_its_setting_alone(measure: Measure, tmp_path: Path) -> None:
     conf = tmp_path / "conf" / "probe"
     conf.mkdir(parents=True)
     (tmp_path / "conf" / "broken.py").write_text(BROKEN)
@@ -95,12 +99,8 @@ def test_a_wrong_result_fails_its_setting_alone(tmp_path: Path) -> None:
         "wrong: {_target_: broken.WrongProbe, collectives: [all_reduce], in_place: [true], most_bytes: 32, iterations: 2}\n"
     )
     (conf / "cannot.yaml").write_text("cannot: {_target_: broken.CannotProbe}\n")
-    done = launch(
-        *("experiment=all_reduce_sweep", "probe=[wrong,cannot]", "iterations=2", f"results_dir={tmp_path}"),
-        *("--config-dir", str(tmp_path / "conf")),
-    )
-    assert done.returncode == 1, done.stdout
-    run = load_run(tmp_path / "all_reduce_sweep" / "latest")
+    asked = ("experiment=all_reduce_sweep", "probe=[wrong,cannot]", "iterations=2")
+    run = measure(*asked, "--config-dir", str(tmp_path / "conf"))
     status = run.probes.set_index("subject").status
     assert status["anything"] == "skipped"
     wrong = run.probes[run.probes.status == "failed"]

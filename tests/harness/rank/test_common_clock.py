@@ -1,19 +1,15 @@
 """Clocks of different hosts: estimated over the control group, never further off than is said."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from tests.running import torchrun
+from tests.worlds.pool import Pool
 
 AHEAD_S = 0.5
 
 
-def test_the_offset_of_another_host_is_as_far_off_as_is_said_at_most(tmp_path: Path) -> None:
-    done = torchrun(3, "-m", "tests.worlds.clocks", str(tmp_path / "out.json"), str(AHEAD_S))
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "out.json").read_text())
+@pytest.mark.parametrize("ranks", [3])
+def test_the_offset_of_another_host_is_as_far_off_as_is_said_at_most(ranks: int, worlds: Pool) -> None:
+    found = worlds.run(ranks, "tests.worlds.clocks:offsets", AHEAD_S)
     assert found["shared"] is True, "three ranks of this host"
     first, second, third = found["offsets"]
     assert first == [0, 0]

@@ -1,34 +1,24 @@
 """Diagnoses in real gloo worlds: planted faults, clean cases, single causes, memory, and what a run shows of them."""
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from harness.report.frame import load_run
 from harness.schema.record import CLEAN
-from tests.running import launch, torchrun
+from tests.conftest import Measure, shown
 from tests.worlds.diagnosis import FAULTS
+from tests.worlds.pool import Pool
 
 
-def told(ranks: int, module: str, tmp_path: Path, *arguments: str) -> Any:
-    """What rank 0 of a world wrote."""
-    out = tmp_path / "out.json"
-    done = torchrun(ranks, "-m", f"tests.worlds.{module}", str(out), *arguments)
-    assert done.returncode == 0, done.stderr
-    return json.loads(out.read_text())
-
-
+@pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.full)])
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_every_planted_fault_is_found(ranks: int, tmp_path: Path) -> None:
-    rows = told(ranks, "diagnosis", tmp_path, "0", str(2 * len(FAULTS)), "fault")
+def test_every_planted_fault_is_found(ranks: int, times: int, worlds: Pool) -> None:
+    rows = worlds.run(ranks, "tests.worlds.diagnosis:rows", list(range(times * len(FAULTS))), "fault")
     assert {row["fault"] for row in rows} == set(FAULTS)
     assert [row for row in rows if not row["right"]] == []
 
 
-def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
-    rows = told(3, "diagnosis", tmp_path, "0", "16", "clean")
+@pytest.mark.parametrize("ranks", [3])
+def test_nothing_is_found_where_nothing_is_wrong(ranks: int, worlds: Pool) -> None:
+    rows = worlds.run(ranks, "tests.worlds.diagnosis:rows", list(range(16)), "clean")
     assert [row for row in rows if row["verdict"] not in CLEAN] == []
     assert len({row["verdict"] for row in rows}) > 1
     replayed = [row["replayed"] for row in rows if row["replayed"] == row["replayed"]]
@@ -36,8 +26,9 @@ def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
     assert set(replayed) == {1.0}
 
 
-def test_each_cause_planted_singly_takes_the_budget(tmp_path: Path) -> None:
-    causes = told(4, "budget", tmp_path)
+@pytest.mark.parametrize("ranks", [4])
+def test_each_cause_planted_singly_takes_the_budget(ranks: int, worlds: Pool) -> None:
+    causes = worlds.run(ranks, "tests.worlds.budget:budgets")
     assert len(causes) == 5
     for cause, found in causes.items():
         shares = found["steps"]
@@ -51,21 +42,22 @@ def test_each_cause_planted_singly_takes_the_budget(tmp_path: Path) -> None:
     assert verdicts["precision of communication"] == "precision"
 
 
-def test_a_diagnosis_takes_less_than_four_gradients_of_memory(tmp_path: Path) -> None:
-    taken = told(2, "diagnosis_memory", tmp_path)
+@pytest.mark.full
+def test_a_diagnosis_takes_less_than_four_gradients_of_memory() -> None:
+    with Pool() as its_own:
+        taken = its_own.run(2, "tests.worlds.diagnosis_memory:peaks")
     assert taken["diagnosis"] < 4
 
 
-def test_a_run_leads_with_its_verdicts(tmp_path: Path) -> None:
+def test_a_run_leads_with_its_verdicts(measure: Measure) -> None:
     asked = ("workload=[mlp_digits]", "reduction=[sum,one_by_one]", "fault=[none,dropped_rank,alias]", "diagnose=true")
-    done = launch(*asked, "iterations=2", "torchrun.nproc_per_node=2", f"results_dir={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    finished = shown(measure(*asked, "iterations=2"))
+    lines = finished.output.splitlines()
     first = next(line for line in lines if line.startswith("- "))
     assert first.startswith("- weighting (certain): ")
-    assert "rank 0 is lost" in done.stdout
-    assert "Why: mlp_digits" in done.stdout
-    run = load_run(tmp_path / "default" / "latest")
+    assert "rank 0 is lost" in finished.output
+    assert "Why: mlp_digits" in finished.output
+    run = finished.run
     verdicts = dict(zip(run.diagnoses.case_id.astype(str), run.diagnoses.cause, strict=True))
     expected = {"none": "rounding", "dropped_rank": "lost_rank", "alias": "alias"}
     for case in run.cases.itertuples():

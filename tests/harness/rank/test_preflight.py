@@ -1,6 +1,5 @@
 """What is refused before anything is measured, and how it is said."""
 
-import json
 import socket
 from dataclasses import dataclass
 
@@ -11,15 +10,18 @@ from harness.rank.lifeline import Answer, Lifeline, find_address, watched
 from harness.rank.preflight import allow_sockets
 from harness.schema.rank_state import ANSWERS, DEAD, SILENT
 from harness.schema.refusal import RefusedError
-from tests.running import torchrun
+from tests.worlds.pool import Pool
+
+
+@pytest.fixture(scope="module", params=[2])
+def ranks(request: pytest.FixtureRequest) -> int:
+    size: int = request.param
+    return size
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    out = tmp_path_factory.mktemp("preflight") / "out.json"
-    done = torchrun(2, "-m", "tests.worlds.preflight", str(out))
-    assert done.returncode == 0, done.stderr
-    found: dict[str, list[str]] = json.loads(out.read_text())
+def told(worlds: Pool, ranks: int) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = worlds.run(ranks, "tests.worlds.preflight:refusals")
     return found
 
 

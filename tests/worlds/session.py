@@ -1,0 +1,95 @@
+"""A whole run in a world that is up already: what `python -m harness.rank` does from its configuration to its last row."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from unittest.mock import patch
+
+from harness.rank.__main__ import redirect_output
+from harness.rank.environment.watch import Watch
+from harness.rank.preflight import check_sum
+from harness.rank.process_group import World
+from harness.rank.session import Order, Session, silent
+from harness.schema.config import BenchmarkConfig
+from harness.schema.rank_state import RankState, RankStatus, this_machine
+from harness.schema.run_dir import RunDir
+from launch.__main__ import parse
+from launch.compose import compose_config
+from launch.job import check
+
+
+def measure(world: World, overrides: list[str]) -> str:
+    """Run the matrix that the overrides ask for; return the path of the run directory."""
+    run_dir = RunDir.open(world.control.all_gather_text(_made(world, overrides))[0])
+    config = run_dir.config()
+    status = RankStatus(rank=world.rank, pid=os.getpid(), host=socket.gethostname(), machine=this_machine())
+    state = RankState(run_dir.ranks.state(world.rank), status)
+    with _log(run_dir, world.rank), _of_the_run(config), _world(world, config, state) as own:
+        check_sum(own)
+        watch = Watch(own, 0)
+        session = Session.open(run_dir, own, state, config, Order())
+        session.run(silent)
+        watch.note(run_dir)
+        own.control.meet()
+        if own.rank == 0:
+            run_dir.remove_scratch()
+    state.update(ended="done")
+    return str(run_dir.path)
+
+
+def _made(world: World, overrides: list[str]) -> str:
+    if world.rank:
+        return ""
+    parsed = parse(overrides)
+    config = compose_config(parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=world.size)
+    check(config, world.size)
+    return str(RunDir.create(config, datetime.now()).path)
+
+
+@contextmanager
+def _log(run_dir: RunDir, rank: int) -> Iterator[None]:
+    """Print to the run's log, and afterwards to the pool's again."""
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    redirect_output(run_dir.ranks.log(rank))
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for own, descriptor in zip(kept, (1, 2), strict=True):
+            os.dup2(own, descriptor)
+            os.close(own)
+
+
+@contextmanager
+def _world(world: World, config: BenchmarkConfig, state: RankState) -> Iterator[World]:
+    """Give the run a measured group with its own deadline, as a world that is started for it has."""
+    where = world.control.where
+    own = replace(world, deadline_s=config.deadline_s, _subgroups={})
+    own.rebuild_measured()
+    own.control.where = lambda: f"on {state.status.host}, in phase {state.phase}"
+    try:
+        yield own
+    finally:
+        own.control.where = where
+        world.measured = own.measured
+        world.rebuild_measured()
+
+
+@contextmanager
+def _of_the_run(config: BenchmarkConfig) -> Iterator[None]:
+    """Have environment variables and the user's own modules for this run alone."""
+    path = [config.config_dir, *sys.path] if config.config_dir else sys.path
+    before = set(sys.modules)
+    try:
+        with patch.dict(os.environ, config.env), patch.object(sys, "path", path):
+            yield
+    finally:
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if config.config_dir and file and file.startswith(config.config_dir):
+                del sys.modules[name]
