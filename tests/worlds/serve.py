@@ -27,7 +27,7 @@ def main(address: str) -> None:
     faulthandler.register(signal.SIGUSR1)
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
-    _settle()
+    _import_options()
     with socket.socket(socket.AF_UNIX) as pool:
         pool.connect(address)
         lines = pool.makefile("rw")
@@ -35,14 +35,20 @@ def main(address: str) -> None:
         for line in lines:
             request = json.loads(line)
             _context(request["test"])
+            _freeze()
             _send(lines, _answer(world, request["function"], request["arguments"]))
     world.close()
 
 
-def _settle() -> None:
-    """Import what options need, and have no case search it for garbage: that takes longer than most cases."""
+def _import_options() -> None:
+    """Import what cases need: all options, and what DistributedDataParallel imports at its first use."""
     for axis in AXES:
         make(axis)
+    importlib.import_module("torch._dynamo")
+
+
+def _freeze() -> None:
+    """Keep what lives now out of later collections: a case collects garbage, which takes longer than most cases themselves."""
     gc.collect()
     gc.freeze()
 

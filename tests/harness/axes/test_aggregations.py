@@ -37,19 +37,14 @@ def check_odd_models(worlds: Pool, ranks: int, cells: list[tuple[str, ...]]) -> 
     assert {tuple(case.split()[:2]) for case in unequal} == {("SometimesUsed", "fsdp")}
 
 
-@pytest.mark.parametrize("ranks", [2])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_frozen_tied_and_unused_parameters(ranks: int, worlds: Pool) -> None:
-    check_odd_models(worlds, ranks, product(list(MODELS), AVAILABLE["aggregation"], REDUCTIONS))
-
-
-@pytest.mark.parametrize("ranks", [3])
-def test_every_two_of_odd_models_and_options(ranks: int, worlds: Pool) -> None:
     check_odd_models(worlds, ranks, pairs(list(MODELS), AVAILABLE["aggregation"], REDUCTIONS, seed=ranks))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ranks", [3, 4])
-def test_frozen_tied_and_unused_parameters_at_every_size(ranks: int, worlds: Pool) -> None:
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_every_combination_of_odd_models(ranks: int, worlds: Pool) -> None:
     check_odd_models(worlds, ranks, product(list(MODELS), AVAILABLE["aggregation"], REDUCTIONS))
 
 
