@@ -146,10 +146,19 @@ SEEN = {
 FLIPS = [(story, words) for story, plants in OPPOSITE.items() for words in plants]
 
 
-@pytest.fixture(scope="session", params=STORIES)
-def told(request: pytest.FixtureRequest) -> tuple[str, Finished]:
+Runs = dict[str, Finished]
+
+
+@pytest.fixture(scope="session")
+def runs(reduction_modes: Finished, gradient_sums: Finished, unequal_derivatives: Finished) -> Runs:
+    """Return the run of each story."""
+    return {"reduction_modes": reduction_modes, "gradient_sums": gradient_sums, "unequal_derivatives": unequal_derivatives}
+
+
+@pytest.fixture(params=STORIES)
+def told(request: pytest.FixtureRequest, runs: Runs) -> tuple[str, Finished]:
     """Each story with its run."""
-    return request.param, request.getfixturevalue(request.param)
+    return request.param, runs[request.param]
 
 
 def claim_of(story: str, words: str) -> Claim:
@@ -180,8 +189,8 @@ def test_verdicts_of_a_run_on_two_cpu_ranks(told: tuple[str, Finished]) -> None:
 
 
 @pytest.mark.parametrize(("story", "words"), FLIPS)
-def test_a_verdict_flips_with_the_measurement(story: str, words: str, request: pytest.FixtureRequest) -> None:
-    run = request.getfixturevalue(story).run
+def test_a_verdict_flips_with_the_measurement(story: str, words: str, runs: Runs) -> None:
+    run = runs[story].run
     claim = claim_of(story, words)
     assert {judge(claim, run).verdict, judge(claim, OPPOSITE[story][words](run)).verdict} == {HOLDS, FAILS}
 
