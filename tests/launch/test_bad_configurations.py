@@ -207,11 +207,11 @@ def test_odd_configurations_run_and_wrong_ones_are_refused_by_ranks(
             assert last
             seen["launcher"] += 1
         elif last:
-            told = worlds.run(ranks, "tests.launch.pooled:refusals", [run])[0]
+            told = worlds.run(ranks, "tests.worlds.refusals:refusals", [run])[0]
             assert all(told), run
             seen["ranks"] += 1
         else:
-            assert worlds.run(ranks, "tests.launch.pooled:refusals", [run]) == [[""] * ranks]
+            assert worlds.run(ranks, "tests.worlds.refusals:refusals", [run]) == [[""] * ranks]
             _check_sound(results)
             seen["sound"] += 1
         told_once(2 if "reducebench: " in (errors := capsys.readouterr().err) else 0, errors)

@@ -127,7 +127,7 @@ RANKS_REFUSE = {
 def test_what_only_the_ranks_can_see_is_refused_before_anything_is_measured(worlds: Pool, ranks: int, tmp_path: Path) -> None:
     """The message on every rank; tests/launch/test_bad_configurations.py has a launch that ends with one."""
     told = worlds.run(
-        ranks, "tests.launch.pooled:refusals", [[*line.split(), f"results_dir={tmp_path}"] for line in RANKS_REFUSE]
+        ranks, "tests.worlds.refusals:refusals", [[*line.split(), f"results_dir={tmp_path}"] for line in RANKS_REFUSE]
     )
     for on_ranks, words in zip(told, RANKS_REFUSE.values(), strict=True):
         assert len(on_ranks) == ranks

@@ -182,7 +182,7 @@ def test_a_changed_environment_is_refused_with_what_changed(worlds: Pool, ranks:
     run.forget("probes", "float_sums")
     _plant_torch(run)
     before = sorted(run.path.glob("*/*.parquet"))
-    told = worlds.run(ranks, "tests.launch.pooled:resume_refusal", str(run.path))
+    told = worlds.run(ranks, "tests.worlds.refusals:resume_refusal", str(run.path))
     assert len(told) == ranks
     for said in told:
         assert "versions.torch: 1.13.0, now " in said

@@ -169,7 +169,7 @@ def example(tmp_path: Path) -> Path:
 def test_a_workload_that_cannot_serve_is_refused(worlds: Pool, ranks: int, tmp_path: Path, example: Path, name: str) -> None:
     (example / "diabetes.py").write_text(BROKEN[name])
     asked = ["--config-dir", str(example), "workload=[diabetes]", f"results_dir={tmp_path / 'results'}"]
-    (told,) = worlds.run(ranks, "tests.launch.pooled:refusals", [asked])
+    (told,) = worlds.run(ranks, "tests.worlds.refusals:refusals", [asked])
     assert len(told) == ranks
     assert all(REASONS[name] in said for said in told)
     assert not list((tmp_path / "results").glob("default/2*/cases/*"))

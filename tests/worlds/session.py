@@ -1,5 +1,6 @@
 """A whole run in a world that is up already: what `python -m harness.rank` does from its configuration to its last row."""
 
+import json
 import os
 import socket
 import sys
@@ -16,6 +17,7 @@ from harness.rank.process_group import World
 from harness.rank.session import Order, Session, silent
 from harness.schema.config import BenchmarkConfig
 from harness.schema.rank_state import RankState, RankStatus, this_machine
+from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch.__main__ import parse
 from launch.compose import compose_config
@@ -24,7 +26,10 @@ from launch.job import check
 
 def measure(world: World, overrides: list[str]) -> str:
     """Run the matrix that the overrides ask for; return the path of the run directory."""
-    run_dir = RunDir.open(world.control.all_gather_text(_made(world, overrides))[0])
+    path, refusal = json.loads(world.control.all_gather_text(json.dumps(_made(world, overrides)))[0])
+    if refusal:
+        raise RefusedError(refusal)
+    run_dir = RunDir.open(path)
     config = run_dir.config()
     status = RankStatus(rank=world.rank, pid=os.getpid(), host=socket.gethostname(), machine=this_machine())
     state = RankState(run_dir.ranks.state(world.rank), status)
@@ -41,13 +46,17 @@ def measure(world: World, overrides: list[str]) -> str:
     return str(run_dir.path)
 
 
-def _made(world: World, overrides: list[str]) -> str:
+def _made(world: World, overrides: list[str]) -> tuple[str, str]:
+    """Make the run directory on rank 0; return its path and why there is none."""
     if world.rank:
-        return ""
-    parsed = parse(overrides)
-    config = compose_config(parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=world.size)
-    check(config, world.size)
-    return str(RunDir.create(config, datetime.now()).path)
+        return "", ""
+    try:
+        parsed = parse(overrides)
+        config = compose_config(parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=world.size)
+        check(config, world.size)
+        return str(RunDir.create(config, datetime.now()).path), ""
+    except RefusedError as error:
+        return "", str(error)
 
 
 @contextmanager

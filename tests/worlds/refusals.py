@@ -1,9 +1,8 @@
 """Refusals by ranks, in a world of the pool: one costs no new world."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from harness.rank.process_group import World
@@ -16,12 +15,7 @@ from tests.worlds.session import measure
 
 def refusals(world: World, runs: list[list[str]]) -> list[list[str]]:
     """Run each list of overrides; return its refusal on every rank, empty where it was measured."""
-    return [_refused(world, overrides) for overrides in runs]
-
-
-def _refused(world: World, overrides: list[str]) -> list[str]:
-    with _modules_of(overrides):
-        return _everywhere(world, lambda: measure(world, overrides))
+    return [_everywhere(world, partial(measure, world, overrides)) for overrides in runs]
 
 
 def resume_refusal(world: World, path: str) -> list[str]:
@@ -41,15 +35,3 @@ def _everywhere(world: World, call: Callable[[], object]) -> list[str]:
     except RefusedError as error:
         said = str(error)
     return world.control.all_gather_text(said)
-
-
-@contextmanager
-def _modules_of(overrides: list[str]) -> Iterator[None]:
-    """Drop the modules of the run's --config-dir afterwards: the next run may bring others of the same names."""
-    before = set(sys.modules)
-    yield
-    if "--config-dir" in overrides:
-        folder = overrides[overrides.index("--config-dir") + 1]
-        for name in set(sys.modules) - before:
-            if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
-                del sys.modules[name]
