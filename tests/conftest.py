@@ -1,4 +1,4 @@
-"""What tests share: runs that many of them read, worlds that stay up, and the two cores."""
+"""Runs that many tests read, worlds that stay up, and the turns that tests take on two cores."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -39,11 +39,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Keep what else is under test away from a test that is marked alone."""
-    run = getattr(item.config, "workerinput", {}).get("testrunuid")
-    if run is None:
+    """Run no other test beside a test marked alone."""
+    if not hasattr(item.config, "workerinput"):
         return (yield)
-    with turn(run, alone=item.get_closest_marker("alone") is not None):
+    shared = item.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]
+    with turn(shared, alone=item.get_closest_marker("alone") is not None):
         return (yield)
 
 
@@ -55,7 +55,7 @@ def worlds() -> Iterator[Pool]:
 
 
 class Measure(Protocol):
-    """Run a matrix in a world of the pool, and read it: everything of a launch but its processes and its report."""
+    """Run a matrix in a world of the pool, and read it."""
 
     def __call__(self, *overrides: str, ranks: int = 2) -> Run: ...
 

@@ -23,4 +23,22 @@ def pairs(
     shuffled = [random.sample(factor, len(factor)) for factor in factors]
     complete = len(factors)
     found = AllPairs(shuffled, filter_func=lambda begun: len(begun) < complete or valid(tuple(begun)))
-    return [tuple(combination) for combination in found]
+    combinations = [tuple(combination) for combination in found]
+    return combinations + _left_out(combinations, product(*factors), valid)
+
+
+def _left_out(
+    combinations: list[tuple[str, ...]], every: list[tuple[str, ...]], valid: Callable[[tuple[str, ...]], bool]
+) -> list[tuple[str, ...]]:
+    """Return combinations for the pairs that AllPairs gives up, because it tries them in combinations that are not valid."""
+    met = {pair for combination in combinations for pair in _pairs_of(combination)}
+    added = []
+    for combination in every:
+        if not met.issuperset(_pairs_of(combination)) and valid(combination):
+            added.append(combination)
+            met.update(_pairs_of(combination))
+    return added
+
+
+def _pairs_of(combination: tuple[str, ...]) -> list[tuple[tuple[int, str], tuple[int, str]]]:
+    return list(itertools.combinations(enumerate(combination), 2))

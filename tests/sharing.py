@@ -1,7 +1,6 @@
 """Two tests at a time: those that share a run or a world go to one worker; a test marked `alone` has the machine to itself."""
 
 import fcntl
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,14 +39,13 @@ def _shared(item: pytest.Item) -> list[str]:
 
 
 @contextmanager
-def turn(run: str, *, alone: bool) -> Iterator[None]:
-    """Wait until this test may run beside the others of the run; nothing runs beside one that is alone.
+def turn(folder: Path, *, alone: bool) -> Iterator[None]:
+    """Wait until this test may run beside the others that use `folder`; nothing runs beside a test that is alone.
 
-    Who waits holds the door, so that those who come later wait behind.
+    A waiting test keeps the first lock, so that later tests queue behind it.
     """
-    folder = Path(tempfile.gettempdir())
-    with (folder / f"tests-{run}.door").open("w") as door, (folder / f"tests-{run}.room").open("w") as room:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
+    with (folder / "queue.lock").open("w") as queue, (folder / "run.lock").open("w") as run:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(run, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
         yield

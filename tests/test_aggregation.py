@@ -8,6 +8,7 @@ import pytest
 from harness.report.__main__ import main as report_main
 from harness.report.frame import Run, load_run
 from harness.schema.record import FULL_BATCH, RANK_0, REFERENCE, ROUNDED
+from harness.schema.run_dir import RunDir
 from tests.conftest import Finished, Measure
 from tests.running import ROOT, launch
 from tests.skips import unknown
@@ -75,6 +76,7 @@ def test_the_trade_is_told_and_drawn(aggregation: Finished) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_memory_stays_within_what_is_declared(measure: Measure) -> None:
     """On 50 million parameters, where a resident set means something: two gradients, and what the options ask for."""
     run = once(
@@ -362,10 +364,13 @@ def test_one_report_over_runs_of_several_sizes(tmp_path: Path, capsys: pytest.Ca
     assert (several.single_rank[several.workload == "cnn_digits"] > 1e-2).all(), "batch statistics are each rank's own"
     assert (several.single_rank[several.workload != "cnn_digits"] < 1e-6).all()
     assert "Threads a rank: 1." in done.stdout
-    cores = load_run(runs[0]).environment["cores"]
-    assert ("(!) 2 threads on" in done.stdout) == (cores < 2)
     words = capsys.readouterr().out.split()
     assert " ".join(words) in " ".join(done.stdout.split()), "the report of the launcher, and of `show RUN RUN`"
+    for cores, warned in ((1, True), (2, False)):
+        for path in runs:
+            RunDir(path).write_environment({**load_run(path).environment, "cores": cores})
+        assert report_main(["show", *map(str, runs)]) == 0
+        assert ("(!) 2 threads on 1 cores (2 ranks)" in " ".join(capsys.readouterr().out.split())) == warned
 
 
 def test_runs_that_differ_in_more_than_their_ranks_are_told(

@@ -55,6 +55,7 @@ def test_every_part_has_a_name_and_runs_without_arguments() -> None:
     assert {path.stem for path in Path(ROOT, "tests", "bench").glob("*.py")} - shared == {*PARTS, *ON_REQUEST}
     for name in PARTS + ON_REQUEST:
         signature(import_module(f"tests.bench.{name}").main).bind()
+        assert "if __name__" in Path(ROOT, "tests", "bench", f"{name}.py").read_text()
 
 
 def test_an_unknown_part_is_refused_before_any_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,7 @@ def _ended_in_order(run: Chaotic, output: str) -> None:
     assert "cases and probes are finished and kept" in output
     assert "\r" not in output, "no terminal, no progress"
     assert "\x1b" not in output
+    assert "case " not in output.split("$ ")[0]
     assert not run.run_dir.scratch(0).parent.exists()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.report.render import show
 from harness.report.staleness import reads
 from harness.report.stories import tell
 from harness.report.stories.claims import FAILS, UNTESTABLE
@@ -149,6 +150,7 @@ def test_a_question_that_raises_fails_alone(measure: Measure, tmp_path: Path) ->
     asked = ("probe=[failing]", "workload=[mlp_digits]", "reduction=[sum]", "iterations=1")
     run = measure("--config-dir", str(tmp_path / "conf"), *asked)
     assert run.probes.set_index("subject").status.to_dict() == {"bad": "failed", "good": "ok"}
+    assert show([run.path]), "what failed is a status of 1"
     assert re.search(r"rank 1 on \S+, in phase ask: RuntimeError: planted", run.probes.reason[0])
     assert (run.observations.value == 2).all()
 

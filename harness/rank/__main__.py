@@ -85,7 +85,7 @@ def work(
     """The session, and the rank's last words when it does not go well. `join` finds the store that all ranks share."""
     from harness.rank.session import Order, run_session, silent
 
-    gc.freeze()  # else the first collection goes through all that was imported: 0.15 s, and as much again in the first case
+    gc.freeze()  # keeps imported objects out of collections: saves 0.15 s in the first one, and as much in the first case
     gc.enable()
     try:
         _prepare_process(run_dir)

@@ -289,10 +289,10 @@ def load_config(path: Path) -> BenchmarkConfig:
 def _parsed(path: Path, content: bytes) -> BenchmarkConfig:
     """Configuration in a file that holds `content`. Parsing takes 25 ms, and each process of a run needs it several times."""
     try:
-        read = OmegaConf.load(path)
+        read = OmegaConf.create(content.decode())
         foreign = next(interpolations(OmegaConf.to_container(read, resolve=False)), None)
         loaded = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), read)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise RefusedError(f"{path} is not the configuration of a run: {error}") from error
     if foreign is not None:  # ${oc.env:...}: what stands in a run directory is data
         raise RefusedError(f"{path}: {foreign!r} refers to something else; a run's configuration is read as it stands")

@@ -14,6 +14,7 @@ from harness.report.frame import Run, load_run
 from harness.schema.run_dir import RunDir
 from launch.__main__ import main
 from launch.resume import configure_resume
+from launch.verdict import FAILURE, Verdict
 from tests.chaos.run import sorted_rows, stamps
 from tests.launch.standins import StandIn
 from tests.running import launch
@@ -313,6 +314,20 @@ def test_a_run_at_work_is_left_alone(run: RunDir, capsys: pytest.CaptureFixture[
     with run.occupied():
         assert main([f"resume={run.path}"]) == 2
     assert f"is at work: its launcher is process {os.getpid()} on" in capsys.readouterr().err
+
+
+def test_a_launch_occupies_its_run(run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    statuses = []
+
+    def look(*arguments: object) -> Verdict:
+        statuses.append(main([f"resume={run.path}"]))
+        return Verdict(FAILURE)
+
+    monkeypatch.setattr("launch.job.run_all", look)
+    run.forget("probes", "float_sums")
+    assert main([f"resume={run.path}"]) == 1
+    assert statuses == [2]
+    assert "is at work: its launcher is process" in capsys.readouterr().err
 
 
 def test_resume_of_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,7 +228,7 @@ def test_a_case_that_fails_on_one_rank_fails_and_the_others_go_on(tmp_path: Path
     path.write_text(path.read_text().replace("torch.nn.Linear", "diabetes.Model"))
     axes = ("workload=[diabetes,mlp_digits]", "reduction=[mean]", "aggregation=[all_reduce,local]")
     # in `local` the peer waits on the control group; in `all_reduce` until the deadline, which no healthy case comes near
-    asked = (*axes, "deadline_s=8", f"results_dir={tmp_path}")
+    asked = (*axes, "deadline_s=30", f"results_dir={tmp_path}")
     done = launch("--config-dir", str(example), *asked, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     cases = load_run(tmp_path / "default" / "latest").cases.set_index("workload")

@@ -1,6 +1,6 @@
 """Reductions, normalizations, aggregations and shardings in float64 on models whose gradient can be written down."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from harness.rank.trial import Trial
 from harness.rank.usage import Usages
 from harness.schema.case import AXES
 from tests.options import make, parts_of
+from tests.worlds.serve import noted
 
 CUTS = (
     ("regression", 12, "even"),
@@ -89,32 +90,42 @@ def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank
 AXES_OF_A_CELL = ("reduction", "normalization", "aggregation")
 
 
+def skipped(world: World, workload: str, size: int, sharding: str, cells: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the cells that cannot be measured, each with its reason; arguments as in `errors`."""
+    reasons = ((cell, trial.skip_reason()) for cell, trial in _trials(world, workload, size, sharding, cells))
+    return {cell: reason for cell, reason in reasons if reason}
+
+
 def errors(world: World, workload: str, size: int, sharding: str, cells: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Run each cell (reduction, normalization, aggregation) on a batch of `size` samples.
 
     Return {"errors": {cell: largest error of any rank's gradient, over the true one's largest element},
     "skipped": {cell: reason}}.
     """
+    found: dict[str, Any] = {"errors": {}, "skipped": {}}
+    for cell, trial in _trials(world, workload, size, sharding, cells):
+        if reason := trial.skip_reason():
+            found["skipped"][cell] = reason
+            continue
+        with noted(cell):
+            gradient = [g for _, g in trial.measure(enter=lambda phase: None).gradient]
+        _, normalization, aggregation = cell.split()
+        truth = expected(workload, trial, normalization, aggregation, world.rank)
+        error = max(float((g - t).abs().max() / (t.abs().max() or 1)) for g, t in zip(gradient, truth, strict=True))
+        worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))
+        found["errors"][cell] = worst
+    return found
+
+
+def _trials(
+    world: World, workload: str, size: int, sharding: str, cells: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, Trial]]:
     usages = Usages(world.control, world.device)
     options = {axis: make(axis) for axis in AXES if axis != "workload"}
     material = prepare(WORKLOADS[workload], workload, 0, size)
     check_equal_on_ranks(material, world.control)
-    found: dict[str, Any] = {"errors": {}, "skipped": {}}
     for cell in cells:
         chosen = dict(zip(AXES_OF_A_CELL, cell, strict=True))
         parts = parts_of(options, WORKLOADS[workload], sharding=sharding, sync="barrier", **chosen)
         trial = Trial(parts, material, world, asked_warm_up=1, measured=1)
-        trial = replace(trial, usage=usages.of(material, trial.cut))
-        if reason := trial.skip_reason():
-            found["skipped"][" ".join(cell)] = reason
-            continue
-        try:
-            gradient = [g for _, g in trial.measure(enter=lambda phase: None).gradient]
-        except Exception as error:
-            error.add_note(f"in cell {' '.join(cell)}")
-            raise
-        truth = expected(workload, trial, chosen["normalization"], chosen["aggregation"], world.rank)
-        error = max(float((g - t).abs().max() / (t.abs().max() or 1)) for g, t in zip(gradient, truth, strict=True))
-        worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))
-        found["errors"][" ".join(cell)] = worst
-    return found
+        yield " ".join(cell), replace(trial, usage=usages.of(material, trial.cut))

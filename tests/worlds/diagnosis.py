@@ -46,6 +46,7 @@ from harness.schema.case import AXES
 from harness.schema.record import CLEAN, NOT_REDUCED, SCALE, STALE, WEIGHTING
 from tests.options import make, parts_of
 from tests.worlds.closed_form import FEATURES, WORKLOADS, regression_data
+from tests.worlds.serve import noted
 
 CLEAN_AGGREGATIONS = ("all_reduce", "flat", "bucketed", "ddp", "all_reduce_avg", "overlap", "reduce_scatter_all_gather", "fsdp")
 FAULTY_AGGREGATIONS = ("all_reduce", "flat", "bucketed", "async_bucketed", "all_reduce_avg", "hierarchical", "local")
@@ -252,7 +253,8 @@ def _rows(world: World, seeds: Sequence[int], kind: str) -> Iterator[dict[str, A
         diagnoses = Diagnoses(store, References(store, world.control, world.device, 0))
         for seed in seeds:
             drawn = maker.draw(seed, kind)
-            found = diagnosed(maker, diagnoses, drawn)
+            with noted(f"{seed} {drawn.workload} {drawn.fault} {drawn.chosen}"):
+                found = diagnosed(maker, diagnoses, drawn)
             told = {
                 name: value for name, value in asdict(found).items() if name not in ("weights", "noises", "lengths", "ladder")
             }

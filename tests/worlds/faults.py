@@ -14,6 +14,7 @@ from harness.rank.trial import Trial
 from harness.schema.case import AXES
 from tests.options import make, parts_of
 from tests.worlds.closed_form import WORKLOADS, sum_of_gradients
+from tests.worlds.serve import noted
 
 SIZE, ITERATION = 13, 3
 """13 samples are cut unevenly by 2, 3 and 4; results are those of iteration 3."""
@@ -149,7 +150,8 @@ def errors(world: World, workload: str, cells: Sequence[Sequence[str]]) -> dict[
             assert "averages by itself" in str(trial.skip_reason()), cell
             continue
         assert trial.skip_reason() is None, (cell, trial.skip_reason())
-        gradient = torch.cat([g.flatten() for _, g in trial.measure(enter=lambda phase: None).gradient])
+        with noted(" ".join(cell)):
+            gradient = torch.cat([g.flatten() for _, g in trial.measure(enter=lambda phase: None).gradient])
         theory = Theory(workload, trial, reduction, normalization, aggregation == "all_reduce_avg")
         truth, right = getattr(theory, fault)(world.rank), theory.right()
         if fault == RACING and world.rank:

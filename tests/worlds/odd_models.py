@@ -15,6 +15,7 @@ from harness.rank.trial import Trial
 from harness.rank.usage import Usages
 from harness.schema.case import AXES
 from tests.options import make, parts_of
+from tests.worlds.serve import noted
 
 FEATURES, SAMPLES = 6, 32
 SIZE = 9
@@ -133,7 +134,8 @@ def errors(world: World, cells: Sequence[Sequence[str]]) -> dict[str, dict[str, 
         if reason := trial.skip_reason():
             found["skipped"][case] = reason
         elif trial.cut.spans_ranks:
-            gradient = trial.measure(enter=lambda phase: None).gradient
+            with noted(case):
+                gradient = trial.measure(enter=lambda phase: None).gradient
             largest = max(float(t.abs().max()) for t in truth(material))
             error = max(float((g - t).abs().max()) for (_, g), t in zip(gradient, truth(material), strict=True)) / largest
             errors_of_ranks = world.control.all_gather(torch.tensor(error, dtype=torch.float64))

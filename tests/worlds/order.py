@@ -12,6 +12,7 @@ from harness.axes.aggregation.ddp import DdpAggregation
 from harness.probes.order import Chunk, replayed, reveal
 from harness.rank.process_group import World
 from tests.options import make
+from tests.worlds.serve import noted
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 SIZES = (1, 2, 3, 7, 100, 1 << 12, (1 << 16) + 1, 1 << 20)
@@ -114,5 +115,6 @@ def replays(world: World, dtype_name: str, asked: Sequence[str] = ()) -> dict[st
         for largest in LARGEST:
             sizes = [3, 1000, largest, 7, 1]
             exchange = aggregation.begin(Linear(drawn(0, sizes, dtype)), fabric)
-            rows[name][str(largest)] = tried(exchange, world, sizes, dtype)
+            with noted(f"{name} {largest}"):
+                rows[name][str(largest)] = tried(exchange, world, sizes, dtype)
     return rows

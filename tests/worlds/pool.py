@@ -19,12 +19,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ROOT, TORCHRUN
+from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ROOT, TORCHRUN, wait_until
 
 PEERS_S = 2.0
 """How long the other ranks may take once one has failed: they may wait for it in a collective, for ever."""
-_DUMP_S = 0.5
-"""Until a rank that is asked for its stack has written it."""
 _SHOWN = 500
 """Characters of the arguments in an error."""
 
@@ -76,7 +74,9 @@ class _Rank:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(True)
         self._connection, self._lines = connection, connection.makefile("r")
-        hello = self.receive() or {"rank": -1, "pid": 0}
+        hello = self.receive()
+        if hello is None:
+            raise WorldError("a rank ended before it said which one it is")
         self.rank: int = hello["rank"]
         self.pid: int = hello["pid"]
 
@@ -167,8 +167,8 @@ class _World:
         begin = self._log.stat().st_size
         for rank in silent:
             rank.signal(signal.SIGUSR1)
-        time.sleep(_DUMP_S)
-        return f"did not return; the ranks that did not stand in:\n{self._log.read_text()[begin:]}"
+        wait_until(lambda: self._log.read_text()[begin:].count("most recent call first") >= len(silent), ENDED_S)
+        return f"did not return; stacks of the ranks that did not:\n{self._log.read_text()[begin:]}"
 
     def let_go(self) -> None:
         """Have the ranks leave together."""

@@ -14,6 +14,8 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from tests.options import CONFIG, make
 
 
 def main(address: str) -> None:
-    faulthandler.register(signal.SIGUSR1)
+    faulthandler.register(signal.SIGUSR1, file=os.dup(2), all_threads=False)  # a run sends descriptor 2 to a log of its own
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
     _import_options()
@@ -35,31 +37,44 @@ def main(address: str) -> None:
         for line in lines:
             request = json.loads(line)
             _context(request["test"])
-            _freeze()
             _send(lines, _answer(world, request["function"], request["arguments"]))
     world.close()
 
 
 def _import_options() -> None:
-    """Import what cases need: all options, and what DistributedDataParallel imports at its first use."""
+    """Import what calls need, and exclude it from collections: every case collects garbage, which would take longer than it."""
     for axis in AXES:
         make(axis)
-    importlib.import_module("torch._dynamo")
-
-
-def _freeze() -> None:
-    """Keep what lives now out of later collections: a case collects garbage, which takes longer than most cases themselves."""
+    for module in ("torch._dynamo", "tests.worlds.session"):  # DistributedDataParallel imports the first at its first use
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()
 
 
 def _answer(world: World, function: str, arguments: list[Any]) -> dict[str, Any]:
     module, _, name = function.partition(":")
+    before = _settings()
     try:
         result = getattr(importlib.import_module(module), name)(world, *arguments)
+        assert _settings() == before, f"{function} leaves other settings of torch than it found"
         return {"result": json.loads(json.dumps(result)) if world.rank == 0 else None}
     except Exception:
         return {"failed": traceback.format_exc()}
+
+
+def _settings() -> tuple[object, ...]:
+    """Return what a call must leave as it was, so that none depends on an earlier one."""
+    return torch.get_num_threads(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+
+
+@contextmanager
+def noted(cell: str) -> Iterator[None]:
+    """Name a cell of a matrix in the traceback of an error."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in cell {cell}")
+        raise
 
 
 def _send(lines: Any, message: dict[str, Any]) -> None:

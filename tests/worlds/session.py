@@ -1,14 +1,21 @@
-"""A whole run in a world that is up already: what `python -m harness.rank` does from its configuration to its last row."""
+"""A whole run in a world that is up already, every launch of it: from the overrides to the last row.
+
+Of what `python -m harness.rank` does, there is no guard, no rendezvous, and no comparison of versions. Tests of processes have
+these.
+"""
 
 import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from unittest.mock import patch
+
+import torch
 
 from harness.rank.__main__ import redirect_output
 from harness.rank.environment.watch import Watch
@@ -35,10 +42,10 @@ def measure(world: World, overrides: list[str]) -> str:
     state = RankState(run_dir.ranks.state(world.rank), status)
     with _log(run_dir, world.rank), _of_the_run(config), _world(world, config, state) as own:
         check_sum(own)
-        watch = Watch(own, 0)
-        session = Session.open(run_dir, own, state, config, Order())
-        session.run(silent)
-        watch.note(run_dir)
+        for launch in range(config.launches):
+            watch = Watch(own, launch)
+            Session.open(run_dir, own, state, config, Order(launch)).run(silent)
+            watch.note(run_dir)
         own.control.meet()
         if own.rank == 0:
             run_dir.remove_scratch()
@@ -78,27 +85,36 @@ def _log(run_dir: RunDir, rank: int) -> Iterator[None]:
 def _world(world: World, config: BenchmarkConfig, state: RankState) -> Iterator[World]:
     """Give the run a measured group with its own deadline, as a world that is started for it has."""
     where = world.control.where
-    own = replace(world, deadline_s=config.deadline_s, _subgroups={})
+    own = replace(world, deadline_s=config.deadline_s)
     own.rebuild_measured()
     own.control.where = lambda: f"on {state.status.host}, in phase {state.phase}"
     try:
         yield own
-    finally:
-        own.control.where = where
-        world.measured = own.measured
-        world.rebuild_measured()
+    except RefusedError:  # by all ranks; after any other error the pool replaces the world
+        _take_back(world, own, where)
+        raise
+    _take_back(world, own, where)
+
+
+def _take_back(world: World, own: World, where: Callable[[], str]) -> None:
+    """Give the world a measured group with its own deadline again; all ranks call alike."""
+    own.control.where = where
+    world.measured = own.measured
+    world.rebuild_measured()
 
 
 @contextmanager
 def _of_the_run(config: BenchmarkConfig) -> Iterator[None]:
-    """Have environment variables and the user's own modules for this run alone."""
+    """Set threads and environment variables, and import the user's own modules, for this run alone."""
     path = [config.config_dir, *sys.path] if config.config_dir else sys.path
-    before = set(sys.modules)
+    before, threads = set(sys.modules), torch.get_num_threads()
+    torch.set_num_threads(config.threads_per_rank)
     try:
         with patch.dict(os.environ, config.env), patch.object(sys, "path", path):
             yield
     finally:
+        torch.set_num_threads(threads)
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None)
-            if config.config_dir and file and file.startswith(config.config_dir):
+            if config.config_dir and file and Path(file).is_relative_to(config.config_dir):
                 del sys.modules[name]

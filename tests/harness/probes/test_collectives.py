@@ -10,6 +10,7 @@ from harness.probes.collectives import CollectivesProbe
 from harness.probes.transfer import DTYPES
 from harness.report.collectives import SETTING, collectives
 from harness.report.frame import Run
+from harness.report.render import show
 from tests.conftest import Measure, shown
 
 BROKEN = '''"""A collective that is wrong on rank 1 from 16 bytes on, and a machine that turns out to have none."""
@@ -101,6 +102,7 @@ def test_a_wrong_result_fails_its_setting_alone(measure: Measure, tmp_path: Path
     (conf / "cannot.yaml").write_text("cannot: {_target_: broken.CannotProbe}\n")
     asked = ("experiment=all_reduce_sweep", "probe=[wrong,cannot]", "iterations=2")
     run = measure(*asked, "--config-dir", str(tmp_path / "conf"))
+    assert show([run.path]), "what failed is a status of 1"
     status = run.probes.set_index("subject").status
     assert status["anything"] == "skipped"
     wrong = run.probes[run.probes.status == "failed"]

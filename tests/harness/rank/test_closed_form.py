@@ -42,6 +42,15 @@ def test_every_combination_equals_its_closed_form_at_every_size(worlds: Pool, ra
 
 @pytest.mark.parametrize("ranks", [1, 3, 4])
 def test_every_two_options_equal_their_closed_form(worlds: Pool, ranks: int) -> None:
-    cells = pairs(CUT_NAMES, *FACTORS, seed=ranks)
+    """Of all pairs that occur in any cell that can be measured."""
+    skipped = {
+        (name, *cell.split())
+        for cut, name in zip(CUTS, CUT_NAMES, strict=True)
+        for cell in worlds.run(ranks, "tests.worlds.closed_form:skipped", *cut, product(*FACTORS))
+    }
+    cells = pairs(CUT_NAMES, *FACTORS, seed=ranks, valid=lambda cell: cell not in skipped)
+    assert skipped.isdisjoint(cells)
     for cut, name in enumerate(CUT_NAMES):
-        check(worlds, ranks, cut, [cell for own, *cell in cells if own == name])
+        own = [cell for of, *cell in cells if of == name]
+        if own:
+            check(worlds, ranks, cut, own)

@@ -43,6 +43,7 @@ def test_each_cause_planted_singly_takes_the_budget(ranks: int, worlds: Pool) ->
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_a_diagnosis_takes_less_than_four_gradients_of_memory() -> None:
     with Pool() as its_own:
         taken = its_own.run(2, "tests.worlds.diagnosis_memory:peaks")

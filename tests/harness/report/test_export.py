@@ -20,7 +20,7 @@ from harness.schema.run_dir import RunDir
 from launch.compose import compose_config
 from tests.harness.report.test_report import compared, write_measured
 from tests.harness.schema.test_schema import NOW
-from tests.running import ROOT
+from tests.running import HANG_S, ROOT
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_mlflow_reads_what_was_exported(run_dir: RunDir, tmp_path: Path) -> None
     store = f"sqlite:///{tmp_path}/mlflow.db"
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "harness.report", "export", "mlflow", str(run_dir.path), "--to", store]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr
     program = f"""
 from mlflow import MlflowClient
@@ -108,7 +108,13 @@ print(sorted((metric.step, round(metric.value, 9)) for metric in history))
 print(case.data.metrics["median_s/host/step"], case.data.metrics["relative_l2/reference"])
 """
     back = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
     )
     assert back.returncode == 0, back.stderr
     assert back.stdout.splitlines() == ["[(0, 0.04), (1, 0.06), (2, 0.1)]", "0.06 3e-08"]
@@ -120,7 +126,7 @@ def test_without_the_extra_there_is_one_message(kind: str, run_dir: RunDir) -> N
         f"import sys; sys.modules[{kind!r}] = None; from harness.report.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "export", kind, str(run_dir.path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"reducebench-report: export {kind} needs more packages: pip install 'reducebench[{kind}]'")
