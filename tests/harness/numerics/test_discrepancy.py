@@ -54,6 +54,14 @@ def test_metrics_are_what_they_say(dtype: torch.dtype, other: torch.dtype) -> No
     assert seen == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_nan_of_one_part_is_in_the_largest_difference_of_the_whole() -> None:
+    sound, bad = (compare(torch.tensor([value]), torch.ones(1)) for value in (3.0, math.nan))
+    assert math.isnan(bad.max_abs)
+    assert math.isnan((sound + bad).max_abs)
+    assert math.isnan((bad + sound).max_abs)
+    assert (sound + sound).max_abs == 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_compiled_loop_gives_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")

@@ -11,6 +11,7 @@ from torch.nn import functional
 from harness.probes import audit
 from harness.probes.diagnosis.explain import Explanation
 from tests.running import ROOT, torchrun
+from tests.worlds.pool import Pool
 
 SCRIPT = ROOT / "docs" / "example" / "audit.py"
 Batch = tuple[Tensor, Tensor]
@@ -176,6 +177,11 @@ def test_a_model_without_a_gradient_is_refused() -> None:
     model = classifier().requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter"):
         audit(model, summed_loss, batch_of(4), lambda: None)
+
+
+@pytest.mark.parametrize("ranks", [2])
+def test_a_step_that_leaves_other_bits_on_another_rank_is_told_on_rank_0(worlds: Pool, ranks: int) -> None:
+    assert worlds.run(ranks, "tests.worlds.audits:other_bits_on_rank_1") == ["non_deterministic", "proved"]
 
 
 SCRIPT_SAYS = {"wrong": "weighting (likely): mean of means", "right": "rounding (likely)"}
