@@ -59,7 +59,7 @@ class Fault:
 
     @property
     def hasty(self) -> bool:
-        """Whether the victim never comes to the others, so that they must not wait for long."""
+        """True if the victim never joins the others; then the rendezvous needs a short timeout."""
         return self.phase in ("import", "join")
 
     @property

@@ -21,9 +21,9 @@ from tests.running import BEGUN_S, ENVIRONMENT, HANG_S, ORPHANS_S, ROOT, process
 DEADLINE_S = 5.0
 """Deadline of the runs of `make chaos`. A rank that is descheduled for so long is called dead: tests take a longer one."""
 GRACE_S = 15.0
-"""What a run may take to end, or to go on, beyond the deadline: a figure of `make chaos`."""
+"""Seconds beyond the deadline within which a run must end or go on; only `make chaos` judges by it."""
 GONE_S = 10.0
-"""What its processes may take to be gone after that: a figure of `make chaos`."""
+"""Seconds after that within which its processes must be gone; only `make chaos` judges by it."""
 
 MATRIX = (
     *("--config-dir", str(Path(__file__).parent / "planted")),
@@ -50,7 +50,7 @@ class Chaotic:
     """The rank that is struck."""
     deadline_s: float = DEADLINE_S
     hasty: bool = False
-    """Whether ranks wait for each other no longer than the deadline: for one that never comes."""
+    """True if the rendezvous times out at the deadline, for a rank that never joins."""
     struck: float = 0.0
     """When the fault came."""
     standing: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -20,7 +20,7 @@ ENDING = ("restarts=0",)
 
 @dataclass
 class Trial:
-    """What was seen of one fault. No check may be False; None: not asked."""
+    """Results of one fault. A check that is False has failed; None means that it was not made."""
 
     fault: str
     seconds: float
@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost, in time."""
+        """True if nothing was lost, and the run ended in time."""
         return not self.lost
 
 

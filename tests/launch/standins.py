@@ -76,7 +76,7 @@ class Worlds:
     failed: dict[str, int] = field(default_factory=lambda: {"torchrun": 1})
     started: int = 0
     aside: list[dict[str, str]] = field(default_factory=list)
-    """What each world was told not to try again."""
+    """Quarantined cases and probes at the start of each world."""
 
     def __post_init__(self) -> None:
         self._ends = iter(self.ends)

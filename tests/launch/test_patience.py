@@ -1,4 +1,4 @@
-"""How long a launcher waits, by a clock of the test's own."""
+"""Timeouts of the launcher, on a fake clock."""
 
 import os
 import signal

@@ -112,7 +112,7 @@ HARMS: tuple[Harm | None, ...] = (
     *(_truncated, _empty, _foreign, None, _forgotten),  # the first case of this setting, which the others are held against
     *(_other_bits, _part, _another_cases, _foreign_discrepancies, _failed),
 )
-"""What is done to the cases of `whole`, in their order."""
+"""Harm to each case of `whole`, in their order."""
 KEPT = (3, 5)
 
 

@@ -199,7 +199,7 @@ def guarded(launcher: int, *parent: str) -> "subprocess.Popen[str]":
 
 
 def last_words(process: "subprocess.Popen[str]") -> str:
-    """What the guard says when it ends its rank."""
+    """Reason that the guard gives when it ends its rank."""
     try:
         return process.communicate(timeout=ENDED_S)[0].strip()
     finally:

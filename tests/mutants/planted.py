@@ -14,7 +14,7 @@ class Mutant:
     """Stands exactly once in the function."""
     new: str
     defect: str
-    """What is wrong now."""
+    """Consequence of the change."""
 
 
 MUTANTS = (

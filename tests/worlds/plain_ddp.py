@@ -1,4 +1,4 @@
-"""What options leave in `.grad`, beside what a plain script with DistributedDataParallel leaves."""
+"""Gradients of options beside the gradient of a plain script with DistributedDataParallel."""
 
 import torch
 from torch import Tensor, nn

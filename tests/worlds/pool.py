@@ -22,7 +22,7 @@ from typing import Any
 from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ROOT, TORCHRUN, wait_until
 
 PEERS_S = 2.0
-"""How long the other ranks may take once one has failed: they may wait for it in a collective, for ever."""
+"""Seconds that the other ranks get once one has failed: in a collective, they may wait for it forever."""
 _SHOWN = 500
 """Characters of the arguments in an error."""
 

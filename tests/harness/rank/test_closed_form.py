@@ -42,7 +42,7 @@ def test_every_combination_equals_its_closed_form_at_every_size(worlds: Pool, ra
 
 @pytest.mark.parametrize("ranks", [1, 3, 4])
 def test_every_two_options_equal_their_closed_form(worlds: Pool, ranks: int) -> None:
-    """Of all pairs that occur in any cell that can be measured."""
+    """Cover every pair of options that occurs in a cell which is not skipped."""
     skipped = {
         (name, *cell.split())
         for cut, name in zip(CUTS, CUT_NAMES, strict=True)

@@ -1,4 +1,4 @@
-"""What a case is said to take: above a bare step, which is measured once for all cases that share it."""
+"""Memory of a case above a bare step, which is measured once for all cases that share it."""
 
 from dataclasses import replace
 from types import SimpleNamespace
