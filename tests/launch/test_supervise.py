@@ -111,6 +111,12 @@ def test_a_signal_ends_every_process(run_dir: RunDir) -> None:
     assert run_dir.ranks.ordered_end() == "world", "hosts far away are told"
 
 
+def test_a_process_that_has_gone_while_ranks_are_sought_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Path("/proc/4194305")  # more than the kernel's largest pid
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone]))
+    assert ending.own_ranks() == set()
+
+
 def test_ranks_that_are_stopped_or_deaf_do_not_outlive_the_launcher(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ending, "PATIENCE_S", 1.0)
     received = list[str]()

@@ -15,10 +15,10 @@ from harness.report.__main__ import main
 from harness.report.export.content import contents
 from harness.report.frame import load_run
 from harness.schema.matrix import expand_cases
-from harness.schema.record import SCHEMA_VERSION, Outcome
+from harness.schema.record import REFERENCE, SCHEMA_VERSION, Discrepancy, Outcome
 from harness.schema.run_dir import RunDir
 from launch.compose import compose_config
-from tests.harness.report.test_report import compared, write_measured
+from tests.harness.report.test_report import compared, metrics, write_measured
 from tests.harness.schema.test_schema import NOW
 from tests.running import HANG_S, ROOT
 
@@ -158,3 +158,14 @@ def test_every_launch_is_exported(tmp_path: Path) -> None:
     assert (first.launch, second.launch) == (0, 1)
     assert dict(second.seconds["host/step"]) == pytest.approx({0: 0.06, 1: 0.09, 2: 0.15})
     assert [one.figures["relative_l2/reference"] for one in (first, second)] == pytest.approx([1e-8, 3e-8])
+
+
+def test_the_distance_is_that_of_the_rank_that_is_furthest_away(run_dir: RunDir) -> None:
+    case = next(case for case in expand_cases(run_dir.config()) if case.reduction == "sum")
+    far = [
+        Discrepancy(case.case_id, rank, REFERENCE, "", metrics(relative_l2=value))
+        for rank, value in enumerate((1e-8, 5e-8, 3e-8))
+    ]
+    Writer(run_dir).write_discrepancies(case, far)
+    one = next(one for one in contents(load_run(run_dir.path)) if one.case_id == case.case_id)
+    assert one.figures["relative_l2/reference"] == pytest.approx(5e-8)

@@ -18,6 +18,7 @@ from harness.schema.config import STORIES as STORY_NAMES
 from harness.schema.record import CASE
 from tests.conftest import Finished
 from tests.running import ROOT, launch
+from tests.synthetic import make_run, steps
 
 Plant = Callable[[Run], Run]
 
@@ -214,6 +215,20 @@ def test_algorithms_that_vary_are_seen(unequal_derivatives: Finished) -> None:
     assert judge(claim, run).verdict == HOLDS
     still = observe("repeatability", 10, "distinct", setting="deterministic algorithms")
     assert judge(claim, still(run)).verdict == FAILS
+
+
+@pytest.mark.parametrize(("orders", "threads", "verdict"), [(1, 1, FAILS), (2, 1, HOLDS), (1, 2, HOLDS), (2, 2, HOLDS)])
+def test_either_order_or_threads_show_that_the_order_of_summation_matters(
+    orders: int, threads: int, verdict: str, tmp_path: Path
+) -> None:
+    rows = [
+        {"probe": "repeatability", "subject": "mlp_digits", "setting": setting, "quantity": quantity, "value": value}
+        for setting, distinct in (("batch orders", orders), ("thread counts", threads))
+        for quantity, value in (("runs", 9.0), ("distinct", float(distinct)), ("relative_l2", 1e-8 * (distinct > 1)))
+    ]
+    run = load_run(make_run(tmp_path, steps(0.01), "workload=[mlp_digits]", "reduction=[mean]").path)
+    claim = claim_of("unequal_derivatives", "the order of summation")
+    assert judge(claim, replace(run, observations=pd.DataFrame(rows))).verdict == verdict
 
 
 def test_what_was_not_measured_is_not_judged(smoke: Finished) -> None:

@@ -12,6 +12,7 @@ from harness.schema.rank_state import RankState, RankStatus, read_rank_status
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.seeding import derive_seed
+from harness.schema.sweep import variants
 from harness.schema.whole_files import writing
 from launch.compose import compose_config
 
@@ -36,6 +37,12 @@ def test_a_sweepable_parameter_makes_a_case_of_each_value() -> None:
     assert [option_node(swept, case, "reduction")["size"] for case in cases] == [2, 8]
     assert cases[0].setting == cases[1].setting
     assert cases[0].case_id != cases[1].case_id
+
+
+def test_two_swept_parameters_make_every_combination() -> None:
+    node = {"_sweepable_": ["size", "rate", "seed"], "size": [2, 8], "rate": [0.1, 0.2], "seed": 7}
+    made = [(option, values["size"], values["rate"], values["seed"]) for option, values in variants({"one": node})]
+    assert made == [("one", 2, 0.1, 7), ("one", 2, 0.2, 7), ("one", 8, 0.1, 7), ("one", 8, 0.2, 7)]
 
 
 def test_case_ids_are_file_names_and_depend_on_what_is_asked_alone() -> None:

@@ -1,0 +1,81 @@
+"""Finished cases that cannot run again when a run goes on."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.rank.agreement import CaseFailedError
+from harness.rank.compare import Comparisons
+from harness.rank.drift import Drifts
+from harness.rank.process_group import World
+from harness.rank.rehearsal import Rehearsal
+from harness.rank.standing import Row
+from harness.rank.trial import Trial
+from harness.schema.case import Case
+from harness.schema.matrix import expand_cases
+from harness.schema.rank_state import RankState, RankStatus, this_machine
+from harness.schema.record import FAILED, OK
+from launch.compose import compose_config
+
+OVERRIDES = ["workload=[mlp_digits]", "reduction=[sum,mean,none]", "sharding=[even,uneven]"]
+
+
+class Groups:
+    """The part of a world that a failed trial needs."""
+
+    rebuilt = 0
+
+    def rebuild_measured(self) -> None:
+        """Count the calls."""
+        self.rebuilt += 1
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> RankState:
+    state = RankState(tmp_path / "0.state", RankStatus(0, os.getpid(), socket.gethostname(), this_machine()))
+    state.update(case="the case that waits")
+    return state
+
+
+def rehearsal(groups: Groups, state: RankState, standing: dict[Case, Row], aside: dict[str, str]) -> Rehearsal:
+    unused = None  # comparisons and drifts: no trial comes so far
+    return Rehearsal(cast(World, groups), state, cast(Comparisons, unused), cast(Drifts, unused), standing, aside)
+
+
+def test_a_case_that_cannot_run_again_is_told_in_its_own_setting_alone(state: RankState) -> None:
+    cases = expand_cases(compose_config(OVERRIDES, nproc_per_node=2))
+    finished, failed, waiting = (case for case in cases if case.setting == cases[0].setting)
+    elsewhere = next(case for case in cases if case.setting != waiting.setting)
+    standing = {finished: Row(OK, 3, "ab"), failed: Row(FAILED, 0, ""), elsewhere: Row(OK, 3, "cd")}
+    tried = list[tuple[Case, str]]()
+
+    def raises(case: Case, row: Row) -> Trial:
+        tried.append((case, state.status.case))
+        raise CaseFailedError("rank 1: MemoryError")
+
+    groups = Groups()
+    again = rehearsal(groups, state, standing, {})
+    again.of(waiting.setting, raises)
+    again.of(waiting.setting, raises)
+    assert tried == [(finished, f"rehearse {finished.case_id}")], "once, and no case that failed"
+    assert groups.rebuilt == 1, "the group of the measured collectives is another after a failure"
+    assert state.status.case == "the case that waits"
+    (finding,) = again.findings(waiting)
+    assert (finding.case_id, finding.kind) == (waiting.case_id, "not_compared")
+    assert finding.statement.startswith(f"{finished.case_id} could not be run again")
+    assert finding.statement.endswith("nothing is held against it: rank 1: MemoryError")
+    assert list(again.findings(elsewhere)) == []
+
+
+def test_a_case_that_killed_its_world_twice_is_not_tried(state: RankState) -> None:
+    cases = expand_cases(compose_config(OVERRIDES, nproc_per_node=2))
+    finished, waiting = cases[:2]
+    name = f"rehearse {finished.case_id}"
+    again = rehearsal(Groups(), state, {finished: Row(OK, 3, "ab")}, {name: "the world died in it twice: rank 1"})
+    again.of(finished.setting, cast(Callable[[Case, Row], Trial], None))
+    (finding,) = again.findings(waiting)
+    assert finding.statement.endswith("nothing is held against it: the world died in it twice: rank 1")

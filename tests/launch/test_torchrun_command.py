@@ -1,0 +1,51 @@
+"""Commands that start the ranks of several hosts."""
+
+import shlex
+import socket
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from harness.schema.run_dir import RunDir
+from launch import nodes
+from launch.job import configure
+from launch.task import Task
+from launch.torchrun import Place, command
+
+NODES = ("launch=torchrun_nodes", "torchrun.nnodes=2", "torchrun.nproc_per_node=4", "rendezvous_s=7", "name=two")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return RunDir.create(configure([*NODES, f"results_dir={tmp_path}"], None), datetime(2026, 1, 2, 3, 4, 5))
+
+
+def test_c10d_is_hosted_by_the_first_host_and_knows_it_by_the_address_of_the_others(run_dir: RunDir) -> None:
+    first, second = (command(run_dir.config(), run_dir, Task(), Place(node, "10.0.0.1:29500", "c10d")) for node in (0, 1))
+    alike = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=10.0.0.1:29500", "--rdzv-id=two.2026-01-02_03-04-05"]
+    conf = "--rdzv-conf=is_host={},join_timeout=7,read_timeout=7"
+    asked = [[word for word in words if word.startswith(("--nnodes", "--rdzv", "--local"))] for words in (first, second)]
+    assert asked[0] == [*alike, conf.format("true"), "--local-addr=10.0.0.1"]
+    assert asked[1] == [*alike, conf.format("false")]
+    assert "--nproc-per-node=4" in first
+
+
+def test_static_names_the_node_and_the_master(run_dir: RunDir) -> None:
+    words = command(run_dir.config(), run_dir, Task(), Place(1, "10.0.0.1:29500"))
+    assert {"--nnodes=2", "--node-rank=1", "--master-addr=10.0.0.1", "--master-port=29500"} <= set(words)
+
+
+def test_without_hosts_the_first_is_started_here_and_a_person_is_told_the_commands(run_dir: RunDir) -> None:
+    config, task = run_dir.config(), Task(launch=1)
+    (start,) = nodes.starts(config, run_dir, task)
+    assert (start.log, start.leash, start.command[-1]) == ("node0", True, "--leash")
+    here, there = (shlex.split(text.partition("\n$ ")[2]) for text in nodes.by_hand(config, run_dir, task))
+    assert here == ["cd", str(Path.cwd()), "&&", *start.command[:-1]], "a person's shell holds it, and no pipe"
+    place = here.index("--node") + 1
+    assert (here[place], there[place]) == ("0", "1")
+    assert there[: place - 1] == here[: place - 1]
+    assert there[place + 1 :] == here[place + 1 :]
+    assert here[here.index("--master") + 1].partition(":")[0] == socket.gethostname()
+    assert (start.command[0], start.command[-3:-1]) == (sys.executable, ["--launch", "1"])
