@@ -1,5 +1,7 @@
 """Where the time goes, as real runs show it: arrivals, twins, policies of waiting, launches, orders, and when it is enough."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -10,6 +12,7 @@ from tests.conftest import Measure
 from tests.running import ROOT, launch
 from tests.skips import unknown
 
+CASES = ("workload=[mlp_digits]", "reduction=[mean]")
 DELAY_S = 0.040
 
 
@@ -18,7 +21,7 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A straggler and none, under every policy of waiting, in turns, with their twins, in two launches."""
     results = tmp_path_factory.mktemp("waiting")
     done = launch(
-        *("workload=[mlp_digits]", "reduction=[mean]", f"results_dir={results}"),
+        *(*CASES, f"results_dir={results}"),
         *("--config-dir", str(ROOT / "docs" / "example"), f"sync.straggler.milliseconds={DELAY_S * 1e3}"),
         "sync=[none,stream,device,event,barrier,barrier_after,wait,every_parameter,straggler]",
         "aggregation=[all_reduce,bucketed,ddp]",
@@ -82,7 +85,7 @@ def test_every_launch_has_all_rows_and_visits_are_in_turn(waiting: Run) -> None:
 
 
 def run_of(measure: Measure, *overrides: str) -> Run:
-    return measure("workload=[mlp_digits]", "reduction=[mean]", *overrides)
+    return measure(*CASES, *overrides)
 
 
 def test_adaptive_stopping_says_why_it_stopped(measure: Measure) -> None:
@@ -113,20 +116,18 @@ def test_faults_that_look_back_come_out_right_under_interleaved_visits(measure: 
     assert (rows.relative_l2 < 1e-12).all()
 
 
-def beside_twins(measure: Measure, *overrides: str) -> tuple[Run, pd.DataFrame, pd.DataFrame]:
-    """A run with twins, its cases, and those of the same run without."""
-    without = run_of(measure, *overrides).cases.set_index("case_id")
-    run = run_of(measure, *overrides, "exposed=true")
-    return run, run.cases.set_index("case_id"), without
+TWINS = ("exposed=false", "exposed=true")
+"""A run without twins, and the same run with them."""
 
 
 def test_twins_leave_gradients_as_they_are(measure: Measure) -> None:
     """Under strategies that communicate in backward, shard parameters or scale losses."""
     axes = ("aggregation=[flat,ddp,ddp_powersgd,fsdp]", "precision=[fp32,fp16_scaled]", "iterations=3")
-    run, beside, without = beside_twins(measure, *axes)
+    runs = [run_of(measure, *axes, twins) for twins in TWINS]
+    without, beside = (run.cases.set_index("case_id") for run in runs)
     assert set(beside.status) == {"ok"}
     assert (beside.gradient_sha256 == without.gradient_sha256).all()
-    alone = run.samples[run.samples.phase == "collective_alone"].case_id.astype(str)
+    alone = runs[1].samples[runs[1].samples.phase == "collective_alone"].case_id.astype(str)
     assert set(beside.aggregation[alone.unique()]) == {"flat", "ddp"}, (
         "the others do not send as many bytes as the gradient has"
     )
@@ -134,13 +135,20 @@ def test_twins_leave_gradients_as_they_are(measure: Measure) -> None:
 
 @pytest.mark.full
 @pytest.mark.alone
-def test_twins_leave_memory_as_it_is(measure: Measure) -> None:
+def test_twins_leave_memory_as_it_is(tmp_path: Path) -> None:
     """Of a gradient of 38 MiB, where a resident set repeats to 7 MiB; under autocast and FSDP2 it moves by 50 of itself.
 
-    PowerSGD has no collective twin, whose turn would free the gradients of the other one.
+    In processes of their own: one that has measured before holds memory that it can reuse. PowerSGD has no collective twin,
+    whose turn would free the gradients of the other one.
     """
-    axes = ("aggregation=[flat,ddp,ddp_powersgd]", "iterations=3", "workload.mlp_digits.hidden=3000")
-    _, beside, without = beside_twins(measure, *axes)
+    axes = (*CASES, "aggregation=[flat,ddp,ddp_powersgd]", "iterations=3", "workload.mlp_digits.hidden=3000")
+    measured = []
+    for place, twins in enumerate(TWINS):
+        results = tmp_path / str(place)
+        done = launch(*axes, twins, f"results_dir={results}")
+        assert done.returncode == 0, done.stderr
+        measured.append(load_run(results / "default" / "latest").cases.set_index("case_id"))
+    without, beside = measured
     for column in ("above_bare_bytes", "peak_memory_bytes"):
         more = beside[column] - without[column]
         assert (more < without.gradient_bytes.max() / 2).all(), f"{column}: not what the twins take, too"

@@ -176,9 +176,10 @@ def test_verdicts_of_a_whole_experiment(story: str, tmp_path: Path) -> None:
     verdicts = {claim.words: judge(claim, run).verdict for claim in STORIES[story].CLAIMS}
     assert verdicts == dict(zip(verdicts, SEEN[story], strict=True))
     assert f"Claims: {STORIES[story].TITLE}" in done.stdout
-    counted = reads(run.observations[run.observations.probe.astype(str) == "staleness"])
-    assert (counted.trials >= 200).all()
-    assert (counted[counted.safe & (counted.setting == "natural")].trials >= 1000).all()
+    if story == "gradient_sums":
+        counted = reads(run.observations[run.observations.probe.astype(str) == "staleness"])
+        assert (counted.trials >= 200).all()
+        assert (counted[counted.safe & (counted.setting == "natural")].trials >= 1000).all()
 
 
 def test_verdicts_of_a_run_on_two_cpu_ranks(told: tuple[str, Finished]) -> None:
