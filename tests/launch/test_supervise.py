@@ -111,7 +111,7 @@ def test_a_signal_ends_every_process(run_dir: RunDir) -> None:
     assert run_dir.ranks.ordered_end() == "world", "hosts far away are told"
 
 
-def test_a_process_that_has_gone_while_ranks_are_sought_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_ranks_skips_a_process_that_has_exited(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = Path("/proc/4194305")  # more than the kernel's largest pid
     monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone]))
     assert ending.own_ranks() == set()

@@ -22,7 +22,7 @@ def run_dir(tmp_path: Path) -> RunDir:
     return RunDir.create(configure([*NODES, f"results_dir={tmp_path}"], None), datetime(2026, 1, 2, 3, 4, 5))
 
 
-def test_c10d_is_hosted_by_the_first_host_and_knows_it_by_the_address_of_the_others(run_dir: RunDir) -> None:
+def test_node_0_hosts_the_c10d_rendezvous_under_its_master_address(run_dir: RunDir) -> None:
     first, second = (command(run_dir.config(), run_dir, Task(), Place(node, "10.0.0.1:29500", "c10d")) for node in (0, 1))
     alike = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=10.0.0.1:29500", "--rdzv-id=two.2026-01-02_03-04-05"]
     conf = "--rdzv-conf=is_host={},join_timeout=7,read_timeout=7"
@@ -37,12 +37,14 @@ def test_static_names_the_node_and_the_master(run_dir: RunDir) -> None:
     assert {"--nnodes=2", "--node-rank=1", "--master-addr=10.0.0.1", "--master-port=29500"} <= set(words)
 
 
-def test_without_hosts_the_first_is_started_here_and_a_person_is_told_the_commands(run_dir: RunDir) -> None:
+def test_without_hosts_node_0_starts_here_and_every_command_is_printed(run_dir: RunDir) -> None:
     config, task = run_dir.config(), Task(launch=1)
     (start,) = nodes.starts(config, run_dir, task)
     assert (start.log, start.leash, start.command[-1]) == ("node0", True, "--leash")
     here, there = (shlex.split(text.partition("\n$ ")[2]) for text in nodes.by_hand(config, run_dir, task))
-    assert here == ["cd", str(Path.cwd()), "&&", *start.command[:-1]], "a person's shell holds it, and no pipe"
+    assert here == ["cd", str(Path.cwd()), "&&", *start.command[:-1]], (
+        "only a process that the launcher starts has a pipe to watch"
+    )
     place = here.index("--node") + 1
     assert (here[place], there[place]) == ("0", "1")
     assert there[: place - 1] == here[: place - 1]

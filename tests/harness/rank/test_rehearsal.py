@@ -1,4 +1,4 @@
-"""Finished cases that cannot run again when a run goes on."""
+"""Replay of finished cases in a resumed run: failures and quarantine."""
 
 import os
 import socket
@@ -42,11 +42,11 @@ def state(tmp_path: Path) -> RankState:
 
 
 def rehearsal(groups: Groups, state: RankState, standing: dict[Case, Row], aside: dict[str, str]) -> Rehearsal:
-    unused = None  # comparisons and drifts: no trial comes so far
+    unused = None  # no trial gets as far as its comparisons and drifts
     return Rehearsal(cast(World, groups), state, cast(Comparisons, unused), cast(Drifts, unused), standing, aside)
 
 
-def test_a_case_that_cannot_run_again_is_told_in_its_own_setting_alone(state: RankState) -> None:
+def test_a_failed_replay_is_reported_only_in_its_own_setting(state: RankState) -> None:
     cases = expand_cases(compose_config(OVERRIDES, nproc_per_node=2))
     finished, failed, waiting = (case for case in cases if case.setting == cases[0].setting)
     elsewhere = next(case for case in cases if case.setting != waiting.setting)
@@ -61,21 +61,21 @@ def test_a_case_that_cannot_run_again_is_told_in_its_own_setting_alone(state: Ra
     again = rehearsal(groups, state, standing, {})
     again.of(waiting.setting, raises)
     again.of(waiting.setting, raises)
-    assert tried == [(finished, f"rehearse {finished.case_id}")], "once, and no case that failed"
-    assert groups.rebuilt == 1, "the group of the measured collectives is another after a failure"
+    assert tried == [(finished, f"rehearse {finished.case_id}")], "one attempt, and none for a failed case"
+    assert groups.rebuilt == 1, "a failure rebuilds the process group of the measured collectives"
     assert state.status.case == "the case that waits"
     (finding,) = again.findings(waiting)
     assert (finding.case_id, finding.kind) == (waiting.case_id, "not_compared")
     assert finding.statement.startswith(f"{finished.case_id} could not be run again")
-    assert finding.statement.endswith("nothing is held against it: rank 1: MemoryError")
+    assert finding.statement.endswith(": rank 1: MemoryError")
     assert list(again.findings(elsewhere)) == []
 
 
-def test_a_case_that_killed_its_world_twice_is_not_tried(state: RankState) -> None:
+def test_a_quarantined_case_is_not_replayed(state: RankState) -> None:
     cases = expand_cases(compose_config(OVERRIDES, nproc_per_node=2))
     finished, waiting = cases[:2]
     name = f"rehearse {finished.case_id}"
     again = rehearsal(Groups(), state, {finished: Row(OK, 3, "ab")}, {name: "the world died in it twice: rank 1"})
     again.of(finished.setting, cast(Callable[[Case, Row], Trial], None))
     (finding,) = again.findings(waiting)
-    assert finding.statement.endswith("nothing is held against it: the world died in it twice: rank 1")
+    assert finding.statement.endswith(": the world died in it twice: rank 1")

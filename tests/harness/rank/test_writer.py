@@ -1,4 +1,4 @@
-"""Rows as rank 0 writes them."""
+"""Tables that rank 0 writes."""
 
 from pathlib import Path
 

@@ -219,7 +219,7 @@ def test_algorithms_that_vary_are_seen(unequal_derivatives: Finished) -> None:
 
 
 @pytest.mark.parametrize(("orders", "threads", "verdict"), [(1, 1, FAILS), (2, 1, HOLDS), (1, 2, HOLDS), (2, 2, HOLDS)])
-def test_either_order_or_threads_show_that_the_order_of_summation_matters(
+def test_batch_orders_or_thread_counts_show_that_summation_order_matters(
     orders: int, threads: int, verdict: str, tmp_path: Path
 ) -> None:
     rows = [
