@@ -16,8 +16,10 @@ from harness.report.frame import Run, load_run
 from harness.report.render import show
 from tests.running import launch, torchrun
 from tests.sharing import group_by_fixture, turn
-from tests.worlds.pool import Pool
+from tests.worlds.pool import Pool, WorldError
 
+_SHOWN = 2000
+"""Characters of a rank's log in an error."""
 # The same examples everywhere, and no opinion on how long they take: a machine that is busy for a second fails no test.
 settings.register_profile("reducebench", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("reducebench")
@@ -64,7 +66,13 @@ class Measure(Protocol):
 def measure(worlds: Pool, tmp_path_factory: pytest.TempPathFactory) -> Measure:
     def measured(*overrides: str, ranks: int = 2) -> Run:
         results = tmp_path_factory.mktemp("measured")
-        return load_run(worlds.run(ranks, "tests.worlds.session:measure", [*overrides, f"results_dir={results}"]))
+        try:
+            path = worlds.run(ranks, "tests.worlds.session:measure", [*overrides, f"results_dir={results}"])
+        except WorldError as error:
+            for log in results.glob("*/*/ranks/*.log"):
+                error.add_note(f"the end of {log.name}:\n{log.read_text()[-_SHOWN:]}")
+            raise
+        return load_run(path)
 
     return measured
 

@@ -1,5 +1,6 @@
 """The pool of worlds: what a failure in a world says, and that the next test gets another one."""
 
+import ctypes
 import os
 import signal
 import time
@@ -25,6 +26,11 @@ def raise_on_rank_1(world: World) -> None:
 def die_on_rank_1(world: World) -> None:
     if world.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crash_on_rank_1(world: World) -> None:
+    if world.rank == 1:
+        ctypes.string_at(0)
 
 
 def sleep(world: World) -> None:
@@ -54,7 +60,9 @@ def test_a_world_serves_several_calls_and_is_replaced_after_a_failure() -> None:
 @pytest.mark.full
 def test_a_rank_that_dies_and_a_world_that_hangs_are_told() -> None:
     with Pool() as pool:
-        with pytest.raises(WorldError, match="rank 1: died"):
+        with pytest.raises(WorldError, match=r"rank 1: died(.|\n)*Signal 9 \(SIGKILL\)"):
             pool.run(2, "tests.test_pool:die_on_rank_1")
+        with pytest.raises(WorldError, match=r"rank 1: died(.|\n)*Segmentation fault(.|\n)*in crash_on_rank_1"):
+            pool.run(2, "tests.test_pool:crash_on_rank_1")
         with pytest.raises(WorldError, match=r"rank 0: did not return(.|\n)*sleep"):
             pool.run(2, "tests.test_pool:sleep", timeout_s=1)

@@ -23,6 +23,7 @@ from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ROOT, TORCHRUN,
 
 PEERS_S = 2.0
 """Seconds that the other ranks get once one has failed: in a collective, they may wait for it forever."""
+_DIED = "died"
 _SHOWN = 500
 """Characters of the arguments in an error."""
 
@@ -110,6 +111,8 @@ class _World:
     def __init__(self, ranks: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="world"))
         self._log = self._folder / "log"
+        self._begin = 0
+        """Bytes of the log before the current call."""
         self._ranks: list[_Rank] = []
         address = str(self._folder / "pool")
         command = [*TORCHRUN, f"--nproc-per-node={ranks}", "-m", "tests.worlds.serve", address]
@@ -136,12 +139,14 @@ class _World:
     def call(self, function: str, arguments: list[Any], timeout_s: float) -> Any:
         """Call a function on every rank."""
         test = os.environ.get("PYTEST_CURRENT_TEST", "")
+        self._begin = self._log.stat().st_size
         for rank in self._ranks:
             rank.send({"function": function, "arguments": arguments, "test": test})
         answers, failed = self._answers(time.monotonic() + timeout_s)
         if failed:
             called = f"{function} on {len(self._ranks)} ranks, called with {json.dumps(arguments)[:_SHOWN]}"
-            raise WorldError("\n".join([called, *(f"rank {rank}: {failed[rank]}" for rank in sorted(failed))]))
+            died = self._death() if _DIED in failed.values() else ""
+            raise WorldError("\n".join([called, *(f"rank {rank}: {failed[rank]}" for rank in sorted(failed)), died]))
         return answers[0]
 
     def _answers(self, deadline: float) -> tuple[dict[int, Any], dict[int, str]]:
@@ -154,13 +159,19 @@ class _World:
                 return answers, {**failed, **dict.fromkeys((rank.rank for rank in waiting), self._stacks(waiting))}
             for rank in ready:
                 waiting.remove(rank)
-                answer = rank.receive() or {"failed": f"died\n{self._log.read_text()}"}
+                answer = rank.receive() or {"failed": _DIED}
                 if "failed" in answer:
                     failed[rank.rank] = answer["failed"]
                     deadline = min(deadline, time.monotonic() + PEERS_S)
                 else:
                     answers[rank.rank] = answer["result"]
         return answers, failed
+
+    def _death(self) -> str:
+        """Return the log of the current call, once torchrun has written to it which signal or status ended the rank."""
+        with suppress(subprocess.TimeoutExpired):
+            self._torchrun.wait(ENDED_S)
+        return f"log of the world during this call:\n{self._log.read_bytes()[self._begin :].decode(errors='replace')}"
 
     def _stacks(self, silent: list[_Rank]) -> str:
         """Return the stacks of ranks that do not answer."""

@@ -26,7 +26,9 @@ from tests.options import CONFIG, make
 
 
 def main(address: str) -> None:
-    faulthandler.register(signal.SIGUSR1, file=os.dup(2), all_threads=False)  # a run sends descriptor 2 to a log of its own
+    log = os.dup(2)  # a run sends descriptor 2 to a log of its own
+    faulthandler.register(signal.SIGUSR1, file=log, all_threads=False)
+    faulthandler.enable(file=log)  # a rank that crashes says where
     torch.set_num_threads(1)
     world = World.open(CONFIG, *open_store())
     _import_options()
