@@ -59,6 +59,7 @@ class CaseWitness:
             local=self._local(),
             sizes=sizes,
             coarsest=coarsest(self.trial),
+            travels=coarsest(self.trial),
             exact=self.flats.load(EXACT + UNCLIPPED),
             exact_local=self.flats.load(EXACT + LOCAL),
             sent=aggregation.sends,
@@ -73,7 +74,6 @@ class CaseWitness:
             permuted=self._permuted(),
             contributions=self.regressors.signed(0),
             contributed=1 / (self.facts.total or 1.0),
-            exact=self.regressors.summed(0),
             samples=len(own),
         )
 

@@ -30,15 +30,16 @@ CASE = "case:"
 
 IDENTICAL, ORDER, ROUNDING, PRECISION = "identical", "order", "rounding", "precision"
 SCALE, WEIGHTING, STALE, NOT_REDUCED = "scale", "weighting", "stale", "not_reduced"
-OTHER_FUNCTION, NON_DETERMINISTIC, RANKS_DISAGREE, UNEXPLAINED = (
+OTHER_FUNCTION, NON_DETERMINISTIC, RANKS_DISAGREE, CANNOT_TELL, UNEXPLAINED = (
     "other_function",
     "non_deterministic",
     "ranks_disagree",
+    "cannot_tell",
     "unexplained",
 )
 VERDICTS = (
     *(IDENTICAL, ORDER, ROUNDING, PRECISION, SCALE, WEIGHTING, STALE, NOT_REDUCED),
-    *(OTHER_FUNCTION, NON_DETERMINISTIC, RANKS_DISAGREE, UNEXPLAINED),
+    *(OTHER_FUNCTION, NON_DETERMINISTIC, RANKS_DISAGREE, CANNOT_TELL, UNEXPLAINED),
 )
 """Values of `verdict` in `diagnoses`; docs/diagnosis.md says what each of them claims."""
 OF_WEIGHTS = (SCALE, WEIGHTING, STALE)
@@ -209,7 +210,8 @@ class Diagnosis:
     distance: float
     """|value - reference| / |reference|, where the reference is not 0; rank 0's."""
     floor: float
-    """The noise floor, in the same unit: the larger of what permutations show and what the bound says is probable."""
+    """The noise floor, in the same unit. From float32 on, the larger of what permutations show and what the bound says is
+    probable; below, the measured distance of sound gradients in the step's own precision."""
     exact_distance: float
     """The distance of the same run in float64; NaN where there was none."""
     factor: float = nan
@@ -284,7 +286,7 @@ class Floor:
     worst: float
     """h u / (1 - h u) * the same."""
     kernels: float
-    """How far the ranks' sound local gradients, as the case's kernels make them, are from their own in float64."""
+    """Distance from the reference of the sum of the ranks' sound local gradients, as the case's kernels make them."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from harness.probes.diagnosis.search import NONFINITE, meaning_of
 from harness.probes.diagnosis.unlike import meaning_of_unlike, unlike_ranks
 from harness.probes.diagnosis.witness import Witness
 from harness.schema.record import (
+    CANNOT_TELL,
     CLEAN,
     IDENTICAL,
     NON_DETERMINISTIC,
@@ -30,7 +31,11 @@ from harness.schema.record import (
 )
 
 _WITHIN = 4.0
-"""Floors that rounding may reach: one is a root mean square, and right within a factor of about 2."""
+"""Floors that rounding may reach from float32 on: one is a root mean square, and right within a factor of about 2."""
+_WITHIN_MEASURED = 2.0
+"""Likewise below float32, where the floor is measured in the step's own precision. 400 right bfloat16 steps reached 1.6."""
+_LIMIT = 0.02
+"""A gradient is clean only where a factor of 1 + this on it would have been seen."""
 _CLEAR = 64.0
 """Floors, scaled to float64, above which a float64 gradient is no matter of rounding."""
 
@@ -47,7 +52,9 @@ class Seen:
     sizes: Sequence[int]
     """Elements of each parameter."""
     coarsest: torch.dtype
-    """In which any number of the step is rounded."""
+    """Of all dtypes in which a number of the step is rounded."""
+    travels: torch.dtype
+    """Of those in which gradients are accumulated and sent."""
     exact: Tensor | None = None
     """The same step's result with all numbers in float64."""
     exact_local: Tensor | None = None
@@ -56,6 +63,8 @@ class Seen:
     """In which the float64 step still sends its gradients, where the aggregation insists on it."""
     lossy: bool = False
     """Whether the aggregation drops part of what it sends, by design."""
+    reference: str = "the float64 reference"
+    """What the witness calls right, in words."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class Explanation(Diagnosis):
     """The whole gradient's, then each parameter's."""
     lengths: Sequence[float] = ()
     """|value - right|, likewise."""
+    limit: float = math.nan
+    """Where nothing was found wrong: a factor of 1 + limit on the gradient, or a larger one, would have been seen."""
     ladder: Ladder | None = None
 
     @property
@@ -78,6 +89,28 @@ class Explanation(Diagnosis):
     def __str__(self) -> str:
         advice = f"{self.advice[:1].upper()}{self.advice[1:]}"
         return f"{self.verdict.replace('_', ' ')} ({self.confidence}): {self.statement}. {advice}"
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """|d| that rounding may make; on rank 0, told to all."""
+
+    bound: float
+    """The larger of what permutations show and what is probable: never below what rounding makes."""
+    own: float
+    """The floor in the step's own precision."""
+    bar: float
+    """Rounding stays below."""
+
+    @classmethod
+    def of(cls, noise: Noise, coarsest: torch.dtype) -> "_Rounding":
+        if _below_float32(coarsest):
+            return cls(noise.bound, noise.measured, _WITHIN_MEASURED * noise.measured)
+        return cls(noise.bound, noise.bound, _WITHIN * max(noise.bound, noise.kernels))
+
+
+def _below_float32(dtype: torch.dtype) -> bool:
+    return dtype.itemsize < torch.float32.itemsize
 
 
 @dataclass(frozen=True)
@@ -92,19 +125,18 @@ class _Distance:
 
 def explain(witness: Witness, seen: Seen) -> Explanation:
     """The verdict. All ranks call alike."""
-    control = witness.control
-    noises = noise_of(control, seen.local, seen.sizes, seen.coarsest)
-    noise = _told(control, noises[0].floor if noises else 0.0)
-    kernels = _told(control, noises[0].kernels if noises else 0.0)
-    apart = _distance(control, witness.right(), seen)
+    control, right = witness.control, witness.right()
+    noises = noise_of(control, seen.local, seen.sizes, seen.coarsest, sent=seen.travels, right=right)
+    rounding, kernels = _everywhere(control, noises, seen.coarsest)
+    apart = _distance(control, right, seen)
     repeats = not control.any(not seen.repeats)
-    meaning = _meaning(witness, seen, noise, kernels)
-    numbers = _Numbers(seen, noise, kernels, apart, meaning)
+    meaning = _meaning(witness, seen, rounding)
+    numbers = _Numbers(seen, rounding, kernels, apart, meaning)
     found = numbers.told(repeats) if meaning.verdict else numbers.clean(repeats)
     return replace(
         found,
         distance=_over(apart.whole, apart.length),
-        floor=_over(noise, apart.length),
+        floor=_over(rounding.own, apart.length),
         exact_distance=_over(meaning.distance, meaning.length) if _measured(seen, meaning) else math.nan,
         independent=meaning.independent,
         condition=meaning.condition,
@@ -113,6 +145,17 @@ def explain(witness: Witness, seen: Seen) -> Explanation:
         noises=noises,
         lengths=apart.parts,
     )
+
+
+def _everywhere(control: Control, noises: Sequence[Noise], coarsest: torch.dtype) -> tuple[_Rounding, float]:
+    """Rank 0's view of rounding, and of the kernels' part in it, on all ranks."""
+    found = torch.zeros(4, dtype=torch.float64)
+    if noises:
+        own = _Rounding.of(noises[0], coarsest)
+        found = torch.tensor([own.bound, own.own, own.bar, noises[0].kernels], dtype=torch.float64)
+    control.meet()
+    *rounding, kernels = control.broadcast(found).tolist()
+    return _Rounding(*rounding), kernels
 
 
 def _measured(seen: Seen, meaning: Meaning) -> bool:
@@ -139,15 +182,16 @@ _MOST = 0.5
 """Of the distance, for a step to give it its name."""
 
 
-def _meaning(witness: Witness, seen: Seen, noise: float, kernels: float) -> Meaning:
+def _meaning(witness: Witness, seen: Seen, rounding: _Rounding) -> Meaning:
     """Looked for in float64 where there is such a run: rounding shrinks there by 2^29, and what is not rounding stays."""
     if seen.exact is None:
-        return meaning_of(witness, seen.value, _WITHIN * max(noise, kernels), seen.exact_local)
+        return meaning_of(witness, seen.value, rounding.bar, seen.exact_local)
     unit = torch.finfo(seen.sent or torch.float64).eps / torch.finfo(seen.coarsest).eps
-    found = meaning_of(witness, seen.exact, (_WITHIN if seen.sent else _CLEAR) * noise * unit, seen.exact_local)
+    noise = (_WITHIN if seen.sent else _CLEAR) * rounding.bound * unit
+    found = meaning_of(witness, seen.exact, noise, seen.exact_local)
     unlike = unlike_ranks(witness.control, seen.value)
     if any(unlike) and not found.verdict:  # in the case's own precision alone
-        return meaning_of_unlike(witness, seen.value, _WITHIN * max(noise, kernels), unlike)
+        return meaning_of_unlike(witness, seen.value, rounding.bar, unlike)
     if found.verdict == UNEXPLAINED and found.cause != NONFINITE and seen.lossy:
         return replace(found, verdict=PRECISION, cause="lossy", words=_LOSSY, advice=_SEND_ALL)
     return found
@@ -162,7 +206,7 @@ class _Numbers:
     """What the verdict rests on."""
 
     seen: Seen
-    noise: float
+    rounding: _Rounding
     kernels: float
     apart: _Distance
     meaning: Meaning
@@ -193,26 +237,46 @@ class _Numbers:
         if not repeats:
             return _clean(NON_DETERMINISTIC, _OTHER_BITS, _DETERMINISTIC, "proved")
         if self.apart.bits:
-            return _clean(IDENTICAL, "every bit is that of the float64 reference, rounded once", "", "proved")
+            found = _clean(IDENTICAL, f"every bit is that of {self.seen.reference}, rounded once", "", "proved")
+            return replace(found, limit=torch.finfo(self.seen.value.dtype).eps)
         if not math.isfinite(self.apart.whole):
             return _found(UNEXPLAINED, NONFINITE, _INFINITE, _LOWER, "likely", 0.0)
-        if self.apart.whole > _WITHIN * max(self.noise, self.kernels) and self.seen.exact is not None:
-            words = f"{relative:.2g} from the reference, which no rounding of its own kernels makes; in float64 it is right"
+        if self.apart.whole > self.rounding.bar and self.seen.exact is not None:
+            words = (
+                f"{relative:.2g} from {self.seen.reference}, which no rounding of its own kernels makes; in float64 it is right"
+            )
             return _found(UNEXPLAINED, "own_precision", words, _KERNEL, "likely", 0.0)
-        return self._rounded(relative)
+        return self._rounded(relative) if self.seen.exact is not None else self._limited(relative)
+
+    def _limited(self, relative: float) -> Explanation:
+        """Of one that nothing is known of in float64: clean only where a mistake would have been seen."""
+        limit = _over(self.rounding.bar + self.rounding.own, self.apart.length)
+        found = replace(self._rounded(relative), limit=limit)
+        if limit < _LIMIT and not self.meaning.also:
+            return replace(found, statement=f"{found.statement}; {seen_from(limit)}") if limit > _TINY else found
+        hidden = self.meaning.also or f"a factor below {1 + limit:.3g} on it"
+        floor = _over(self.rounding.own, self.apart.length)
+        apart = f"{relative:.2g} from {self.seen.reference}, where rounding makes {floor:.2g}"
+        words = f"{apart}, which would hide this mistake: {hidden}"
+        return replace(_clean(CANNOT_TELL, words, _SHARPER, "likely"), limit=limit)
 
     def _rounded(self, relative: float) -> Explanation:
         """Of one that is as far off as rounding may put it."""
-        if self.seen.coarsest.itemsize < torch.float32.itemsize:
+        if _below_float32(self.seen.coarsest):
             name = str(self.seen.coarsest).removeprefix("torch.")
-            words = f"numbers are rounded to {name} on the way: {relative:.2g} from the reference"
+            words = f"numbers are rounded to {name} on the way: {relative:.2g} from {self.seen.reference}"
             return _clean(PRECISION, f"{words}{self._shrinks()}", _FINER, "certain" if self._shrinks() else "likely")
-        if self.apart.whole <= _WITHIN * self.noise:
+        if self.apart.whole <= _WITHIN * self.rounding.bound:
             return _clean(
-                ROUNDING, f"{relative:.2g} from the reference, within the noise floor{self._shrinks()}", _LEAVE, "likely"
+                ROUNDING,
+                f"{relative:.2g} from {self.seen.reference}, within the noise floor{self._shrinks()}",
+                _LEAVE,
+                "likely",
             )
-        floor, kernels = (_over(noise, self.apart.length) for noise in (self.noise, self.kernels))
-        words = f"{relative:.2g} from the reference, above the noise floor of {floor:.2g}; kernels alone make {kernels:.2g}"
+        floor, kernels = (_over(noise, self.apart.length) for noise in (self.rounding.bound, self.kernels))
+        words = (
+            f"{relative:.2g} from {self.seen.reference}, above the noise floor of {floor:.2g}; kernels alone make {kernels:.2g}"
+        )
         return _clean(PRECISION, f"{words}{self._shrinks()}", _LESS, "likely")
 
     def _shrinks(self) -> str:
@@ -224,6 +288,11 @@ class _Numbers:
         return f"; in float64 it shrinks by 2^{math.log2(self.apart.whole / exact):.0f}"
 
 
+def seen_from(limit: float) -> str:
+    """The smallest factor that would have been seen, in words."""
+    return f"a factor of {1 + limit:.4f} or more on it would have been seen"
+
+
 _ALL = 1 - 1e-9
 """Of |d|^2: what is left of d is below 3e-5 of it."""
 _OTHER_BITS = "the same step leaves other bits again"
@@ -232,6 +301,9 @@ _LOWER = "look at the range of the dtype that it is computed or sent in, and at 
 _KERNEL = "look for a race or a kernel that goes wrong in this precision alone: run it alone, and under another strategy"
 _DETERMINISTIC = "where bits matter, take torch.use_deterministic_algorithms(True) and an aggregation that sums in one order"
 _FINER = "nothing is wrong; where it is too far, compute or send in a finer dtype"
+_SHARPER = "audit the step in float32, or with more samples a rank: its weights do not depend on the precision"
+_TINY = 1e-4
+"""Limits below are not worth a word."""
 _LEAVE = "nothing to do: this is what floats do"
 _LESS = "numbers cancel (a trained model), or kernels compute in less precision than their dtype has: look at TF32, fast math"
 
@@ -263,11 +335,6 @@ def _distance(control: Control, right: Tensor | None, seen: Seen) -> _Distance:
 def _rounded_alike(one: Tensor, other: Tensor) -> bool:
     step = PIECE_BYTES // 8
     return all(torch.equal(a, b.to(a.dtype)) for a, b in zip(one.split(step), other.split(step), strict=True))
-
-
-def _told(control: Control, number: float) -> float:
-    control.meet()
-    return float(control.broadcast(torch.tensor(number, dtype=torch.float64)))
 
 
 def _over(length: float, whole: float) -> float:

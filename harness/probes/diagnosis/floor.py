@@ -1,23 +1,31 @@
 """The noise floor: how far rounding alone may put a gradient from its reference, by parameter and as a whole.
 
-Two looks at it. Permuting a rank's batch changes nothing in exact arithmetic, so that what it does change is rounding. And the
-bound of a sum's rounding error by its terms' magnitudes (harness.numerics.bounds) holds where a permutation shows nothing:
-below float32, for a batch of one, and for a gradient that is 0 in exact arithmetic, which has no relative error at all.
+From float32 on, two estimates. Permuting a rank's batch changes nothing in exact arithmetic, so the change that it makes is
+rounding. The bound of a sum's rounding error by its terms' magnitudes (harness.numerics.bounds) holds where a permutation shows
+nothing: for a batch of one, and for a gradient that is 0 in exact arithmetic, which has no relative error at all.
+
+Below float32 that bound is 20 times too large, because kernels accumulate in float32. There the floor is measured: the distance
+of the ranks' sound gradients, made by the step's own kernels in its own precision, from the float64 reference.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from harness.numerics.bounds import worst_case
+from harness.numerics.bounds import probable, unit_roundoff, worst_case
 from harness.probes.control import Control
-from harness.probes.diagnosis.products import distance, dot
+from harness.probes.diagnosis.products import distance, dot, squares_of_sum
 
 PERMUTATIONS = 5
 """At least five make a root mean square that is right within a factor of about 1.5."""
+
+_ROUNDED = 0.4
+"""Root mean square error of rounding many numbers to nearest, in unit roundoffs of their norm: 1 / sqrt 3 of a number between
+1 and 2, over the root mean square of such numbers, 1.47 to 1.53."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,13 @@ class Local:
     """float64 [elements]: of the sum of the losses times random signs."""
     contributed: float
     """What a loss is multiplied by in the right result."""
-    exact: Tensor
-    """float64 [elements]: of the sum of the losses."""
     samples: int
+    scaled: Iterable[Tensor] = ()
+    """`gradient` again, of the loss times factors that are no powers of two, divided by them: the same rounded otherwise."""
+    spread: float = 1.0
+    """Factor on the distance of `gradient` and `scaled` from the reference, where that is their own mean."""
+    passes: int = 1
+    """Backward passes that are accumulated."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +59,35 @@ class Noise:
     probable: float
     worst: float
     kernels: float
-    """How far the sound local gradients are from their own in float64: where numbers cancel inside of a sample, no permutation
-    shows it."""
+    """How far the sum of the ranks' sound gradients is from the reference: where numbers cancel inside of a sample, no
+    permutation shows it. Root mean square over `Local.gradient` and `Local.scaled`."""
+    travel: float
+    """What rounding the gradient makes where it is accumulated and sent: once a pass, and once a rank that is added."""
 
     @property
-    def floor(self) -> float:
+    def bound(self) -> float:
         """The larger of what permutations show and what is probable."""
         return max(self.permutation, self.probable)
 
+    @property
+    def measured(self) -> float:
+        """The floor in the step's own precision: of its kernels, and of what it accumulates and sends."""
+        return math.hypot(self.kernels, self.travel)
 
-def noise_of(control: Control, local: Local, sizes: Sequence[int], dtype: torch.dtype) -> list[Noise]:
+
+def noise_of(
+    control: Control,
+    local: Local,
+    sizes: Sequence[int],
+    coarsest: torch.dtype,
+    *,
+    sent: torch.dtype,
+    right: Tensor | None,
+) -> list[Noise]:
     """The whole first, then each of the parameters, which have `sizes` elements. All ranks call; on rank 0 alone it counts.
 
-    dtype: the coarsest in which a number of the step is rounded.
+    coarsest: of all dtypes in which a number of the step is rounded; sent: of those in which gradients are accumulated and
+    sent. right: the float64 reference, flat [elements], on rank 0.
     """
     seen = torch.zeros(len(sizes), dtype=torch.float64)
     made = 0
@@ -69,24 +97,24 @@ def noise_of(control: Control, local: Local, sizes: Sequence[int], dtype: torch.
         del other  # before the next one is made
     magnitudes = _squares(local.contributions, sizes) * max(local.samples, 1) * local.contributed**2
     scale = local.share**2
-    kernels = _squares_of_difference(
-        local.gradient.split(list(sizes)), local.exact.split(list(sizes)), local.share, local.contributed
-    )
-    own = torch.stack([seen * scale / max(made, 1), magnitudes, _squares(local.gradient, sizes) * scale, kernels])
+    sound = chain([local.gradient], local.scaled)
+    kernels = torch.stack([squares_of_sum(control, one, local.share, right, sizes) for one in sound]).mean(0) * local.spread**2
+    own = torch.stack([seen * scale / max(made, 1), magnitudes, _squares(local.gradient, sizes) * scale])
     control.meet()
     ranks = control.gather(own)
-    if control.rank:
+    if right is None:
         return []
-    permutation, made_by_kernels = (torch.stack([one[row] for one in ranks]).sum(0) for row in (0, 3))
+    permutation = torch.stack([one[0] for one in ranks]).sum(0)
     total = torch.stack([one[1].sqrt() for one in ranks]).sum(0)
+    brought = torch.maximum(torch.stack([one[2] for one in ranks]).sum(0), _squares(right, sizes)).sqrt()
     # What stands beside a parameter in the model passes its rounding on, even where the parameter's own terms cancel out.
     beside = torch.stack([one[2].sum() for one in ranks]).sum() * torch.tensor(sizes) / sum(sizes)
     total = torch.maximum(total, beside.sqrt())
-    height, unit = control.size.bit_length() + _height(local.samples), torch.finfo(dtype).eps / 2
-    parts = [
-        Noise(seen_here**0.5, math.sqrt(height) * unit * terms, worst_case(height, dtype) * terms, made_here**0.5)
-        for seen_here, terms, made_here in zip(permutation.tolist(), total.tolist(), made_by_kernels.tolist(), strict=True)
-    ]
+    height = control.size.bit_length() + _height(local.samples)
+    travel = _ROUNDED * unit_roundoff(sent) * math.sqrt(control.size - 1 + local.passes) * brought
+    columns = (permutation.sqrt(), probable(height, coarsest) * total, worst_case(height, coarsest) * total)
+    every = torch.stack([*columns, kernels.sqrt(), travel], dim=1)
+    parts = [Noise(*row) for row in every.tolist()]
     return [Noise(*(math.hypot(*column) for column in zip(*(vars(part).values() for part in parts), strict=True))), *parts]
 
 
@@ -100,9 +128,7 @@ def _squares(flat: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.tensor([dot(part, part) for part in flat.split(list(sizes))], dtype=torch.float64)
 
 
-def _squares_of_difference(
-    one: Sequence[Tensor], other: Sequence[Tensor], factor: float = 1.0, other_factor: float = 1.0
-) -> Tensor:
-    """|factor * one - other_factor * other|^2, parameter by parameter."""
+def _squares_of_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """|one - other|^2, parameter by parameter."""
     pairs = [(a.reshape(-1), b) for a, b in zip(one, other, strict=True)]
-    return torch.tensor([distance(*pair, factor, other_factor) ** 2 for pair in pairs], dtype=torch.float64)
+    return torch.tensor([distance(*pair) ** 2 for pair in pairs], dtype=torch.float64)

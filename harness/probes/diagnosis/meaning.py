@@ -34,6 +34,8 @@ class Meaning:
     condition: float = math.nan
     residual: float = math.nan
     weights: tuple[Weight, ...] = ()
+    also: str = ""
+    """Where nothing is wrong: a mistake of the ranks' weights that rounding would hide."""
 
     @property
     def explained(self) -> float:

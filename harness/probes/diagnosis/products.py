@@ -14,6 +14,8 @@ RESOLVED = 1e-6
 """Of |d|: what a residual from inner products may be off by."""
 PIECE_BYTES = 1 << 20
 """What a rank hands over at a time."""
+_PIECE = PIECE_BYTES // 8
+"""float64 elements of it."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,14 @@ def with_vector(control: Control, gram: Gram, vectors: Sequence[Tensor], rest: T
 
 def dot(one: Tensor, other: Tensor) -> float:
     """In float64, a piece at a time."""
-    step = PIECE_BYTES // 8
-    pairs = zip(one.split(step), other.split(step), strict=True)
+    pairs = zip(one.split(_PIECE), other.split(_PIECE), strict=True)
     return sum((float(a.double() @ b.double()) for a, b in pairs), 0.0)
 
 
-def distance(one: Tensor, other: Tensor, factor: float = 1.0, other_factor: float = 1.0) -> float:
-    """|factor * one - other_factor * other|, in float64, a piece at a time."""
-    step = PIECE_BYTES // 8
-    pairs = zip(one.split(step), other.split(step), strict=True)
-    return math.sqrt(sum((float((factor * a.double() - other_factor * b.double()).square().sum()) for a, b in pairs), 0.0))
+def distance(one: Tensor, other: Tensor) -> float:
+    """|one - other|, in float64, a piece at a time."""
+    pairs = zip(one.split(_PIECE), other.split(_PIECE), strict=True)
+    return math.sqrt(sum((float((a.double() - b.double()).square().sum()) for a, b in pairs), 0.0))
 
 
 def minus(value: Tensor, other: Tensor, factor: float = 1.0) -> Tensor:
@@ -83,7 +83,7 @@ def projected(value: Tensor, direction: Tensor) -> tuple[float, float]:
     along = dot(direction, direction)
     factor = dot(value, direction) / along if along else 0.0
     squared = 0.0
-    for one, other in zip(value.split(1 << 17), direction.split(1 << 17), strict=True):
+    for one, other in zip(value.split(_PIECE), direction.split(_PIECE), strict=True):
         squared += float((one.double() - factor * other.double()).square().sum())
     return factor, squared**0.5
 
@@ -91,7 +91,7 @@ def projected(value: Tensor, direction: Tensor) -> tuple[float, float]:
 def summed_over_ranks(control: Control, own: Tensor, weight: float) -> Tensor:
     """The sum of weight * own, in order of rank, on all ranks."""
     total = torch.empty(len(own), dtype=torch.float64)
-    for piece, out in zip(own.split(1 << 17), total.split(1 << 17), strict=True):
+    for piece, out in zip(own.split(_PIECE), total.split(_PIECE), strict=True):
         control.meet()
         gathered = control.gather(piece.double() * weight)
         if control.rank == 0:
@@ -103,11 +103,28 @@ def summed_over_ranks(control: Control, own: Tensor, weight: float) -> Tensor:
     return total
 
 
+def squares_of_sum(control: Control, own: Tensor, weight: float, right: Tensor | None, sizes: Sequence[int]) -> Tensor:
+    """|sum over ranks of weight * own - right|^2 of each parameter: float64 [parameters] on rank 0, zeros elsewhere.
+
+    own, right: flat [elements]; right on rank 0. sizes: elements of each parameter. No rank holds the sum.
+    """
+    squares = torch.zeros(len(sizes), dtype=torch.float64)
+    ends = torch.tensor(sizes).cumsum(0)
+    for start in range(0, len(own), _PIECE):
+        control.meet()
+        gathered = control.gather(own[start : start + _PIECE].double() * weight)
+        if right is not None:
+            apart = sum(gathered[1:], gathered[0]) - right[start : start + _PIECE]
+            parameters = torch.bucketize(torch.arange(start, start + len(apart)), ends, right=True)
+            squares.index_add_(0, parameters, apart.square())
+    return squares
+
+
 def everywhere(control: Control, vector: Tensor | None, whole: Tensor) -> Tensor:
     """Rank 0's flat vector on all ranks, in `whole`."""
     if vector is not None:
         whole.copy_(vector)
-    for piece in whole.split(PIECE_BYTES // 8):
+    for piece in whole.split(_PIECE):
         control.meet()
         control.broadcast(piece)
     return whole
@@ -128,6 +145,10 @@ class Rest:
         """|d - sum_i change_i x_i|, down to about 1e-8 of |d|."""
         squared = self.squared - 2 * float(change @ self.with_rest) + float(change @ self.gram @ change)
         return math.sqrt(max(squared, 0.0))
+
+    def length(self, change: Tensor) -> float:
+        """|sum_i change_i x_i|."""
+        return math.sqrt(max(float(change @ self.gram @ change), 0.0))
 
     def best(self, direction: Tensor, offset: Tensor) -> tuple[float, float]:
         """The factor c for which d - offset x - c direction x is shortest, and how long that is."""

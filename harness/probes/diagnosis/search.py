@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.numerics.weights import Products, effective_weights
 from harness.probes.diagnosis.batches import unless_refused
-from harness.probes.diagnosis.choice import chosen, earlier, flat, flat_by_rank, held, rank_rows, sample_rows
+from harness.probes.diagnosis.choice import Tried, chosen, earlier, flat, flat_by_rank, held, rank_rows, sample_rows
 from harness.probes.diagnosis.hypotheses import bases, by_rank, by_sample, dropped_input, without_input
 from harness.probes.diagnosis.meaning import Meaning, named, tell
 from harness.probes.diagnosis.products import (
@@ -111,14 +111,22 @@ class _Search:
         late = effective_weights(rest.products) if len(rest.gram) > size else solved
         if late.residual * self.distance <= self.enough < solved.residual * self.distance:
             blank = replace(blank, weights=tuple(rank_rows(late, [*right, *[0.0] * (len(rest.gram) - size)], self.facts)))
-        if not math.isfinite(self.distance) or self.distance <= self.noise:
+        if not math.isfinite(self.distance):
             return blank
         padding = [0.0] * (len(rest.gram) - size)
-        tried = [
-            (one, *held(rest, one, [*flat_by_rank(one.shares), *earlier(one, size, len(padding))], [*right, *padding]))
-            for one in by_rank(self.facts)
-        ]
-        return chosen(blank, tried, self.enough, self.facts)
+        should, tried = [*right, *padding], list[Tried]()
+        for one in by_rank(self.facts):
+            shares = [*flat_by_rank(one.shares), *earlier(one, size, len(padding))]
+            tried.append((one, *held(rest, one, shares, should)))
+            if self.distance <= self.noise and not blank.also and self._hidden(rest, tried[-1], shares, should):
+                blank = replace(blank, also=one.words)
+        return blank if self.distance <= self.noise else chosen(blank, tried, self.enough, self.facts)
+
+    def _hidden(self, rest: Rest, tried: Tried, shares: Sequence[float], right: Sequence[float]) -> bool:
+        """Return True for a mistake that changes the gradient, and that what is seen allows as well as no mistake."""
+        one, _, left = tried
+        change = torch.tensor(shares, dtype=torch.float64) - torch.tensor(right, dtype=torch.float64)
+        return not one.free and left <= self.enough and rest.length(change) > _HARMLESS * self.length
 
     def _by_sample(self, blank: Meaning) -> Meaning:
         """Where the samples are few enough."""
@@ -268,6 +276,8 @@ class _Search:
         return Gram(counts, kept[size:].view(square, square))
 
 
+_HARMLESS = 1e-3
+"""Of the gradient: a mistake that changes less is not counted as hidden."""
 NONFINITE = "nonfinite"
 _FINITE = "find the first layer or loss that is not finite; where the loss is scaled, lower the scale"
 _ALONE = "a model whose samples influence each other (BatchNorm, dropout) must see them together"

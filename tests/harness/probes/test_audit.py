@@ -1,7 +1,9 @@
 """`harness.probes.audit` on steps of one process, and on the documented script."""
 
+import copy
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import pytest
 import torch
@@ -182,6 +184,120 @@ def test_a_model_without_a_gradient_is_refused() -> None:
 @pytest.mark.parametrize("ranks", [2])
 def test_a_step_that_leaves_other_bits_on_another_rank_is_told_on_rank_0(worlds: Pool, ranks: int) -> None:
     assert worlds.run(ranks, "tests.worlds.audits:other_bits_on_rank_1") == ["non_deterministic", "proved"]
+
+
+UNSEEN = {"precision", "cannot_tell"}
+IN_BFLOAT16: list[tuple[dict[str, Any], set[str]]] = [
+    *(({"how": how}, {"precision"}) for how in ("autocast", "passes", "hook", "fsdp_reduce", "fsdp_compute")),
+    *(({"how": how, "model": "transformer"}, UNSEEN) for how in ("autocast", "passes", "fsdp_compute")),
+    ({"factor": 1.01}, {"scale", *UNSEEN}),
+    *(({"factor": factor}, {"scale"}) for factor in (1.03, 1.3)),
+    *(({"samples": (32, other), "own_means": True}, {"weighting"}) for other in (28, 24)),
+    *(
+        ({"samples": (32, 31), "own_means": True, "model": model}, {"weighting", "cannot_tell"})
+        for model in ("mlp", "transformer")
+    ),
+    ({"samples": (128, 127), "own_means": True}, {"weighting", "cannot_tell"}),
+    ({"factor": 1.05, "model": "transformer"}, {"scale"}),
+]
+"""Steps in bfloat16, and their verdicts. Kernels differ between processors, and mistakes of 1 % are near the limit."""
+
+
+@pytest.mark.parametrize("ranks", [2])
+def test_a_mistake_in_bfloat16_is_named_or_cannot_be_seen_and_a_right_step_is_clean(worlds: Pool, ranks: int) -> None:
+    found = worlds.run(ranks, "tests.worlds.audits:in_bfloat16", [step for step, _ in IN_BFLOAT16])
+    for (step, allowed), one in zip(IN_BFLOAT16, found, strict=True):
+        assert one["verdict"] in allowed, (step, one)
+        assert one["clean"] == (one["verdict"] == "precision"), (step, one)
+        if one["clean"]:
+            assert step.get("factor", 1) - 1 < one["limit"] < 0.02
+            assert "would have been seen" in one["statement"] or "every bit" in one["statement"]
+        if one["verdict"] == "scale":
+            assert one["factor"] == pytest.approx(step["factor"], abs=0.005)
+        if one["verdict"] == "cannot_tell" and "own_means" in step:
+            assert "mean of means" in one["statement"]
+
+
+def test_autocast_that_nobody_states_is_seen() -> None:
+    model, batch = classifier(), batch_of(12)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, counted = each_loss(model, batch)
+        (losses.sum() / counted).backward()
+
+    found = audit(model, summed_loss, batch, step)
+    assert (found.verdict, found.clean) == ("precision", True), found
+    assert "bfloat16" in found.statement
+    assert found.limit < 0.02
+
+
+def test_gradients_that_are_rounded_are_seen() -> None:
+    model, batch = classifier(), batch_of(12)
+
+    def step() -> None:
+        (each_loss(model, batch)[0].sum() / 12).backward()
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad = parameter.grad.bfloat16().float()
+
+    found = audit(model, summed_loss, batch, step)
+    assert (found.verdict, found.clean) == ("precision", True), found
+
+
+@pytest.mark.parametrize("offset", [0.03, 1e-3])
+def test_where_samples_cancel_bfloat16_hides_mistakes_and_nothing_is_certified(offset: float) -> None:
+    """The gradient of the batch is small beside the rounding of its samples' gradients."""
+    torch.manual_seed(0)
+    model, inputs, signs = nn.Linear(8, 4), torch.randn(8, 8), torch.randn(8, 4)
+    batch = (torch.cat([inputs, inputs]), torch.cat([signs, offset * torch.randn(8, 4) - signs]))
+
+    def signed(model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+        return (model(batch[0]).float() * batch[1]).sum(1), len(batch[1])
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, counted = signed(model, batch)
+        (losses.sum() / (1.1 * counted)).backward()
+
+    found = audit(model, signed, batch, step)
+    assert (found.verdict, found.clean) == ("cannot_tell", False), found
+    assert "would hide" in found.statement or "rounding alone" in found.statement
+
+
+@pytest.mark.parametrize("clears", [False, True])
+def test_a_step_that_updates_the_parameters_is_audited_at_its_optimizer(clears: bool) -> None:
+    model, batch = classifier(), batch_of(12)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.5)
+    before = copy.deepcopy(model.state_dict())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (each_loss(model, batch)[0].sum() / 12).backward()
+        optimizer.step()
+        if clears:
+            optimizer.zero_grad()
+
+    found = audit(model, summed_loss, batch, step)
+    assert (found.verdict, found.clean) == ("rounding", True), found
+    assert "updates the parameters" in found.statement
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not optimizer.state, "as before its first step"
+
+
+def test_a_step_that_updates_the_parameters_by_hand_is_told_apart() -> None:
+    model, batch = classifier(), batch_of(12)
+
+    def step() -> None:
+        (each_loss(model, batch)[0].sum() / 6).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter -= 0.1 * parameter.grad
+
+    found = audit(model, summed_loss, batch, step)
+    assert (found.verdict, found.factor) == ("scale", pytest.approx(2))
+    assert "updates the parameters" in found.statement
 
 
 SCRIPT_SAYS = {"wrong": "weighting (likely): mean of means", "right": "rounding (likely)"}
