@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,9 +29,14 @@ def die_on_rank_1(world: World) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def crash_on_rank_1(world: World) -> None:
-    if world.rank == 1:
+def crash_once_on_rank_1(world: World, crashed: str) -> str:
+    first = not Path(crashed).exists()
+    world.control.meet()
+    if world.rank == 1 and first:
+        Path(crashed).touch()
         ctypes.string_at(0)
+    world.control.meet()
+    return "second try"
 
 
 def sleep(world: World) -> None:
@@ -58,11 +64,15 @@ def test_a_world_serves_several_calls_and_is_replaced_after_a_failure() -> None:
 
 
 @pytest.mark.full
-def test_a_rank_that_dies_and_a_world_that_hangs_are_told() -> None:
+def test_a_rank_that_dies_and_a_world_that_hangs_are_told(tmp_path: Path) -> None:
     with Pool() as pool:
-        with pytest.raises(WorldError, match=r"rank 1: died(.|\n)*Signal 9 \(SIGKILL\)"):
+        with (
+            pytest.warns(UserWarning, match="a rank died"),
+            pytest.raises(WorldError, match=r"died(.|\n)*Signal 9 \(SIGKILL\)"),
+        ):
             pool.run(2, "tests.test_pool:die_on_rank_1")
-        with pytest.raises(WorldError, match=r"rank 1: died(.|\n)*Segmentation fault(.|\n)*in crash_on_rank_1"):
-            pool.run(2, "tests.test_pool:crash_on_rank_1")
+        once = str(tmp_path / "crashed")
+        with pytest.warns(UserWarning, match=r"rank 1: died(.|\n)*Segmentation fault(.|\n)*in crash_once_on_rank_1"):
+            assert pool.run(2, "tests.test_pool:crash_once_on_rank_1", once) == "second try"
         with pytest.raises(WorldError, match=r"rank 0: did not return(.|\n)*sleep"):
             pool.run(2, "tests.test_pool:sleep", timeout_s=1)

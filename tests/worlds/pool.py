@@ -14,6 +14,8 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -30,6 +32,10 @@ _SHOWN = 500
 
 class WorldError(AssertionError):
     """A function raised, or did not return, on some rank of a world."""
+
+
+class RankDiedError(WorldError):
+    """A rank ended without an answer."""
 
 
 class Pool:
@@ -49,8 +55,16 @@ class Pool:
     def run(self, ranks: int, function: str, *arguments: Any, timeout_s: float = HANG_S) -> Any:
         """Call `module:function(world, *arguments)` on every rank, and return what rank 0 returns.
 
-        Raises WorldError with the ranks that failed and their tracebacks; the next call gets another world.
+        Raises WorldError with the ranks that failed and their tracebacks; the next call gets another world. A rank that ends
+        without an error in Python, as by a signal, gets a second try and a warning, like the worlds of a run (`restarts`).
         """
+        try:
+            return self._run(ranks, function, arguments, timeout_s)
+        except RankDiedError as error:
+            warnings.warn(f"a rank died, and the call is repeated in another world: {error}", stacklevel=2)
+            return self._run(ranks, function, arguments, timeout_s)
+
+    def _run(self, ranks: int, function: str, arguments: Sequence[Any], timeout_s: float) -> Any:
         if ranks not in self._worlds:
             self._worlds[ranks] = _World(ranks)
             self.started += 1
@@ -146,7 +160,8 @@ class _World:
         if failed:
             called = f"{function} on {len(self._ranks)} ranks, called with {json.dumps(arguments)[:_SHOWN]}"
             died = self._death() if _DIED in failed.values() else ""
-            raise WorldError("\n".join([called, *(f"rank {rank}: {failed[rank]}" for rank in sorted(failed)), died]))
+            kind = RankDiedError if died else WorldError
+            raise kind("\n".join([called, *(f"rank {rank}: {failed[rank]}" for rank in sorted(failed)), died]))
         return answers[0]
 
     def _answers(self, deadline: float) -> tuple[dict[int, Any], dict[int, str]]:
