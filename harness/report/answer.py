@@ -7,10 +7,9 @@ import pandas as pd
 from harness.report.discrepancy import distances
 from harness.report.frame import Run
 from harness.report.labels import labelled
-from harness.report.step_ratio import ITERATIONS, StepRatio, widest
+from harness.report.step_ratio import ITERATIONS, SPEED, StepRatio, widest
 from harness.report.text import milliseconds, number
 from harness.report.timing import Timing
-from harness.report.verdict import MARGIN
 from harness.schema.record import OK
 
 _CLOSE = 1e-6
@@ -89,7 +88,7 @@ def _fitting(found: StepRatio) -> str:
     text = f"ratios from {found.low:.3g} to {found.high:.3g} fit the samples"
     if found.low <= 1:
         return text
-    return f"{text}, of which up to {1 + MARGIN:g} may be a change of the machine's speed from one case to the next"
+    return f"{text}, of which up to {SPEED:g} may be a change of the machine's speed from one case to the next"
 
 
 def _units(found: StepRatio) -> str:

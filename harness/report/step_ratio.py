@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp, nan
+from math import comb, exp, nan
 from typing import cast
 
 import numpy as np
@@ -11,11 +11,14 @@ import pandas as pd
 from harness.report.price import difference
 from harness.report.statistics import CONFIDENCE, Floats
 from harness.report.timing import Timing
-from harness.report.verdict import MARGIN
 
 ITERATIONS = "iterations"
-_APART = 10
-"""Of so many iterations one may lie beyond either end of a case's interval, however many there are: see `_of_iterations`."""
+SPEED = 2.0
+"""A neighbour that takes every other time slice of a core makes whatever runs meanwhile so many times as slow."""
+_MANY = 100
+"""Iterations; more are enough for any number of pairs."""
+Visits = dict[tuple[int, int], float]
+"""(launch, visit) to the logarithm of the median step, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -39,67 +42,60 @@ class StepRatio:
 
     @property
     def claimed(self) -> bool:
-        """True if the interval excludes 1; where each case ran once, if it excludes all ratios up to 1 + MARGIN."""
-        return self.low > (1 + MARGIN if self.of == ITERATIONS else 1)
+        """True if the interval excludes 1; where each case ran once, if it excludes all ratios up to SPEED."""
+        return self.low > (SPEED if self.of == ITERATIONS else 1)
 
 
 def widest(timing: Timing, workloads: pd.Series) -> StepRatio | None:
     """Return the ratio whose interval is furthest above 1; where none is claimed, the largest; None without two like cases.
 
     `workloads` is indexed by case_id. In each workload every case is compared with the one of the least median. The extremes of
-    many equal cases differ by chance. So the intervals hold for all pairs of the run at once (Bonferroni's inequality, of
-    iterations Sidak's), whichever of them is then picked.
+    many equal cases differ by chance. So the intervals hold for all pairs of the run at once (Bonferroni's inequality),
+    whichever of them is then picked.
     """
     steps = timing.steps.assign(workload=timing.steps.case_id.map(workloads))
     groups = [group for _, group in steps.groupby("workload", sort=False) if group.case_id.nunique() > 1]
-    counts = [group.case_id.nunique() for group in groups]
-    pairs = sum(count * (count - 1) // 2 for count in counts)
-    found = [ratio for group in groups for ratio in _ratios(group, pairs, sum(counts))]
+    pairs = sum(comb(group.case_id.nunique(), 2) for group in groups)
+    found = [ratio for group in groups for ratio in _ratios(group, pairs)]
     return max(found, key=lambda one: (one.claimed, one.low if one.claimed else one.ratio), default=None)
 
 
-def _ratios(steps: pd.DataFrame, pairs: int, cases: int) -> Iterator[StepRatio]:
+def _ratios(steps: pd.DataFrame, pairs: int) -> Iterator[StepRatio]:
     """Each case of a workload over the one of the least median."""
-    by_case = {str(case_id): own for case_id, own in steps.groupby("case_id", sort=False)}
-    cheap = min(by_case, key=lambda case_id: float(by_case[case_id].step_s.median()))
+    confidence = 1 - (1 - CONFIDENCE) / pairs
     again = steps.launch.nunique() > 1 or steps.visit.nunique() > 1
-    for dear in (case_id for case_id in by_case if case_id != cheap):
-        ours, theirs = by_case[dear], by_case[cheap]
-        if again:
-            found = _of_visits(ours, theirs, 1 - (1 - CONFIDENCE) / pairs)
-        else:
-            found = _of_iterations(ours.step_s.to_numpy(), theirs.step_s.to_numpy(), CONFIDENCE ** (1 / cases))
+    by_case = steps.groupby("case_id", sort=False)
+    cheap = str(by_case.step_s.median().idxmin())
+    visits = {str(case_id): _by_visit(own) for case_id, own in by_case} if again else {}
+    iterations = {str(case_id): own.to_numpy() for case_id, own in by_case.step_s}
+    for dear in (case_id for case_id in iterations if case_id != cheap):
+        found = (
+            _of_visits(visits[dear], visits[cheap], confidence)
+            if again
+            else _of_iterations(iterations[dear], iterations[cheap], confidence)
+        )
         yield StepRatio(str(steps.workload.iloc[0]), cheap, dear, *found, pairs)
 
 
-def _of_visits(dear: pd.DataFrame, cheap: pd.DataFrame, confidence: float) -> tuple[float, float, float, int, str]:
+def _by_visit(steps: pd.DataFrame) -> Visits:
+    medians = steps.groupby(["launch", "visit"]).step_s.median()
+    return cast(Visits, np.log(medians).to_dict())
+
+
+def _of_visits(dear: Visits, cheap: Visits, confidence: float) -> tuple[float, float, float, int, str]:
     """Visit against visit, so that a drift which both share cancels; launches are the units where there are several."""
-    logs = [np.log(own.groupby(["launch", "visit"]).step_s.median()).to_dict() for own in (dear, cheap)]
-    ours, theirs = (cast(dict[tuple[int, int], float], own) for own in logs)
-    found = difference(ours, theirs, confidence)
+    found = difference(dear, cheap, confidence)
     return exp(found.mean), float(np.exp(found.low)), float(np.exp(found.high)), found.units, found.of
 
 
 def _of_iterations(dear: Floats, cheap: Floats, confidence: float) -> tuple[float, float, float, int, str]:
-    """Of two cases that ran once each, one after the other: the ends of the intervals of their medians over each other.
+    """Of two cases that ran once each, one after the other: the range of the ratios of all their iterations.
 
-    The k-th smallest and the k-th largest iteration enclose the median of independent draws with a probability of
-    1 - 2 P(fewer than k heads of n fair coins) (Conover, Practical Nonparametric Statistics, 3.2); `confidence` is each case's.
-    Iterations are not independent, and the machine's speed between the two cases is in neither: the more iterations, the less
-    their own scatter says. So k is at most one tenth of them.
+    If iterations were independent, all n of one case would take longer than all n of an equal one with a chance of 1 in
+    binomial(2 n, n). They are not, and neither case's iterations show how the machine's speed changes from one to the other. So
+    no interval is narrower than the range, however many iterations there are.
     """
-    low, high = (_ends(own, confidence) for own in (dear, cheap))
     ratio, units = float(np.median(dear) / np.median(cheap)), min(len(dear), len(cheap))
-    return ratio, low[0] / high[1], low[1] / high[0], units, ITERATIONS
-
-
-def _ends(values: Floats, confidence: float) -> tuple[float, float]:
-    from scipy.special import bdtr
-
-    count = len(values)
-    heads = np.arange(count // _APART + 1)
-    possible = np.flatnonzero(2 * bdtr(heads, count, 0.5) <= 1 - confidence)
-    if not len(possible):
-        return nan, nan
-    ordered, beyond = np.sort(values), int(possible[-1])
-    return float(ordered[beyond]), float(ordered[-1 - beyond])
+    if (1 - confidence) * comb(2 * min(units, _MANY), min(units, _MANY)) < 2:
+        return ratio, nan, nan, units, ITERATIONS
+    return ratio, float(dear.min() / cheap.max()), float(dear.max() / cheap.min()), units, ITERATIONS
