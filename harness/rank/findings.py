@@ -83,7 +83,7 @@ def _other_function(case: Case, trial: Trial, other: str, distance: float) -> st
         how = f"{case.reduction} shows {case.workload} parts of the batch by themselves, and {_BY_ITSELF[other]}"
     else:
         how = f"{case.reduction} takes a second forward under {case.aggregation}, for which {other} draws new masks"
-    return f"{how}: another function{_away(case, distance)}, and no error of rounding"
+    return f"{how}: another function{_away(case, distance)}"
 
 
 def _loses(trial: Trial) -> bool:
