@@ -55,7 +55,8 @@ def write_case(
     row = asdict(Outcome(case_id=case.case_id, **told))
     row |= {"launch": launch, **case.options, **dict(case.parameters)}
     if told["status"] == OK:
-        pq.write_table(samples(case.case_id, launch, seconds), run_dir.case_file("samples", case.case_id, launch))
+        visits = config.rounds if config.order == "interleaved" else 1
+        pq.write_table(samples(case.case_id, launch, seconds, visits), run_dir.case_file("samples", case.case_id, launch))
         far = {**dict.fromkeys(METRICS, 0.0), "relative_l2": relative_l2(case, launch)}
         equal = {**dict.fromkeys(METRICS, 0.0), "bitwise_equal": 1.0}
         label = {"case_id": case.case_id, "launch": launch, "parameter": ""}

@@ -84,6 +84,9 @@ def test_the_performance_warning_of_vmap_is_a_finding_and_no_noise(every_mode: F
     findings = every_mode.run.findings
     warned = findings[findings.kind == "performance_warning"]
     assert set(warned.case_id.str.split(".").str[:2].str.join(".")) == {"transformer_topics.per_sample_vmap"}
+    (statement,) = set(warned.statement)
+    assert statement.startswith("per_sample_vmap on transformer_topics takes a slow path of torch, and its times include that")
+    assert 'torch warns: "There is a performance drop because' in statement and statement.endswith('"')
     assert "performance drop" not in (every_mode.run.path / "ranks" / "0.log").read_text()
 
 

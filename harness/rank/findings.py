@@ -35,7 +35,7 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
         yield Finding(case.case_id, "second_forward", _second_forward(case), float("nan"))
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:
-        yield Finding(case.case_id, "performance_warning", message.split("Please file")[0].strip(), float("nan"))
+        yield Finding(case.case_id, "performance_warning", _slow_path(case, message), float("nan"))
 
 
 def _fault(case: Case, trial: Trial, distance: float) -> Finding:
@@ -83,7 +83,7 @@ def _other_function(case: Case, trial: Trial, other: str, distance: float) -> st
         how = f"{case.reduction} shows {case.workload} parts of the batch by themselves, and {_BY_ITSELF[other]}"
     else:
         how = f"{case.reduction} takes a second forward under {case.aggregation}, for which {other} draws new masks"
-    return f"{how}: another function{_away(case, distance)}, and no error of rounding"
+    return f"{how}: another function{_away(case, distance)}"
 
 
 def _loses(trial: Trial) -> bool:
@@ -102,6 +102,13 @@ def _second_forward(case: Case) -> str:
     return (
         f"{case.reduction} takes a second forward under {case.aggregation}, which communicates only in a backward whose own "
         "forward was made to: the time includes it"
+    )
+
+
+def _slow_path(case: Case, message: str) -> str:
+    warned = message.split("Please file")[0].strip()
+    return (
+        f'{case.reduction} on {case.workload} takes a slow path of torch, and its times include that; torch warns: "{warned}"'
     )
 
 

@@ -57,9 +57,9 @@ def _straggler(ranks: pd.DataFrame) -> dict[str, str]:
         "the median rank's, ms": milliseconds(typical),
     }
     if ranks["last"].isna().all():
-        return told | {"last to aggregate": "", "waits for it the longest, ms": ""}
+        return told | {"last to aggregate": "", "waits the longest, ms": ""}
     late, waiting = ranks.loc[ranks["last"].idxmax()], ranks.loc[ranks.waits_s.idxmax()]
     return told | {
         "last to aggregate": f"rank {late['rank']:.0f} in {late['last']:.0%}",
-        "waits for it the longest, ms": f"rank {waiting['rank']:.0f}: {milliseconds(waiting.waits_s)}",
+        "waits the longest, ms": f"rank {waiting['rank']:.0f}: {milliseconds(waiting.waits_s)}",
     }

@@ -36,7 +36,8 @@ def cost_table(costs: pd.DataFrame, cautions: pd.Series, *, brief: bool = False)
         if f"{clock}.step.median" in costs:
             columns |= _brief(costs, clock, header) if brief else _statistics(costs, clock, header)
     columns["second forward"] = costs.second_forward.map({True: "yes", False: ""})
-    columns["peak memory, MiB"] = costs.peak_memory_bytes.map(mebibytes)
+    if "cuda_event.step.median" in costs:  # a CPU process's resident set also holds what earlier cases and imports have left
+        columns["peak allocated, MiB"] = costs.peak_memory_bytes.map(mebibytes)
     columns["caution"] = cautions.reindex(costs.index).fillna("")
     return pd.concat([labels_of(costs), pd.DataFrame(columns)], axis=1)
 

@@ -1,5 +1,6 @@
 """How far each case's gradient is from the true one."""
 
+import numpy as np
 import pandas as pd
 
 from harness.report.frame import Run
@@ -26,6 +27,13 @@ def discrepancy(run: Run) -> pd.DataFrame:
     distance = whole.relative_l2.fillna(float("inf"))  # a NaN is further away than any number
     furthest = whole.loc[distance.groupby([whole.case_id, whole.against], observed=True).idxmax()]
     return _joined(run, furthest[["case_id", "against", "rank", *METRICS]])
+
+
+def distances(run: Run) -> pd.Series:
+    """Relative L2 from the reference by case_id and launch, of the rank that is furthest; infinite if a rank has no number."""
+    rows = run.every("discrepancies")
+    rows = rows[(rows.against == REFERENCE) & (rows.parameter == "")]
+    return rows[WORST].astype(float).fillna(np.inf).groupby([rows.case_id.astype(str), rows.launch], sort=False).max()
 
 
 def parameters(run: Run) -> pd.DataFrame:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.report.comparison import Comparison
+from harness.report.discrepancy import distances
 from harness.report.frame import Run
 from harness.report.labels import labelled
 from harness.report.sides import DISCREPANCY, MEMORY, TIME
 from harness.report.text import mebibytes, milliseconds, number
 from harness.report.timing import Timing
-from harness.schema.record import OK, REFERENCE
+from harness.schema.record import OK
 from harness.schema.refusal import RefusedError
 
 BROKEN, KEPT, UNTOLD = "broken", "kept", "cannot tell"
@@ -128,9 +129,7 @@ def _most_memory(run: Run) -> pd.Series:
 
 def _furthest(run: Run) -> pd.Series:
     """Of all launches and ranks; what is no number is further than any."""
-    rows = run.every("discrepancies")
-    rows = rows[(rows.against == REFERENCE) & (rows.parameter == "")]
-    return rows.relative_l2.astype(float).fillna(math.inf).groupby(rows.case_id.astype(str), sort=False).max()
+    return distances(run).groupby(level=0, sort=False).max()
 
 
 def _absolute(metric: str, limit: float) -> str:

@@ -23,12 +23,12 @@ _FEWEST = 3
 
 @dataclass(frozen=True)
 class Difference:
-    """A policy's step less that of `none`, in seconds."""
+    """One case's step less another's, in the unit of what was compared: seconds, or logarithms of them."""
 
-    seconds: float
-    """Mean over the units."""
+    mean: float
+    """Over the units."""
     low: float
-    """Of the 95 % interval; NaN where there are too few units."""
+    """Of the interval; NaN where there are too few units."""
     high: float
     units: int
     """Launches; or where there is one launch, its visits."""
@@ -100,7 +100,7 @@ def _row(policy: Times, none: Times) -> dict[str, object]:
     return {
         "none_s": float(np.median(list(theirs.values()))),
         "step_s": float(np.median(list(ours.values()))),
-        "cost_s": found.seconds,
+        "cost_s": found.mean,
         "low_s": found.low,
         "high_s": found.high,
         "units": found.units,
@@ -116,7 +116,9 @@ def _by_visit(times: Times) -> dict[tuple[int, int], float]:
     return {(int(launch), int(visit)): float(np.median(step[of == k])) for k, (launch, visit) in enumerate(places.T)}
 
 
-def difference(ours: dict[tuple[int, int], float], theirs: dict[tuple[int, int], float]) -> Difference:
+def difference(
+    ours: dict[tuple[int, int], float], theirs: dict[tuple[int, int], float], confidence: float = CONFIDENCE
+) -> Difference:
     """Visit is held against visit, so that what drifts from visit to visit falls out; then Student's interval of the mean.
 
     Over launches, each of which counts once, for what varies between them is what another run would show; within one launch
@@ -125,16 +127,16 @@ def difference(ours: dict[tuple[int, int], float], theirs: dict[tuple[int, int],
     apart = pd.Series({visit: ours[visit] - theirs[visit] for visit in ours if visit in theirs})
     by_launch = apart.groupby(level=0).mean()
     units, of = (by_launch, "launches") if len(by_launch) > 1 else (apart, "visits")
-    low, high = _student(units.to_numpy())
+    low, high = _student(units.to_numpy(), confidence)
     return Difference(float(units.mean()), low, high, len(units), of)
 
 
-def _student(values: Floats) -> tuple[float, float]:
+def _student(values: Floats, confidence: float) -> tuple[float, float]:
     from scipy.special import stdtrit
 
     if len(values) < _FEWEST:
         return float("nan"), float("nan")
-    reach = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * float(values.std(ddof=1)) / len(values) ** 0.5
+    reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * float(values.std(ddof=1)) / len(values) ** 0.5
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 

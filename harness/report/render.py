@@ -47,11 +47,16 @@ _COST = (
     "of Tukey's fences; they are counted, and stay in every figure."
 )
 _MEDIANS = "The step of the slowest rank in each iteration. Intervals and more stand in report.md, all phases in times.csv."
-_BREAKDOWN = (
-    "Medians of the slowest rank in each iteration: they need not add up. Skew: how long the first to enter aggregate waits "
-    "for the last; transfer: from the last one's entry on. Exposed: the step, less the same step without communication."
+_BREAKDOWN = "Medians of the slowest rank in each iteration: they need not add up."
+_PHASES = {
+    "skew": " Skew: how long the first to enter aggregate waits for the last; transfer: from the last one's entry on.",
+    "exposed": " Exposed: the step, less the same step without communication.",
+}
+"""Sentences on phases, for runs that have them."""
+_STRAGGLERS = (
+    "In what share of the iterations a rank's step is the slowest, or a rank is the last to enter aggregate; and which rank "
+    "waits the longest for the last one, whichever that is: the median over the iterations."
 )
-_STRAGGLERS = "In what share of the iterations a rank's step is the slowest, or a rank is the last to enter aggregate."
 _CLOCKS = {
     "cpu": " Host clock.",
     "cuda": " Host clock, which without a synchronization is the time of the launch; the device's own is beside it.",
@@ -60,7 +65,7 @@ _DISCREPANCY = (
     "Distance of the whole gradient from the float64 reference: the case's own shards, weighted by one global denominator. "
     "Full batch: one forward of the whole batch on one rank. 0 is exact."
 )
-_PAIRWISE = "Largest absolute difference between two modes' gradients, and their relative L2. 0 is exact."
+_PAIRWISE = "Largest absolute difference between rank 0's gradients under two modes, and their relative L2. 0 is exact."
 _PREDICTION = (
     "Relative L2 from the reference, where theory puts the gradient elsewhere: as predicted from the samples' own float64 "
     "gradients, and as measured; and of the measured gradient from the predicted one."
@@ -73,7 +78,7 @@ _TRADE = (
     "Median step of the slowest rank; peak memory above one forward and one backward of the rank's mean loss, on the rank "
     "where it is most, beside what is allowed: two gradients, and what aggregation and reduction declare."
 )
-_MEMORY = {"cpu": " It is the resident set, which moves by up to 24 MiB of its own accord: it says something of large models."}
+_MEMORY = {"cpu": " It is the resident set: the first case to use a part of torch also pays for loading it."}
 _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
@@ -124,7 +129,7 @@ def build(path: Path | str) -> Report:
     shown = frames | {"trade": traded, "cautions": cautioned}
     return Report(
         run=run,
-        answer=answer(run, frames["discrepancy"], frames["cost"]),
+        answer=answer(run, frames["cost"], timed),
         findings=_findings(run),
         cautions=caution_remarks(run, cautioned),
         pictures=dict(_pictures(run, traded, frames["collectives"])),
@@ -267,7 +272,8 @@ def _of_times(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief
     yield from _by_workload("Cost", costs, (_MEDIANS if brief else _COST) + clocks)
     if len(frames["price"]):
         yield from _by_workload("The price of synchronization", price_table(frames["price"]), price_note(frames["price"]))
-    yield from _by_workload("Where the time goes", breakdown_table(frames["cost"], timed), _BREAKDOWN)
+    note = _BREAKDOWN + "".join(words for phase, words in _PHASES.items() if phase in set(timed.phases.phase))
+    yield from _by_workload("Where the time goes", breakdown_table(frames["cost"], timed), note)
     stragglers = straggler_table(run, timed)
     if len(stragglers) and not brief:
         yield from _by_workload("Stragglers", stragglers, _STRAGGLERS)

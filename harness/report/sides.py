@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.report.discrepancy import WORST
+from harness.report.discrepancy import distances
 from harness.report.frame import Run, load_run
 from harness.report.labels import parameter_columns, spelled
 from harness.report.statistics import Floats
 from harness.report.times import Times, times_of
 from harness.schema.case import AXES
-from harness.schema.record import OK, REFERENCE
+from harness.schema.record import OK
 from harness.schema.refusal import RefusedError
 
 TIME, MEMORY, DISCREPANCY = "time", "memory", "relative_l2"
@@ -65,8 +65,8 @@ class Side:
         """Metric to one number a launch: TIME in seconds, `time.<phase>` where asked for, MEMORY in bytes, DISCREPANCY."""
         found: dict[str, list[Floats]] = {}
         for number, case_id in self.keys[key].items():
-            distances = self._distances[number].get(case_id, np.empty(0))
-            for metric, values in (*_metrics(self.runs[number], case_id, phases), (DISCREPANCY, distances)):
+            apart = self._distances[number].get(case_id, np.empty(0))
+            for metric, values in (*_metrics(self.runs[number], case_id, phases), (DISCREPANCY, apart)):
                 found.setdefault(metric, []).append(values)
         joined = {metric: np.concatenate(values) for metric, values in found.items()}
         return {metric: values for metric, values in joined.items() if len(values)}
@@ -149,11 +149,8 @@ def _phases(times: Times) -> Iterator[tuple[str, Floats]]:
 
 
 def _distances(run: Run) -> dict[str, Floats]:
-    """case_id to [launches]: relative L2 from the reference, of the rank that is furthest; infinite where it is no number."""
-    rows = run.every("discrepancies")
-    rows = rows[(rows.against == REFERENCE) & (rows.parameter == "")]
-    far = rows[WORST].astype(float).fillna(np.inf).groupby([rows.case_id.astype(str), rows.launch]).max()
-    return {str(case_id): values.to_numpy() for case_id, values in far.groupby(level=0)}
+    """case_id to [launches]: relative L2 from the reference, of the rank that is furthest."""
+    return {str(case_id): values.to_numpy() for case_id, values in distances(run).groupby(level=0)}
 
 
 def _order(run: Run) -> str:

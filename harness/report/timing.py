@@ -16,6 +16,7 @@ from harness.schema.record import OK
 _PHASES = ["case_id", "clock", "phase", *(field.name for field in fields(Summary))]
 _RANKS = ["case_id", "rank", "step_s", "slowest", "waits_s", "last"]
 _CASES = ["case_id", "clock", "overlap", "launch_spread"]
+_STEPS = ["case_id", "launch", "visit", "step_s"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Timing:
     cases: pd.DataFrame
     """One row a case: the clock that sees its work, the share of its communication that is hidden, and by how much, as a share
     of the median, the median steps of its launches scatter (standard deviation; NaN of one launch)."""
+    steps: pd.DataFrame
+    """One row a case and measured iteration, in the order in which they ran: seconds of the slowest rank's step, by the clock
+    that sees its work."""
 
 
 def timing(run: Run) -> Timing:
@@ -37,15 +41,18 @@ def timing(run: Run) -> Timing:
     phases: list[dict[str, Any]] = []
     ranks: list[pd.DataFrame] = []
     cases: list[dict[str, Any]] = []
+    steps: list[pd.DataFrame] = []
     for case_id in run.cases.case_id[run.cases.status == OK]:
         times = times_of(run.raw_samples(case_id))
         phases += [{"case_id": case_id, **row} for row in _summaries(times)]
         ranks.append(_by_rank(times).assign(case_id=case_id))
         cases.append({"case_id": case_id, "clock": times.clock, "overlap": times.overlap, "launch_spread": _spread(times)})
+        steps.append(_steps(times).assign(case_id=case_id))
     return Timing(
         phases=pd.DataFrame(phases, columns=_PHASES),
         ranks=pd.concat(ranks, ignore_index=True)[_RANKS] if ranks else pd.DataFrame(columns=_RANKS),
         cases=pd.DataFrame(cases, columns=_CASES),
+        steps=pd.concat(steps, ignore_index=True)[_STEPS] if steps else pd.DataFrame(columns=_STEPS),
     )
 
 
@@ -68,6 +75,11 @@ def _by_rank(times: Times) -> pd.DataFrame:
             "last": unknown if arrival is None else _share_of_most(arrival),
         }
     )
+
+
+def _steps(times: Times) -> pd.DataFrame:
+    seconds = times.slowest[times.clock, STEP]
+    return pd.DataFrame({"launch": times.blocks.launch, "visit": times.blocks.visit, "step_s": seconds}).dropna()
 
 
 def _share_of_most(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:

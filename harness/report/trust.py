@@ -71,7 +71,7 @@ def _crowded(seen: Facts, where: Facts) -> tuple[float, str] | None:
     if not window or taken < _CROWDED * window:
         return None
     busiest = [f"{one['name']} (pid {one['pid']}, {one['cpu_s'] / window:.2f})" for one in others[:_NAMED]]
-    told = f": {', '.join(busiest)}" if busiest else ", none of them seen from here"
+    told = f"; of those that were there until its end: {', '.join(busiest)}" if busiest else ", none of them seen from here"
     share = f"{taken / window:.2f} of {where.get('cpus')} CPUs"
     return taken / window, f"On {where.get('host')}, other processes took {share} during the run{told}."
 

@@ -83,7 +83,8 @@ class Outcome:
     gradient_sha256: str = ""
     """Of rank 0's bits: equal where two runs computed the same."""
     peak_memory_bytes: int = 0
-    """Over the timed iterations, the largest of all ranks: resident set on the CPU, allocated device memory on CUDA."""
+    """Over the timed iterations, the largest of all ranks: allocated device memory on CUDA; on the CPU the whole process's
+    resident set, which also holds what imports, references and earlier cases have left."""
     above_bare_bytes: int = 0
     """What the case takes more than one forward and one backward of the rank's mean loss do; of the rank where it is most."""
     declared_bytes: int = 0

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 from tests.running import ROOT
 
-PARTS = ("comparison", "step", "busbw", "skew", "startup", "overhead", "scale", "diagnosis", "audit", "verdicts", "same")
+PARTS = (
+    *("comparison", "step", "busbw", "skew", "startup", "overhead", "scale", "diagnosis", "audit", "verdicts", "same"),
+    "cost_line",
+)
 """Parts that run when none is named, in this order."""
 ON_REQUEST = ("scaling",)
 """Parts that run only when they are named."""

@@ -243,9 +243,9 @@ MUTANTS = (
     ),
     Mutant(
         "export-distance-of-rank-0",
-        "_distances",
-        "rows.launch]).relative_l2.max()",
-        "rows.launch]).relative_l2.first()",
+        "distances",
+        "rows.launch], sort=False).max()",
+        "rows.launch], sort=False).first()",
         "An exported distance is that of the first rank instead of the rank that is furthest away.",
     ),
     Mutant(

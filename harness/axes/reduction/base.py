@@ -101,7 +101,7 @@ class Reduction(Option, ABC):
     separates_samples: ClassVar[bool] = False
     """Whether it takes samples one by one by torch.func, and not by backward."""
     tolerated_warnings: ClassVar[tuple[str, ...]] = ()
-    """Regular expressions of warnings that are facts about the mode, recorded as a finding instead of printed."""
+    """Regular expressions of warnings that the mode takes a slow path of torch; recorded as a finding instead of printed."""
 
     def splits(self, samples: int) -> bool:
         """Whether the model sees parts of a batch of so many samples by themselves: another function where they are coupled."""

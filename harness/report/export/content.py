@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from harness.report.discrepancy import distances
 from harness.report.frame import Run
 from harness.report.labels import parameter_columns
 from harness.report.statistics import Floats
 from harness.report.times import times_of
 from harness.schema.case import AXES
-from harness.schema.record import OK, REFERENCE
+from harness.schema.record import OK
 
-_MEMORY = ("peak_memory_bytes", "above_bare_bytes", "gradient_bytes")
+_PEAK = "peak_memory_bytes"
+"""On a CPU it also holds what earlier cases have left."""
+_MEMORY = (_PEAK, "above_bare_bytes", "gradient_bytes")
 _KEYS = ("world_size", "backend", "device")
 
 
@@ -27,29 +30,22 @@ class Content:
     seconds: dict[str, list[tuple[int, float]]]
     """`<clock>/<phase>` to (measured iteration, seconds of the slowest rank); skew and the like among them."""
     figures: dict[str, float]
-    """Name, with its unit, to a finite number."""
+    """Name, with its unit, to a finite number; no distance from the reference where a rank has none."""
 
 
 def contents(run: Run) -> Iterator[Content]:
     """Every measured case, launch by launch. The samples of one case are read at a time."""
-    measured, distances = run.launched[run.launched.status == OK], _distances(run)
+    measured, far = run.launched[run.launched.status == OK], distances(run).to_dict()
     for case_id, rows in measured.groupby("case_id", sort=False, observed=True):
         times = times_of(run.raw_samples(str(case_id)))
         for row, own in zip(rows.sort_values("launch").to_dict("records"), times.blocks.launches, strict=True):
             seconds = {"/".join(key): _numbered(values[own]) for key, values in times.slowest.items()}
-            far = distances.get((str(case_id), row["launch"]))
-            yield Content(str(case_id), int(row["launch"]), _settings(run, row), seconds, _figures(row, seconds, far))
+            distance = far.get((str(case_id), row["launch"]))
+            yield Content(str(case_id), int(row["launch"]), _settings(run, row), seconds, _figures(row, seconds, distance))
 
 
 def _numbered(values: Floats) -> list[tuple[int, float]]:
     return [(place, value) for place, value in enumerate(values.tolist()) if value == value]
-
-
-def _distances(run: Run) -> dict[tuple[str, int], float]:
-    """(case, launch) to the relative L2 from the reference, of the rank that is furthest away."""
-    rows = run.every("discrepancies")
-    rows = rows[(rows.against == REFERENCE) & (rows.parameter == "")]
-    return dict(rows.groupby([rows.case_id.astype(str), rows.launch]).relative_l2.max()) if len(rows) else {}
 
 
 def _settings(run: Run, row: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +55,7 @@ def _settings(run: Run, row: dict[str, Any]) -> dict[str, Any]:
 
 def _figures(row: dict[str, Any], seconds: dict[str, list[tuple[int, float]]], far: float | None) -> dict[str, float]:
     medians = {f"median_s/{name}": median(value for _, value in series) for name, series in seconds.items() if series}
-    figures = {**medians, **{key: float(row[key]) for key in _MEMORY}}
+    figures = {**medians, **{key: float(row[key]) for key in _MEMORY if key != _PEAK or row["device"] != "cpu"}}
     if far is not None:
         figures["relative_l2/reference"] = float(far)
     return {name: value for name, value in figures.items() if abs(value) < float("inf")}  # nor a NaN

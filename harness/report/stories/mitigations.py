@@ -88,6 +88,7 @@ def averaging_helps(run: Run) -> Verdict:
     losses = [seen(run, "averaging", quantity=f"loss, {order}") for order in ("one order", "another order")]
     keys = [losses[0].subject.astype(str), losses[0]["rank"]]
     apart = pd.Series(losses[1].value.to_numpy() - losses[0].value.to_numpy(), losses[0].index)
+    largest(apart.abs())  # a mean would leave out a loss that is NaN
     one, mean = largest(apart.abs().groupby(keys).mean()), largest(apart.groupby(keys).mean().abs())
     spread = largest(losses[0].value.groupby(keys).std())
     words = (

@@ -33,7 +33,7 @@ def example_varies(subject: str, words: str) -> "Claim":
 
 def third_only_accumulates(run: Run) -> Verdict:
     """The second call over the first: 2, where nothing clears `.grad`."""
-    ratio = seen(run, "text_examples", subject="example 3", quantity="second call over first").value.max()
+    ratio = largest(seen(run, "text_examples", subject="example 3", quantity="second call over first").value)
     runs, distinct, _ = patterns(run, "text_examples", "example 3", "with zero_grad")
     words = f"the second call gives {ratio:.12g} times the first: nothing clears .grad; cleared, {counted(distinct)}"
     return bool(ratio != 2 or distinct > 1), f"{words} in {runs} calls"
@@ -51,13 +51,13 @@ def forward_sum_is_the_cause(run: Run) -> Verdict:
 
 def not_associative(run: Run) -> Verdict:
     """(a + b) + c against a + (b + c)."""
-    share = seen(run, "float_sums", quantity="share that differs").value.max()
+    share = largest(seen(run, "float_sums", quantity="share that differs").value)
     return bool(share > 0), f"{share:.0%} of random float32 triples sum to another value in the other order"
 
 
 def magnitudes_lose(run: Run) -> Verdict:
     """2^25 + 1 - 2^25."""
-    result = seen(run, "float_sums", setting="2^25").value.max()
+    result = largest(seen(run, "float_sums", setting="2^25").value)
     return bool(result != 1), f"2^25 + 1 - 2^25 is {result:g} in float32"
 
 

@@ -1,5 +1,6 @@
 """Rows in, and what TensorBoard's and MLflow's own readers find."""
 
+import math
 import os
 import subprocess
 import sys
@@ -169,3 +170,23 @@ def test_the_distance_is_that_of_the_rank_that_is_furthest_away(run_dir: RunDir)
     Writer(run_dir).write_discrepancies(case, far)
     one = next(one for one in contents(load_run(run_dir.path)) if one.case_id == case.case_id)
     assert one.figures["relative_l2/reference"] == pytest.approx(5e-8)
+
+
+def test_the_peak_of_a_cpu_process_is_no_figure_of_a_case(run_dir: RunDir) -> None:
+    case = next(case for case in expand_cases(run_dir.config()) if case.reduction == "sum")
+    exported = {}
+    for device in ("cpu", "cuda"):
+        Writer(run_dir).write_outcome(case, Outcome(case_id=case.case_id, status="ok", device=device, peak_memory_bytes=2**21))
+        exported[device] = next(one.figures for one in contents(load_run(run_dir.path)) if one.case_id == case.case_id)
+    assert "peak_memory_bytes" not in exported["cpu"] and exported["cuda"]["peak_memory_bytes"] == 2**21
+
+
+def test_a_rank_without_a_number_is_not_hidden_by_the_others(run_dir: RunDir) -> None:
+    case = next(case for case in expand_cases(run_dir.config()) if case.reduction == "sum")
+    far = [
+        Discrepancy(case.case_id, rank, REFERENCE, "", metrics(relative_l2=value))
+        for rank, value in enumerate((1e-8, math.nan))
+    ]
+    Writer(run_dir).write_discrepancies(case, far)
+    one = next(one for one in contents(load_run(run_dir.path)) if one.case_id == case.case_id)
+    assert "relative_l2/reference" not in one.figures

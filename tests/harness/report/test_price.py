@@ -20,7 +20,7 @@ def steps(launches: int, visits: int, cost: float, noise: float, seed: int) -> t
 
 def test_what_launches_and_visits_share_falls_out() -> None:
     found = difference(*steps(launches=5, visits=4, cost=0.02, noise=0.0, seed=1))
-    assert (found.seconds, found.low, found.high) == pytest.approx((0.02, 0.02, 0.02))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.02, 0.02, 0.02))
     assert (found.units, found.of, found.verdict) == (5, "launches", COSTS)
     assert difference(*steps(launches=5, visits=4, cost=-0.02, noise=1e-4, seed=1)).verdict == SAVES
 

@@ -25,6 +25,7 @@ from harness.schema.record import CASE, FAILED, FULL_BATCH, METRICS, RANK_0, REF
 from harness.schema.run_dir import RunDir
 from launch.compose import compose_config
 from tests.harness.schema.test_schema import NOW
+from tests.synthetic import make_run, steps
 
 ZERO = dict.fromkeys(METRICS, 0.0) | {"bitwise_equal": 1.0, "cosine": 1.0, "scale": 1.0}
 
@@ -108,7 +109,7 @@ def test_the_pages(run_dir: RunDir) -> None:
     lines = page.splitlines()
     assert lines[2].startswith("Gradients: 2 of 2 measured cases are within 1e-06")
     assert "mean at 3.00e-08" in lines[2]
-    assert "30.0 ms with sum and 60.0 ms with mean, 2 times as much" in lines[4]
+    assert "30.0 ms with sum and 60.0 ms with mean; 3 iterations are too few to tell whether they differ" in lines[4]
     assert "a &lt;b&gt;finding&lt;/b&gt; \\| here (1 case)" in page
     assert "| sum - mean |" in page
     assert sorted(path.name for path in run_dir.report.iterdir()) == [
@@ -140,7 +141,54 @@ def test_nan_is_further_than_any_number(run_dir: RunDir) -> None:
     case = expand_cases(run_dir.config())[1]
     rows = [row for row in compared(case, math.nan) if row.against == REFERENCE]
     Writer(run_dir).write_discrepancies(case, rows)
-    assert "mean is NaN away" in build(run_dir.path).answer[0]
+    assert "mean has no finite distance from it" in build(run_dir.path).answer[0]
+
+
+def test_the_first_line_is_of_every_launch(tmp_path: Path) -> None:
+    """Of a case that one launch got right and the next one wrong, and without a case that one launch failed."""
+    right = {"sum": (1e-8, 2e-8), "mean": (1e-8, 3e-3), "none": (5.0, 5.0)}
+    run_dir = make_run(
+        tmp_path,
+        steps(0.01),
+        *("workload=[mlp_digits]", "reduction=[sum,mean,none]", "launches=2"),
+        relative_l2=lambda case, launch: right[case.reduction][launch],
+        status=lambda case, launch: FAILED if case.reduction == "none" and launch else "ok",
+    )
+    line = build(run_dir.path).answer[0]
+    assert "1 of 2 measured cases are within 1e-06" in line and line.endswith("reference; mlp_digits mean is 3.00e-03 away.")
+
+
+@pytest.mark.parametrize(("predicted", "explained"), [(math.nan, False), (0.0, False), (0.2, True)])
+def test_unequal_denominators_explain_a_distance_only_where_theory_does(
+    run_dir: RunDir, predicted: float, explained: bool
+) -> None:
+    case = expand_cases(run_dir.config())[1]
+    writer = Writer(run_dir)
+    writer.write_discrepancies(case, compared(case, 0.25))
+    writer.write_findings(case, [Finding(case.case_id, "unequal_denominators", "ranks count between 1 and 2 terms", 2.0)])
+    writer.write_outcome(case, Outcome(case_id=case.case_id, status="ok", predicted_relative_l2=predicted))
+    line = build(run_dir.path).answer[0]
+    assert "mean is 0.25 away" in line
+    assert ("the findings below say why" in line) == explained
+
+
+def test_memory_is_shown_of_a_device_alone(tmp_path: Path) -> None:
+    """A CPU process's resident set depends on the cases before it."""
+    shown = {}
+    for clock in ("host", "cuda_event"):
+        run = load_run(make_run(tmp_path / clock, lambda case, launch, c=clock: {(c, "step"): np.ones((3, 2))}, *ONE).path)
+        costs = cost(run, timing(run))
+        shown[clock] = [name for name in cost_table(costs, pd.Series(dtype=str)) if "MiB" in name]
+    assert shown == {"host": [], "cuda_event": ["peak allocated, MiB"]}
+
+
+def test_captions_explain_what_a_table_has(tmp_path: Path) -> None:
+    page = write(build(make_run(tmp_path, steps(0.01), *ONE).path)).read_text()
+    assert "they need not add up." in page
+    assert not any(words in page for words in ("Skew:", "Exposed:"))
+
+
+ONE = ("workload=[mlp_digits]", "reduction=[sum]")
 
 
 def test_a_failed_case(run_dir: RunDir) -> None:

@@ -137,7 +137,7 @@ def test_the_straggler_is_named(tmp_path: Path) -> None:
     timed = timing(run)
     (row,) = straggler_table(run, timed).to_dict("records")
     assert row["last to aggregate"] == "rank 1 in 100%"
-    assert row["waits for it the longest, ms"] == "rank 0: 20.0"
+    assert row["waits the longest, ms"] == "rank 0: 20.0"
     assert row["slowest step"] == "rank 1 in 100%"
     (phases,) = breakdown_table(cost(run, timed), timed).to_dict("records")
     assert (phases["of it skew, ms"], phases["of it transfer, ms"]) == ("20.0", "4.00")

@@ -254,6 +254,15 @@ def test_what_is_no_number_is_not_judged(reduction_modes: Finished) -> None:
     assert tell(nan)
 
 
+def test_one_loss_that_is_no_number_is_not_averaged_away(unequal_derivatives: Finished) -> None:
+    run = unequal_derivatives.run
+    first = run.observations.index[run.observations.quantity == "loss, one order"][0]
+    claim = claim_of("unequal_derivatives", "averaging runs")
+    assert judge(claim, run).verdict != UNTESTABLE
+    nan = replace(run, observations=run.observations.assign(value=run.observations.value.mask(run.observations.index == first)))
+    assert judge(claim, nan).verdict == UNTESTABLE
+
+
 @pytest.mark.parametrize("kept", [["none", "sum"], ["none", "one_by_one"], ["sum_then_divide", "one_by_one_forward"], ["mean"]])
 def test_a_part_of_a_run_is_judged_by_what_it_has(reduction_modes: Finished, kept: list[str]) -> None:
     run = reduction_modes.run

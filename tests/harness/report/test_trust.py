@@ -54,7 +54,8 @@ OF_RANK_1 = ("conditions", 0, "ranks", 1)
     [
         (
             changed(*ON_HOST, busy_s=30.4, others=[{"pid": 7, "name": "stress", "cpu_s": 9.5}]),
-            "On node1, other processes took 1.00 of 4 CPUs during the run: stress (pid 7, 0.95).",
+            "On node1, other processes took 1.00 of 4 CPUs during the run; of those that were there until its end: "
+            "stress (pid 7, 0.95).",
         ),
         (changed(*ON_HOST, busy_s=30.4), "other processes took 1.00 of 4 CPUs during the run, none of them seen from here."),
         (changed(*ON_HOST, stolen_s=4.0), "The hypervisor took 10.0% of node1's CPU time"),
