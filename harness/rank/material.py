@@ -12,6 +12,7 @@ from harness.axes.workload.base import Batch, Criterion, Workload, coupling, dra
 from harness.probes.control import Control
 from harness.schema.refusal import RefusedError
 from harness.schema.seeding import derive_seed
+from harness.tensors.bits import bits
 
 _SAMPLES_TO_TRY = 4
 
@@ -46,6 +47,12 @@ class Material:
     def trains(self) -> bool:
         """Whether any parameter gets a gradient."""
         return any(parameter.requires_grad for parameter in self.model.parameters())
+
+    @property
+    def strided(self) -> tuple[str, ...]:
+        """Names of the parameters that are not contiguous in a copy of the model, which keeps strides without gaps."""
+        named = self.model.named_parameters()
+        return tuple(name for name, one in named if not torch.empty_like(one, device="meta").is_contiguous())
 
     def fresh_model(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """A copy of the initial model."""
@@ -118,4 +125,4 @@ def _check_criterion(model: nn.Module, criterion: Criterion, batch: Batch) -> No
 
 
 def _digest(tensor: torch.Tensor) -> bytes:
-    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).digest()
+    return hashlib.sha256(bits(tensor).numpy().data).digest()

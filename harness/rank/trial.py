@@ -122,6 +122,7 @@ class Trial:
             shard_sizes=tuple(map(len, cut.shards())),
             denominators=tuple(cut.counts()),
             passes=tuple(len(parts.reduction.passes(own)) for own in cut.terms()),
+            strided=self.material.strided,
             unequal_use=self.usage.unequal,
             varying_use=self.usage.varying,
             follows_sync=parts.aggregation.follows_sync,

@@ -36,6 +36,8 @@ class Context:
     """Whether the aggregation leaves it to the sync policy when to wait for its collectives."""
     scales_loss: bool = False
     """Whether the precision scales the loss, and unscales the gradient after the aggregation."""
+    strided: tuple[str, ...] = ()
+    """Names of the model's parameters that are not contiguous."""
     separates_samples: bool = False
     """Whether the reduction takes samples one by one by torch.func, and not by backward."""
 

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from harness.schema.context import Option
+from harness.tensors.bits import bits
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -138,7 +139,7 @@ def fingerprint(batch: Batch) -> str:
     digest = hashlib.sha256()
     for tensor in (*batch.inputs, batch.target):
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(bits(tensor).numpy().tobytes())
     return digest.hexdigest()
 
 
