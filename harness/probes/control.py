@@ -26,6 +26,8 @@ class Control:
         """Whether this rank waits for the others because it failed."""
         self.where: Callable[[], str] = lambda: ""
         """Where this rank is, and what it does, for the words on its failure."""
+        self.changed: dict[str, list[int]] = {}
+        """Settings of the process that work changed, to the ranks where it did: they were put back. Equal on all ranks."""
 
     def meet(self, *, failed: bool = False) -> None:
         """Wait for all ranks; raises PeerFailedError, on all of them, when one came here because it failed."""
@@ -40,7 +42,7 @@ class Control:
         return self._largest(int(flag)) > 0
 
     def _largest(self, sign: int) -> int:
-        signs = torch.tensor(sign, dtype=torch.uint8)
+        signs = torch.tensor(sign, dtype=torch.uint8, device="cpu")  # work may have left another default device
         if self.size > 1:
             collectives.all_reduce(signs, op=dist.ReduceOp.MAX, group=self._group)
         if signs == _FAILED:

@@ -3,17 +3,21 @@
 import copy
 import hashlib
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint
 from harness.probes.control import Control
+from harness.rank.settings import Settings
 from harness.schema.refusal import RefusedError
 from harness.schema.seeding import derive_seed
 from harness.tensors.bits import bits
 
+T = TypeVar("T")
 _SAMPLES_TO_TRY = 4
 
 
@@ -32,6 +36,8 @@ class Material:
     """By what a sample's output depends on the batch that it is in; see workload.base."""
     data_sha256: str
     data_samples: int
+    changed_settings: tuple[str, ...] = ()
+    """Settings of the process that making model, loss and data changed, and that were put back."""
 
     @property
     def batch(self) -> Batch:
@@ -70,20 +76,33 @@ def step_seed(seed: int, name: str, rank: int) -> int:
 
 def prepare(workload: Workload, name: str, seed: int, global_batch_size: int, batches: int = 1) -> Material:
     """Build what the seed says, with so many batches. Raises RefusedError when the workload's own code cannot serve it."""
+    changed: list[str] = []
     try:
-        model = workload.build_model(derive_seed(seed, name, "parameters"))
-        data = workload.load_data(derive_seed(seed, name, "data"))
+        model = _kept(changed, lambda: workload.build_model(derive_seed(seed, name, "parameters")))
+        data = _kept(changed, lambda: workload.load_data(derive_seed(seed, name, "data")))
         drawn = _draw_batches(data, workload.samples or global_batch_size, derive_seed(seed, name, "batch"), batches)
-        criterion = workload.build_criterion()
-        terms = [criterion.terms(batch.target) for batch in drawn]
-        _check_criterion(model, criterion, drawn[0][terms[0].argsort(descending=True)[:_SAMPLES_TO_TRY]])
+        criterion = _kept(changed, workload.build_criterion)
+        terms = _kept(changed, lambda: [criterion.terms(batch.target) for batch in drawn])
+        tried = drawn[0][terms[0].argsort(descending=True)[:_SAMPLES_TO_TRY]]
+        _kept([], lambda: _check_criterion(model, criterion, tried))  # a forward, and each case notes what its own changes
     except Exception as error:  # the user's model, loss and data may raise anything: it is a refusal, told with its place
         traceback.print_exc()
         raise RefusedError(f"workload.{name}: {type(error).__name__}: {error}") from error
     if not all(of_batch.sum() > 0 for of_batch in terms):
         raise RefusedError(f"workload.{name}: no target of the batch counts in its loss")
     counted = tuple(tuple(of_batch.tolist()) for of_batch in terms)
-    return Material(workload, name, model, drawn, counted, coupling(model), fingerprint(data), len(data))
+    return Material(
+        workload, name, model, drawn, counted, coupling(model), fingerprint(data), len(data), tuple(dict.fromkeys(changed))
+    )
+
+
+def _kept(changed: list[str], call: Callable[[], T]) -> T:
+    """Call the user's code; put back the settings of the process that it changes, and note them."""
+    before = Settings.now()
+    try:
+        return call()
+    finally:
+        changed += before.put_back()
 
 
 def _draw_batches(data: Batch, size: int, seed: int, count: int) -> tuple[Batch, ...]:

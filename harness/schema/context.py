@@ -45,6 +45,9 @@ class Context:
 class Option:
     """An option of an axis; the base of each axis's own base."""
 
+    changed_settings: tuple[str, ...] = ()
+    """Settings of the process that making the option changed, and that were put back."""
+
     def unsupported(self, context: Context) -> str | None:
         """Why this option cannot serve the case, from facts that are equal on all ranks; None when it can."""
         return None

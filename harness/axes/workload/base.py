@@ -98,9 +98,9 @@ class Workload(Option):
         self._model, self._loss, self._data, self.samples = model, loss, data, samples
 
     def build_model(self, seed: int) -> nn.Module:
-        """The module in train mode, on the CPU, with the parameters that `seed` gives."""
+        """The module, on the CPU, with the parameters that `seed` gives, in the modes (train, eval) that its maker left."""
         with _seeded(seed):
-            return self._model().train()
+            return self._model()
 
     def build_criterion(self) -> Criterion:
         """The loss under its three reductions."""
