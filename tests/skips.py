@@ -26,6 +26,7 @@ _REASONS = (
     "torch.cuda.synchronize waits for a CUDA device; on the CPU each collective has ended when it returns",
     "this aggregation decides by itself when it waits for its collectives",
     r"no target of rank \d+'s shard counts in the loss: the rank's own mean is 0/0",
+    "sparse gradients cannot be aggregated: .*; try sparse=False",
     "the model has no parameter that gets a gradient: there is nothing to aggregate",
 )
 

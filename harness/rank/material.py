@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint
+from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint, seeded
 from harness.probes.control import Control
 from harness.rank.settings import Settings
 from harness.schema.refusal import RefusedError
@@ -55,6 +56,17 @@ class Material:
         return any(parameter.requires_grad for parameter in self.model.parameters())
 
     @property
+    def sparse(self) -> tuple[str, ...]:
+        """Names of the parameters whose gradients are sparse."""
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        found = ((name, module) for name, module in self.model.named_modules() if isinstance(module, kinds) and module.sparse)
+        return tuple(f"{name}.weight".lstrip(".") for name, module in found if module.weight.requires_grad)
+
+    def initialized(self, seed: int) -> nn.Module:
+        """The model with the parameters that another seed gives."""
+        return _materialized(self.workload.build_model(seed), self.batch, seed)
+
+    @property
     def strided(self) -> tuple[str, ...]:
         """Names of the parameters that are not contiguous in a copy of the model, which keeps strides without gaps."""
         named = self.model.named_parameters()
@@ -82,6 +94,8 @@ def prepare(workload: Workload, name: str, seed: int, global_batch_size: int, ba
         data = _kept(changed, lambda: workload.load_data(derive_seed(seed, name, "data")))
         drawn = _draw_batches(data, workload.samples or global_batch_size, derive_seed(seed, name, "batch"), batches)
         criterion = _kept(changed, workload.build_criterion)
+        model = _kept(changed, lambda: _materialized(model, drawn[0], derive_seed(seed, name, "parameters")))
+        _check_dtypes(model)
         terms = _kept(changed, lambda: [criterion.terms(batch.target) for batch in drawn])
         tried = drawn[0][terms[0].argsort(descending=True)[:_SAMPLES_TO_TRY]]
         _kept([], lambda: _check_criterion(model, criterion, tried))  # a forward, and each case notes what its own changes
@@ -94,6 +108,33 @@ def prepare(workload: Workload, name: str, seed: int, global_batch_size: int, ba
     return Material(
         workload, name, model, drawn, counted, coupling(model), fingerprint(data), len(data), tuple(dict.fromkeys(changed))
     )
+
+
+def _materialized(model: nn.Module, batch: Batch, seed: int) -> nn.Module:
+    """Give lazy modules (torch.nn.LazyLinear) their parameters, from `seed`, by one forward in eval mode; then as before."""
+    if not _uninitialized(model):
+        return model
+    modes = {module: module.training for module in model.modules()}
+    with seeded(seed), torch.no_grad():
+        model.eval()(*batch[slice(_SAMPLES_TO_TRY)].to(torch.device("cpu"), torch.get_default_dtype()).inputs)
+    for module, training in modes.items():
+        module.training = training
+    if left := _uninitialized(model):
+        raise ValueError(f"{', '.join(left)}: still uninitialized after a forward; try a module that is not lazy")
+    return model
+
+
+def _uninitialized(model: nn.Module) -> list[str]:
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return [name for name, tensor in named if is_lazy(tensor)]
+
+
+def _check_dtypes(model: nn.Module) -> None:
+    """A model is cast to each case's precision, in which complex numbers would lose their imaginary parts without an error."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_complex():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{name} is {kind}; accepted: real parameters and buffers; try torch.view_as_real of it")
 
 
 def _kept(changed: list[str], call: Callable[[], T]) -> T:

@@ -159,6 +159,9 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
     """A parameter that took no part still takes part in the collective, or the other ranks would wait for it."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
+    if parameter.grad.layout != torch.strided:
+        shape, layout = tuple(parameter.shape), str(parameter.grad.layout).removeprefix("torch.")
+        raise ValueError(f"the gradient of a parameter of shape {shape} is {layout}; accepted: dense gradients; try to_dense()")
     return parameter.grad
 
 
