@@ -54,10 +54,10 @@ def _pinned(host: str | None, ranks: Sequence[tuple[int, Facts]], cpus: int | No
         if (total := sum(threads[rank] for rank in held)) > len(shared):
             named.append(shared)
             who = f"rank {held[0]} has" if len(held) == 1 else f"ranks {_spelled(held)} have"
+            where = f"{len(shared)} CPU{'s' * (len(shared) > 1)} ({_spelled(shared)})"
             yield (
-                f"On {host}, {who} {total} threads and may run on {len(shared)} "
-                f"CPU{'s' * (len(shared) > 1)} ({_spelled(shared)}): their times include waiting for each other. Give each rank CPUs of its own (taskset, srun --cpu-bind, the "
-                "container's cpuset), or lower threads_per_rank."
+                f"On {host}, {who} {total} threads and may run on {where}: their times include waiting for each other. "
+                "Give each rank CPUs of its own (taskset, srun --cpu-bind, the container's cpuset), or lower threads_per_rank."
             )
 
 
