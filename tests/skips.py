@@ -7,6 +7,7 @@ _REASONS = (
     "torch.func computes gradients without the backward in which this aggregation communicates",
     "DistributedDataParallel registers bf16_compress_hook for NCCL alone, and this case's group is gloo",
     r"this aggregation takes one backward an iteration, and here a rank makes \d+",
+    "fully_shard takes contiguous parameters alone; not contiguous: weight",
     "this aggregation needs gradients of the same parameters on every rank; the ranks' batches differ in that",
     "this aggregation is promised that every pass uses the same parameters, and here passes differ in that",
     "what is left in .grad is unscaled, and the gradient that is added to it is scaled",
@@ -25,6 +26,7 @@ _REASONS = (
     "torch.cuda.synchronize waits for a CUDA device; on the CPU each collective has ended when it returns",
     "this aggregation decides by itself when it waits for its collectives",
     r"no target of rank \d+'s shard counts in the loss: the rank's own mean is 0/0",
+    "sparse gradients cannot be aggregated: .*; try sparse=False",
     "the model has no parameter that gets a gradient: there is nothing to aggregate",
 )
 

@@ -1,7 +1,8 @@
-"""The two laws of the house, and what else would erode by accident."""
+"""The three laws of the house, and what else would erode by accident."""
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,10 +24,11 @@ BASES = tuple(f"harness.axes.{axis}.base" for axis in AXES)
 # Package to what it may import of ours, and what it must never import. The composition roots import what they like.
 LAW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "harness.schema": ((), ("torch", "pandas", "hydra")),
+    "harness.tensors": ((), ("pandas", "hydra", "omegaconf")),
     "harness.numerics": ((), ("pandas", "hydra", "omegaconf", "torch.distributed")),
-    "harness.probes": (("harness.schema", "harness.numerics"), ("pandas", "hydra", "omegaconf")),
-    "harness.axes": (("harness.schema",), ("pandas", "hydra", "omegaconf")),
-    "harness.rank": (("harness.schema", "harness.numerics", "harness.probes", *BASES), ("pandas",)),
+    "harness.probes": (("harness.schema", "harness.numerics", "harness.tensors"), ("pandas", "hydra", "omegaconf")),
+    "harness.axes": (("harness.schema", "harness.tensors"), ("pandas", "hydra", "omegaconf")),
+    "harness.rank": (("harness.schema", "harness.numerics", "harness.tensors", "harness.probes", *BASES), ("pandas",)),
     "harness.report": (("harness.schema",), ("torch", "hydra")),
     "launch": (("harness.schema", "harness.report"), ("torch",)),
 }
@@ -102,6 +104,49 @@ def test_import_law_sees_a_forbidden_import(tmp_path: Path, module: str, line: s
     path.parent.mkdir(parents=True)
     path.write_text(f"{line}\n{(ROOT / module).read_text()}")
     assert breaches(path, tmp_path)
+
+
+COLLECTIVES = ROOT / "harness" / "tensors" / "collectives.py"
+"""The one module that may call them: gloo is silently wrong on tensors that are not contiguous."""
+_SENDS = re.compile(r"_?(all_|i?(reduce|broadcast|gather|scatter|send|recv)|batch_isend|coalescing|allreduce|allgather)\w*")
+_SENDERS = {"dist", "distributed", "group", "_group", "measured"}
+"""The last part of what a collective is an attribute of: the module, or a process group."""
+
+
+def collective_calls(path: Path) -> list[str]:
+    """References to a collective of torch.distributed, however they are written."""
+    tree = ast.parse(path.read_text())
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _SENDS.fullmatch(node.attr))
+    imported = (name for name in imports(path) if name.startswith("torch.distributed."))
+    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return [
+        *(ast.unparse(node) for node in attributes if ast.unparse(node.value).rpartition(".")[2] in _SENDERS),
+        *(name for name in imported if _SENDS.fullmatch(name.rpartition(".")[2])),
+        *(text for text in texts if "getattr(dist" in path.read_text() and _SENDS.fullmatch(text)),
+    ]
+
+
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(ROOT)))
+def test_one_module_calls_collectives(path: Path) -> None:
+    assert path == COLLECTIVES or collective_calls(path) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "dist.all_reduce(gradient, group=group)",
+        "partial(torch.distributed.broadcast, gradient)",
+        "from torch.distributed import all_gather",
+        "reduce_scatter = getattr(dist, 'reduce_scatter_single', None) or dist.reduce_scatter_tensor",
+        "self._group.allreduce([gradient])",
+        "dist.batch_isend_irecv(operations)",
+        "dist._coalescing_manager(group)",
+    ],
+)
+def test_a_collective_elsewhere_is_seen(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(f"import torch\nimport torch.distributed as dist\n{line}\n")
+    assert collective_calls(path)
 
 
 @pytest.mark.parametrize(("axis", "option"), OPTIONS)

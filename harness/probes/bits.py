@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.numerics.discrepancy import compare_all
 from harness.schema.record import Observation
+from harness.tensors.bits import bits
 
 Gradient = list[tuple[str, Tensor]]
 
@@ -54,5 +55,5 @@ def digest(gradient: Gradient) -> bytes:
     """SHA-256 of all bits."""
     found = hashlib.sha256()
     for _, tensor in gradient:
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(bits(tensor).numpy().tobytes())
     return found.digest()

@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from harness.tensors import collectives
+
 _FAILED = 2
 """What a rank that failed brings where the others meet; above every other sign."""
 
@@ -24,6 +26,8 @@ class Control:
         """Whether this rank waits for the others because it failed."""
         self.where: Callable[[], str] = lambda: ""
         """Where this rank is, and what it does, for the words on its failure."""
+        self.changed: dict[str, list[int]] = {}
+        """Settings of the process that work changed, to the ranks where it did: they were put back. Equal on all ranks."""
 
     def meet(self, *, failed: bool = False) -> None:
         """Wait for all ranks; raises PeerFailedError, on all of them, when one came here because it failed."""
@@ -38,9 +42,9 @@ class Control:
         return self._largest(int(flag)) > 0
 
     def _largest(self, sign: int) -> int:
-        signs = torch.tensor(sign, dtype=torch.uint8)
+        signs = torch.tensor(sign, dtype=torch.uint8, device="cpu")  # work may have left another default device
         if self.size > 1:
-            dist.all_reduce(signs, op=dist.ReduceOp.MAX, group=self._group)
+            collectives.all_reduce(signs, op=dist.ReduceOp.MAX, group=self._group)
         if signs == _FAILED:
             raise PeerFailedError
         return int(signs)
@@ -49,22 +53,18 @@ class Control:
         """Tensors of all ranks, equal in shape and dtype, in order of rank on rank 0; empty elsewhere."""
         if self.size == 1:
             return [tensor]
-        out = [torch.empty_like(tensor) for _ in range(self.size)] if self.rank == 0 else None
-        dist.gather(tensor, out, group=self._group)
-        return out or []
+        return collectives.gather(tensor, 0, self._group)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Tensors of all ranks, equal in shape and dtype, in order of rank, everywhere."""
         if self.size == 1:
             return [tensor]
-        out = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(out, tensor, group=self._group)
-        return out
+        return collectives.all_gather(tensor, self._group)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor; overwrites `tensor`."""
         if self.size > 1:
-            dist.broadcast(tensor, src=0, group=self._group)
+            collectives.broadcast(tensor, 0, self._group)
         return tensor
 
     def send_to_0(self, tensor: Tensor) -> None:
@@ -73,11 +73,11 @@ class Control:
 
     def send(self, tensor: Tensor, rank: int) -> None:
         """Hand a tensor to `rank`, which takes it with receive."""
-        dist.send(tensor, dst=rank, group=self._group)
+        collectives.send(tensor, rank, self._group)
 
     def receive(self, tensor: Tensor, rank: int) -> Tensor:
         """Fill `tensor` with what `rank` sends."""
-        dist.recv(tensor, src=rank, group=self._group)
+        collectives.receive(tensor, rank, self._group)
         return tensor
 
     def all_gather_text(self, text: str) -> list[str]:

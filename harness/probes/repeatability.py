@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,6 +16,7 @@ from harness.probes.base import Machine, Probe, Question, Subject
 from harness.probes.bits import Gradient, digest, patterns_of
 from harness.probes.descent import drift
 from harness.schema.record import Observation
+from harness.tensors import collectives
 
 T = TypeVar("T")
 TIMED_ROUNDS = 20
@@ -111,8 +111,7 @@ class RepeatabilityProbe(Probe):
 def _processes(machine: Machine, subject: Subject) -> Iterator[Observation]:
     """Ranks are processes of their own."""
     own = torch.tensor(list(digest(subject.gradient(subject.model(torch.float32)))), dtype=torch.uint8).to(machine.device)
-    everyone = [torch.empty_like(own) for _ in range(machine.size)]
-    dist.all_gather(everyone, own, group=machine.group)
+    everyone = collectives.all_gather(own, machine.group)
     yield Observation("across processes", "runs", machine.size)
     yield Observation("across processes", "distinct", len({bytes(theirs.tolist()) for theirs in everyone}))
 

@@ -11,6 +11,7 @@ from harness.numerics.discrepancy import compare
 from harness.probes.base import ONE_RANK, Machine, Probe, Question
 from harness.schema.record import Observation
 from harness.schema.seeding import derive_seed
+from harness.tensors import collectives
 
 
 class SumOverRanksProbe(Probe):
@@ -25,9 +26,8 @@ def _ask(machine: Machine) -> Iterator[Observation]:
     x = torch.randn(10, generator=generator, dtype=torch.float64).to(machine.device).requires_grad_()
     torch.sum(x**2).backward()
     assert x.grad is not None
-    dist.all_reduce(x.grad, op=dist.ReduceOp.SUM, group=machine.group)
-    everyone = [torch.empty_like(x) for _ in range(machine.size)]
-    dist.all_gather(everyone, x.detach(), group=machine.group)
+    collectives.all_reduce(x.grad, op=dist.ReduceOp.SUM, group=machine.group)
+    everyone = collectives.all_gather(x.detach(), machine.group)
     total: Tensor = torch.stack([2 * theirs for theirs in everyone]).sum(0)
     yield Observation("SUM", "relative_l2 from the sum over ranks", compare(x.grad, total).relative_l2)
     yield Observation("SUM", "scale against the mean over ranks", compare(x.grad, total / machine.size).scale)

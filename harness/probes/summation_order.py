@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from harness.numerics.trees import describe, height
@@ -12,6 +11,7 @@ from harness.probes.base import ONE_RANK, Machine, Probe, Question
 from harness.probes.order import Chunk, replayed, reveal, unsupported
 from harness.schema.record import Observation
 from harness.schema.seeding import derive_seed
+from harness.tensors import collectives
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 
@@ -73,7 +73,7 @@ def _place(machine: Machine) -> tuple[int, int]:
 
 def _total(machine: Machine, tensors: list[Tensor]) -> None:
     for tensor in tensors:
-        dist.all_reduce(tensor, group=machine.group)
+        collectives.all_reduce(tensor, group=machine.group)
 
 
 def _drawn(machine: Machine, rank: int, elements: int, dtype: torch.dtype) -> Tensor:

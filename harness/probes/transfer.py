@@ -1,16 +1,15 @@
 """One setting of the collective sweep: its buffers, the call that is timed, and the check of what the call leaves."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup, Work
+from torch.distributed import ProcessGroup
 
 from harness.probes import crafted
+from harness.tensors import collectives
+from harness.tensors.collectives import Pending
 
 ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather")
 DTYPES = {
@@ -21,10 +20,6 @@ DTYPES = {
     )
 }
 """Those in which crafted data are exact."""
-
-# torch 2.13 warns of the older names, and torch 2.8 has no others.
-_all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter: Callable[..., Any] = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 @dataclass(frozen=True)
@@ -111,13 +106,13 @@ class Transfer:
         """Where this rank's share begins in the whole message."""
         return self.rank * self.setting.count(self.size)
 
-    def _start(self, whole: Tensor, share: Tensor, *, blocking: bool) -> Work | None:
+    def _start(self, whole: Tensor, share: Tensor, *, blocking: bool) -> Pending | None:
         go = {
-            ALL_REDUCE: partial(dist.all_reduce, whole),
-            REDUCE_SCATTER: partial(_reduce_scatter, share, whole),
-            ALL_GATHER: partial(_all_gather, whole, share),
+            ALL_REDUCE: partial(collectives.all_reduce, whole),
+            REDUCE_SCATTER: partial(collectives.reduce_scatter_single, share, whole),
+            ALL_GATHER: partial(collectives.all_gather_single, whole, share),
         }[self.setting.collective]
-        work: Work | None = go(group=self.group, async_op=not blocking)
+        work: Pending | None = go(group=self.group, async_op=not blocking)
         return work
 
     def _craft(self, whole: Tensor, share: Tensor, seed: int) -> None:

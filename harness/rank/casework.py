@@ -1,6 +1,6 @@
 """One case after the other, or in turns: from the first visit to a case to its row in `cases`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from math import nan
 from time import perf_counter
@@ -16,7 +16,7 @@ from harness.rank.compare import Apart, Comparisons, key_of
 from harness.rank.diagnose import Diagnoses
 from harness.rank.diagnosis_rows import rows_of, verdicts
 from harness.rank.drift import Drifts
-from harness.rank.findings import findings
+from harness.rank.findings import changed_settings, findings
 from harness.rank.footprint import Footprint
 from harness.rank.material import Material
 from harness.rank.process_group import World
@@ -59,6 +59,8 @@ class CaseWork:
     _seen: dict[Case, list[Measured]] = field(default_factory=dict)
     _wall_s: dict[Case, float] = field(default_factory=dict)
     _uncertain_s: dict[Case, float] = field(default_factory=dict)
+    _changed: dict[Case, dict[str, list[int]]] = field(default_factory=dict)
+    """Settings of the process that a case's own code changed and that were put back, and the ranks that saw it."""
 
     def __post_init__(self) -> None:
         self.settled |= set(self.rehearsal.standing)
@@ -73,11 +75,21 @@ class CaseWork:
         if case in self.settled:
             return
         self.rehearsal.of(case.setting, partial(self._again, visits=visits))
+        self.world.control.changed = self._changed.setdefault(case, self._changed_before(case))
         started = perf_counter()
         outcome = self._outcome(case, self._trial(case, visits), last=last)
         self._wall_s[case] = self._wall_s.get(case, 0.0) + perf_counter() - started
         if outcome is not None:
             self._close(case, replace(outcome, wall_s=self._wall_s[case]))
+
+    def _changed_before(self, case: Case) -> dict[str, list[int]]:
+        """What making its options and its workload's data changed; as rank 0 saw it."""
+        parts = self.parts[case]
+        made = [
+            (f"{axis.name}.{case.options[axis.name]}", getattr(parts, axis.name).changed_settings) for axis in fields(parts)
+        ]
+        made.append((f"workload.{case.workload}", self.materials[parts.workload].changed_settings))
+        return {f"{setting} where {name} was made": [0] for name, found in made for setting in found}
 
     def _close(self, case: Case, outcome: Outcome) -> None:
         self.settled.add(case)
@@ -237,7 +249,8 @@ class CaseWork:
         self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], apart: Apart, told: list[Finding]
     ) -> None:
         self.writer.write_discrepancies(case, rows)
-        found = [*told, *findings(case, trial, measured, rows, apart), *self.rehearsal.findings(case)]
+        found = [*told, *findings(case, trial, measured, rows, apart), *changed_settings(case, self._changed[case])]
+        found += self.rehearsal.findings(case)
         self.writer.write_findings(case, found)
 
 

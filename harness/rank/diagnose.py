@@ -20,6 +20,7 @@ from harness.rank.tap import LOCAL, RESULT
 from harness.rank.trial import Trial
 from harness.rank.variants import in_float64, quiet
 from harness.schema.record import CLEAN, Weight
+from harness.tensors.bits import bits
 
 
 @dataclass
@@ -93,4 +94,4 @@ def _worst(control: Control, own: Explanation) -> Explanation:
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(torch.uint8))
+    return torch.equal(bits(one), bits(other))

@@ -5,12 +5,13 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from harness.rank.clock import Stopwatch
 from harness.rank.process_group import World
 from harness.rank.rig import Rig
+from harness.tensors import collectives
 
 T = TypeVar("T")
 Iterate = Callable[[nn.Module, Callable[[], list[float]]], list[float]]
@@ -65,9 +66,9 @@ def _elements(model: nn.Module) -> dict[torch.dtype, int]:
     return {one.dtype: sum(p.numel() for p in trained if p.dtype == one.dtype) for one in trained}
 
 
-def _all_reduce(buffers: Sequence[Tensor], group: dist.ProcessGroup) -> None:
+def _all_reduce(buffers: Sequence[Tensor], group: ProcessGroup) -> None:
     for buffer in buffers:
-        dist.all_reduce(buffer, group=group)
+        collectives.all_reduce(buffer, group=group)
 
 
 def _unseen(phase: str) -> None:

@@ -1,7 +1,7 @@
 """What the numbers of a case mean, in one sentence each, with the number it rests on."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -36,6 +36,17 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:
         yield Finding(case.case_id, "performance_warning", _slow_path(case, message), float("nan"))
+
+
+def changed_settings(case: Case, changed: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+    """Settings of the process that the case's own code changed, each with the ranks that saw it: they were put back."""
+    if changed:
+        told = [f"{setting} (rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))})" for setting, ranks in changed.items()]
+        words = (
+            f"code of {case.case_id} changed {'; '.join(told)}: it was put back, so that no other case depends on it; "
+            "an option or threads_per_rank sets what all of a case shall run under"
+        )
+        yield Finding(case.case_id, "changed_settings", words, float(len(changed)))
 
 
 def _fault(case: Case, trial: Trial, distance: float) -> Finding:

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from harness.tensors.bits import bits
+
 _ALIGNMENT = 8
 """A tensor can be viewed in a file only where its offset is a multiple of its element's size."""
 
@@ -25,7 +27,7 @@ class GradientStore:
         with self._path(name).open("wb") as file:
             for parameter, tensor in gradient:
                 layout.append((parameter, tensor.shape, tensor.dtype))
-                file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+                file.write(bits(tensor).numpy().data)
                 file.write(bytes(-file.tell() % _ALIGNMENT))
         self._layouts[name] = layout
 
@@ -36,7 +38,7 @@ class GradientStore:
         with self._path(name).open("wb") as file:
             for part in parts:
                 elements, dtype = elements + part.numel(), part.dtype
-                file.write(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+                file.write(bits(part).numpy().data)
         self._layouts[name] = [("", torch.Size([elements]), dtype)]
 
     def blank(self, name: str, elements: int) -> Tensor:

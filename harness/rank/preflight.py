@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 
 from harness.probes import crafted
 from harness.probes.control import Control
@@ -20,6 +19,7 @@ from harness.rank.environment.versions import versions
 from harness.rank.environment.watch import speaks_for_its_host
 from harness.rank.process_group import World
 from harness.schema.refusal import RefusedError
+from harness.tensors import collectives
 
 _ELEMENTS = 4096
 _SEED = 6
@@ -65,7 +65,7 @@ def check_sum(world: World) -> None:
 
 
 def _all_reduced(tensor: torch.Tensor, world: World) -> None:
-    dist.all_reduce(tensor, group=world.measured)
+    collectives.all_reduce(tensor, group=world.measured)
     crafted.check(tensor, crafted.total(world.size, _SEED))
 
 

@@ -1,6 +1,7 @@
 """Rig: a case made ready to iterate. Where its options meet."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from harness.rank.cut import Cut
 from harness.rank.losses import adapt_losses, adapt_model
 from harness.rank.process_group import World
 from harness.rank.usage import Usage, idle_batch
+from harness.tensors import collectives
 
 Summing = Callable[[list[Tensor]], None]
 
@@ -46,7 +48,7 @@ class Rig:
         return [(name, self._whole(parameter.detach())) for name, parameter in self.trained().items()]
 
     def _whole(self, tensor: Tensor) -> Tensor:
-        return self.exchange.whole(tensor).cpu()
+        return self.exchange.whole(tensor).cpu().contiguous()
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ class Builder:
     def _aggregate(self, trained: list[nn.Parameter], exchange: Exchange, contribute: Summing) -> None:
         gradients, fault, averages = [gradient_of(one) for one in trained], self.parts.fault, self.parts.aggregation.averages
         contribute(gradients)
-        fault.total(self._summing(exchange), gradients, self.world.measured, self.world.control.meet)
+        # An exchange in backward has sent them already; every other strategy gets contiguous tensors.
+        with nullcontext(gradients) if self.parts.aggregation.in_backward else collectives.dense(gradients) as handed:
+            fault.total(self._summing(exchange), handed, self.world.measured, self.world.control.meet)
         divisor = fault.divisor(1 if averages else self.cut.divisor, self.world.size)
         if divisor != 1:
             torch._foreach_div_(gradients, divisor)
@@ -155,6 +159,9 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
     """A parameter that took no part still takes part in the collective, or the other ranks would wait for it."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
+    if parameter.grad.layout != torch.strided:
+        shape, layout = tuple(parameter.shape), str(parameter.grad.layout).removeprefix("torch.")
+        raise ValueError(f"the gradient of a parameter of shape {shape} is {layout}; accepted: dense gradients; try to_dense()")
     return parameter.grad
 
 

@@ -103,6 +103,8 @@ class Trial:
         """Why an option cannot serve this case; None when all can. Equal on all ranks."""
         if not self.material.trains:
             return "the model has no parameter that gets a gradient: there is nothing to aggregate"
+        if self.material.sparse:
+            return f"sparse gradients cannot be aggregated: {', '.join(self.material.sparse)}; try sparse=False"
         options = (getattr(self.parts, axis.name) for axis in fields(self.parts))
         context = self._context()
         return next((reason for option in options if (reason := option.unsupported(context))), self.cut.counts_nothing())
@@ -122,6 +124,7 @@ class Trial:
             shard_sizes=tuple(map(len, cut.shards())),
             denominators=tuple(cut.counts()),
             passes=tuple(len(parts.reduction.passes(own)) for own in cut.terms()),
+            strided=self.material.strided,
             unequal_use=self.usage.unequal,
             varying_use=self.usage.varying,
             follows_sync=parts.aggregation.follows_sync,

@@ -1,6 +1,6 @@
 """What went on around a run that its times may have suffered from, in plain words."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Facts = Mapping[str, Any]
@@ -39,6 +39,52 @@ def _of_hosts(environment: Facts) -> Iterator[str]:
             yield f"On {name}, {threads} threads share a quota of {quota:g} CPUs."
         elif threads > (host.get("cpus") or threads):
             yield f"On {name}, {threads} threads share {host['cpus']} CPUs."
+        yield from _pinned(name, _ranks(environment, name), host.get("cpus"))
+
+
+def _pinned(host: str | None, ranks: Sequence[tuple[int, Facts]], cpus: int | None) -> Iterator[str]:
+    """Name ranks of a host that may run on too few CPUs for their threads; of sets of CPUs in each other, the smallest."""
+    allowed = {rank: _cpus(facts["cpus"]) for rank, facts in ranks if facts.get("cpus")}
+    threads = {rank: facts.get("threads", 1) for rank, facts in ranks}
+    named: list[frozenset[int]] = []
+    for shared in sorted(_unions(allowed.values()), key=lambda one: (len(one), min(one))):
+        held = [rank for rank, own in allowed.items() if own <= shared]
+        if len(shared) >= (cpus or len(shared) + 1) or any(smaller < shared for smaller in named):
+            continue
+        if (total := sum(threads[rank] for rank in held)) > len(shared):
+            named.append(shared)
+            who = f"rank {held[0]} has" if len(held) == 1 else f"ranks {_spelled(held)} have"
+            where = f"{len(shared)} CPU{'s' * (len(shared) > 1)} ({_spelled(shared)})"
+            yield (
+                f"On {host}, {who} {total} threads and may run on {where}: their times include waiting for each other. "
+                "Give each rank CPUs of its own (taskset, srun --cpu-bind, the container's cpuset), or lower threads_per_rank."
+            )
+
+
+def _unions(sets: Iterable[frozenset[int]]) -> set[frozenset[int]]:
+    """Return the different sets, and the unions of those that overlap, directly or by way of others."""
+    different, joined = set(sets), list[frozenset[int]]()
+    for one in different:
+        apart = [other for other in joined if not other & one]
+        joined = [*apart, one.union(*(other for other in joined if other & one))]
+    return different | set(joined)
+
+
+def _cpus(spelled: str) -> frozenset[int]:
+    """Return the CPUs of a list such as 0-3,8."""
+    ends = (part.partition("-") for part in spelled.split(","))
+    return frozenset(cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1))
+
+
+def _spelled(numbers: Iterable[int]) -> str:
+    """Spell numbers as such a list."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _of_launches(environment: Facts) -> Iterator[str]:
@@ -119,8 +165,12 @@ def _shared(seen: Facts, where: Facts) -> tuple[float, str] | None:
     return len(others) + busy, f"Rank {where['rank']}'s GPU {' and '.join(told)}."
 
 
+def _ranks(environment: Facts, host: str | None) -> list[tuple[int, Facts]]:
+    return [(place, rank) for place, rank in enumerate(environment.get("ranks", [])) if rank.get("host") == host]
+
+
 def _threads(environment: Facts, host: str | None) -> int:
-    return sum(rank.get("threads", 1) for rank in environment.get("ranks", []) if rank.get("host") == host)
+    return sum(rank.get("threads", 1) for _, rank in _ranks(environment, host))
 
 
 def _host_of(environment: Facts, seen: Facts) -> str | None:

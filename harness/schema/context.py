@@ -36,12 +36,17 @@ class Context:
     """Whether the aggregation leaves it to the sync policy when to wait for its collectives."""
     scales_loss: bool = False
     """Whether the precision scales the loss, and unscales the gradient after the aggregation."""
+    strided: tuple[str, ...] = ()
+    """Names of the model's parameters that are not contiguous."""
     separates_samples: bool = False
     """Whether the reduction takes samples one by one by torch.func, and not by backward."""
 
 
 class Option:
     """An option of an axis; the base of each axis's own base."""
+
+    changed_settings: tuple[str, ...] = ()
+    """Settings of the process that making the option changed, and that were put back."""
 
     def unsupported(self, context: Context) -> str | None:
         """Why this option cannot serve the case, from facts that are equal on all ranks; None when it can."""

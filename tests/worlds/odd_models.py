@@ -103,8 +103,45 @@ class Block(nn.Module):
         return inputs
 
 
+class Transposed(nn.Module):
+    """The weight is a transposed view: dense, and not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(FEATURES, 4).t())
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        last: Tensor = self.last(torch.tanh(inputs @ self.weight.t()))
+        return last
+
+
+class Column(nn.Module):
+    """A hook makes every gradient a column of a larger tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(FEATURES, 4), nn.Linear(4, 1)
+        self.hooked = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not self.hooked:  # a copy of the model has no hooks
+            self.hooked = True
+            for parameter in self.parameters():
+                parameter.register_post_accumulate_grad_hook(_into_a_column)
+        last: Tensor = self.last(torch.tanh(self.first(inputs)))
+        return last
+
+
+def _into_a_column(parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    wide = torch.full((*parameter.shape, 5), 1e3, dtype=parameter.dtype)
+    wide[..., 3] = parameter.grad
+    parameter.grad = wide[..., 3]
+
+
 THRESHOLD = 1.5
-MODELS = {model.__name__: model for model in (Frozen, Tied, NeverUsed, SometimesUsed, Nested)}
+MODELS = {model.__name__: model for model in (Frozen, Tied, NeverUsed, SometimesUsed, Nested, Transposed, Column)}
 REDUCTIONS = ("mean", "none", "micro_batch")
 
 

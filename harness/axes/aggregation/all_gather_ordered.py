@@ -1,11 +1,11 @@
 """Every rank sums all gradients itself, in one order."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from harness.axes.aggregation.base import Aggregation
+from harness.tensors import collectives
 
 
 class AllGatherOrderedAggregation(Aggregation):
@@ -13,10 +13,8 @@ class AllGatherOrderedAggregation(Aggregation):
 
     def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
         for gradient in gradients:
-            everyone = [torch.empty_like(gradient) for _ in range(group.size())]
-            dist.all_gather(everyone, gradient, group=group)
             total = torch.zeros_like(gradient, dtype=torch.float64)
-            for theirs in everyone:
+            for theirs in collectives.all_gather(gradient, group):
                 total += theirs
             gradient.copy_(total)
 

@@ -2,10 +2,10 @@
 
 from functools import partial
 
-import torch.distributed as dist
 from torch import Tensor
 
 from harness.axes.aggregation.base import Fabric, FollowingSync
+from harness.tensors import collectives
 
 
 class AllReduceAggregation(FollowingSync):
@@ -13,4 +13,4 @@ class AllReduceAggregation(FollowingSync):
 
     def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
         for gradient in gradients:
-            fabric.issue(partial(dist.all_reduce, gradient, group=fabric.group))
+            fabric.issue(partial(collectives.all_reduce, gradient, group=fabric.group))

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.axes.aggregation.base import Fabric, FollowingSync
+from harness.tensors import collectives
 
 
 class AllReduceAvgAggregation(FollowingSync):
@@ -16,4 +17,4 @@ class AllReduceAvgAggregation(FollowingSync):
 
     def issue_all(self, gradients: list[Tensor], fabric: Fabric) -> None:
         for gradient in gradients:
-            fabric.issue(partial(dist.all_reduce, gradient, op=dist.ReduceOp.AVG, group=fabric.group))
+            fabric.issue(partial(collectives.all_reduce, gradient, op=dist.ReduceOp.AVG, group=fabric.group))

@@ -1,20 +1,13 @@
 """Flat buffers: several gradients as one tensor, and back. What options that communicate in buffers share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from harness.axes.aggregation.base import Aggregation, Fabric, FollowingSync
-
-# torch 2.13 warns of the older names, and torch 2.8 has no others.
-all_gather_single: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-"""(whole, share): leave in `whole` [elements] every rank's `share` [elements / W], in order of rank."""
-reduce_scatter_single: Callable[..., Any] = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-"""(share, whole): leave in `share` [elements / W] this rank's part of the sum of every rank's `whole` [elements]."""
+from harness.tensors import collectives
 
 
 class InBuckets(Aggregation):
@@ -62,7 +55,7 @@ def unflatten(flat: Tensor, gradients: list[Tensor]) -> None:
 def issue_flat(gradients: list[Tensor], fabric: Fabric) -> None:
     """Sum them over the ranks in one buffer, and copy them back once it is there."""
     buffer = flatten(gradients)
-    fabric.issue(partial(dist.all_reduce, buffer, group=fabric.group), then=partial(unflatten, buffer, gradients))
+    fabric.issue(partial(collectives.all_reduce, buffer, group=fabric.group), then=partial(unflatten, buffer, gradients))
 
 
 def by_dtype(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -1,11 +1,11 @@
 """All parameters in one coalesced all-reduce."""
 
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from harness.axes.aggregation.base import Aggregation
 from harness.axes.aggregation.buffers import by_dtype
+from harness.tensors import collectives
 
 
 class CoalescedAggregation(Aggregation):
@@ -13,9 +13,7 @@ class CoalescedAggregation(Aggregation):
 
     def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
         for alike in by_dtype(gradients):
-            with dist._coalescing_manager(group):
-                for gradient in alike:
-                    dist.all_reduce(gradient, group=group)
+            collectives.all_reduce_coalesced(alike, group)
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:
         """gloo and NCCL may gather what is coalesced into one buffer."""

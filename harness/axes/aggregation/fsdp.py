@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
+from harness.schema.context import Context
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,6 +39,11 @@ class FsdpAggregation(Aggregation):
         if reduce_dtype is not None and reduce_dtype not in _DTYPES:
             raise ValueError(f"reduce_dtype={reduce_dtype}: expected one of {', '.join(_DTYPES)}, or null")
         self._by_block, self.sends = blocks, _DTYPES[reduce_dtype] if reduce_dtype else None
+
+    def unsupported(self, context: Context) -> str | None:
+        if context.strided:
+            return f"fully_shard takes contiguous parameters alone; not contiguous: {', '.join(context.strided)}"
+        return super().unsupported(context)
 
     def begin(self, model: nn.Module, fabric: Fabric) -> "ShardedExchange":
         blocks = list(_blocks(model)) if self._by_block else []

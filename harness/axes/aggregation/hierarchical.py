@@ -1,12 +1,12 @@
 """Inside a node first, then across."""
 
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
-from harness.axes.aggregation.buffers import all_gather_single, by_dtype, flatten, reduce_scatter_single, unflatten
+from harness.axes.aggregation.buffers import by_dtype, flatten, unflatten
 from harness.schema.context import Context
+from harness.tensors import collectives
 
 
 class HierarchicalAggregation(Aggregation):
@@ -47,7 +47,7 @@ class HierarchicalExchange(Exchange):
         for alike in by_dtype(gradients):
             buffer = flatten(alike, multiple=self._inside.size())
             share = buffer.new_empty(buffer.numel() // self._inside.size())
-            reduce_scatter_single(share, buffer, group=self._inside)
-            dist.all_reduce(share, group=self._across)
-            all_gather_single(buffer, share, group=self._inside)
+            collectives.reduce_scatter_single(share, buffer, group=self._inside)
+            collectives.all_reduce(share, group=self._across)
+            collectives.all_gather_single(buffer, share, group=self._inside)
             unflatten(buffer, alike)

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
+from harness.tensors import collectives
+from harness.tensors.collectives import Pending
 
 
 class OverlapAggregation(Aggregation):
@@ -28,7 +29,8 @@ class OverlapExchange(Exchange):
         self._group = group
         self._order = [parameter for parameter in model.parameters() if parameter.requires_grad][::-1]
         self._ready: set[nn.Parameter] = set()
-        self._started: list[dist.Work] = []
+        self._started: list[tuple[nn.Parameter, Tensor, Pending]] = []
+        """(parameter, the gradient that was sent, its all-reduce)."""
         self._quiet = False
         for parameter in self._order:
             parameter.register_post_accumulate_grad_hook(self._arrived)
@@ -45,14 +47,16 @@ class OverlapExchange(Exchange):
         self._start(len(self._order))
 
     def finish(self, gradients: list[Tensor]) -> None:
-        for work in self._started:
+        for parameter, sent, work in self._started:
             work.wait()
+            if parameter.grad is not sent and parameter.grad is not None:
+                parameter.grad.copy_(sent)  # a hook of the model's own, which ran later, has put another tensor there
         self._ready.clear()
         self._started.clear()
 
     def total(self, tensors: list[Tensor]) -> None:
         for tensor in tensors:
-            dist.all_reduce(tensor, group=self._group)
+            collectives.all_reduce(tensor, group=self._group)
 
     def _arrived(self, parameter: nn.Parameter) -> None:
         if self._quiet:
@@ -67,6 +71,5 @@ class OverlapExchange(Exchange):
         for parameter in self._order[len(self._started) : upto]:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            work = dist.all_reduce(parameter.grad, group=self._group, async_op=True)
-            assert work is not None
-            self._started.append(work)
+            work = collectives.all_reduce(parameter.grad, group=self._group, async_op=True)
+            self._started.append((parameter, parameter.grad, work))

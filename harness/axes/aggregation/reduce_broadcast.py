@@ -1,10 +1,10 @@
 """A sum on one rank, handed out again."""
 
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from harness.axes.aggregation.base import Aggregation
+from harness.tensors import collectives
 
 
 class ReduceBroadcastAggregation(Aggregation):
@@ -12,5 +12,5 @@ class ReduceBroadcastAggregation(Aggregation):
 
     def finish(self, gradients: list[Tensor], group: ProcessGroup) -> None:
         for gradient in gradients:
-            dist.reduce(gradient, group_dst=0, group=group)
-            dist.broadcast(gradient, group_src=0, group=group)
+            collectives.reduce_to(gradient, 0, group)
+            collectives.broadcast(gradient, 0, group)

@@ -4,7 +4,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from harness.axes.aggregation.base import Aggregation
-from harness.axes.aggregation.buffers import all_gather_single, by_dtype, flatten, reduce_scatter_single, unflatten
+from harness.axes.aggregation.buffers import by_dtype, flatten, unflatten
+from harness.tensors import collectives
 
 
 class ReduceScatterAllGatherAggregation(Aggregation):
@@ -14,8 +15,8 @@ class ReduceScatterAllGatherAggregation(Aggregation):
         for alike in by_dtype(gradients):
             buffer = flatten(alike, multiple=group.size())
             share = buffer.new_empty(buffer.numel() // group.size())
-            reduce_scatter_single(share, buffer, group=group)
-            all_gather_single(buffer, share, group=group)
+            collectives.reduce_scatter_single(share, buffer, group=group)
+            collectives.all_gather_single(buffer, share, group=group)
             unflatten(buffer, alike)
 
     def needs_bytes(self, gradients: list[Tensor], world_size: int) -> int:

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
+from harness.tensors import collectives
 
 
 class ReplicatedExchange(Exchange):
@@ -30,11 +30,14 @@ class ReplicatedExchange(Exchange):
         return [bucket.mul_(1.0 / self._group.size()) for bucket in self.received(gradients)]
 
     def received(self, gradients: list[Tensor]) -> list[Tensor]:
-        return [torch.cat([_in_memory(gradients[index]) for index in bucket]) for bucket in self._buckets(gradients)]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return [
+            torch.cat([_in_memory(gradients[place], trained[place]) for place in bucket]) for bucket in self._buckets(gradients)
+        ]
 
     def total(self, tensors: list[Tensor]) -> None:
         for bucket in tensors:
-            dist.all_reduce(bucket, group=self._group)
+            collectives.all_reduce(bucket, group=self._group)
 
     def _buckets(self, gradients: list[Tensor]) -> list[list[int]]:
         """As its reducer tells them: by place once it has built them anew; before, by size, along the parameters."""
@@ -91,6 +94,6 @@ def _upto(size: int, places: Iterator[int], gradients: list[Tensor]) -> list[int
     return bucket
 
 
-def _in_memory(gradient: Tensor) -> Tensor:
-    """Its elements in the order in which they lie in memory, flat: a bucket keeps the layout of a channels_last parameter."""
-    return gradient.permute(sorted(range(gradient.dim()), key=gradient.stride, reverse=True)).flatten()
+def _in_memory(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Its elements in the order of a bucket, flat: that of the parameter's memory (channels_last, for instance)."""
+    return gradient.permute(sorted(range(gradient.dim()), key=parameter.stride, reverse=True)).flatten()

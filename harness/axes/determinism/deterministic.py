@@ -17,10 +17,11 @@ class DeterministicDeterminism(Determinism):
     @contextmanager
     def computing(self) -> Iterator[None]:
         before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        warned = torch.is_deterministic_algorithms_warn_only_enabled()
         try:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(before, warn_only=warned)
             torch.backends.cudnn.benchmark = benchmark

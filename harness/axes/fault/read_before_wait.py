@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from harness.axes.fault.base import Fault, Share, Situation, Sum
+from harness.tensors import collectives
 
 
 class ReadBeforeWaitFault(Fault):
@@ -30,11 +30,11 @@ class ReadBeforeWaitFault(Fault):
     def total(self, summed: Sum, gradients: list[Tensor], group: ProcessGroup, meet: Callable[[], None]) -> None:
         if self._late and gradients and gradients[0].is_cuda:
             for gradient in gradients:  # NCCL connects at the first use of an algorithm, and needs all ranks for it
-                dist.all_reduce(gradient.clone(), group=group)
+                collectives.all_reduce(gradient.clone(), group=group)
         if self._late and group.rank() > 0:
             meet()
-        buffers = [gradient.clone() for gradient in gradients]
-        pending = [dist.all_reduce(buffer, group=group, async_op=True) for buffer in buffers]
+        buffers = [gradient.clone(memory_format=torch.contiguous_format) for gradient in gradients]
+        pending = [collectives.all_reduce(buffer, group=group, async_op=True) for buffer in buffers]
         torch._foreach_copy_(gradients, buffers)
         if self._late and group.rank() == 0:
             if gradients and gradients[0].is_cuda:

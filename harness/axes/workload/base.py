@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from harness.schema.context import Option
+from harness.tensors.bits import bits
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -97,18 +98,20 @@ class Workload(Option):
         self._model, self._loss, self._data, self.samples = model, loss, data, samples
 
     def build_model(self, seed: int) -> nn.Module:
-        """The module in train mode, on the CPU, with the parameters that `seed` gives."""
-        with _seeded(seed):
-            return self._model().train()
+        """The module, on the CPU, with the parameters that `seed` gives, in the modes (train, eval) that its maker left."""
+        with seeded(seed):
+            return self._model()
 
     def build_criterion(self) -> Criterion:
         """The loss under its three reductions."""
         return Criterion(self._loss)
 
     def load_data(self, seed: int) -> Batch:
-        """The whole data set; `seed` is for data that are drawn. Raises ValueError when its tensors are of unequal lengths."""
-        with _seeded(seed):
+        """The whole data set; `seed` is for data that are drawn. Raises ValueError when it is not tensors of equal lengths."""
+        with seeded(seed):
             *inputs, target = self._data()
+        for place, tensor in enumerate((*inputs, target)):
+            _check_tensor(tensor, "the target" if place == len(inputs) else f"input {place}")
         lengths = {len(x) for x in (*inputs, target)}
         if not inputs or len(lengths) != 1:
             raise ValueError(f"data: expected (input, ..., target) with one number of samples, got lengths {sorted(lengths)}")
@@ -138,12 +141,31 @@ def fingerprint(batch: Batch) -> str:
     digest = hashlib.sha256()
     for tensor in (*batch.inputs, batch.target):
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(bits(tensor).numpy().tobytes())
     return digest.hexdigest()
 
 
+def _check_tensor(tensor: object, what: str) -> None:
+    """Raise ValueError unless batches can be drawn from it by index."""
+    if not isinstance(tensor, Tensor):
+        kind = f"a {type(tensor).__name__}"
+    elif tensor.is_nested:
+        kind = "a nested tensor"
+    elif tensor.layout != torch.strided:
+        kind = f"a tensor of layout {str(tensor.layout).removeprefix('torch.')}"
+    elif not tensor.dim():
+        kind = "a tensor without dimensions"
+    else:
+        return
+    raise ValueError(
+        f"data: {what} is {kind}; accepted: (input, ..., target), dense tensors with the samples along their first dimension; "
+        "try one tensor for each input, padded where samples differ in length"
+    )
+
+
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed`; afterwards the generator is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -3,11 +3,11 @@
 import time
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from harness.probes.accesses.base import Access, Read
 from harness.probes.base import ONE_RANK, Machine
+from harness.tensors import collectives
 
 
 class AllReduced(Access):
@@ -31,7 +31,7 @@ class AllReduced(Access):
 
     def read(self, gradient: Tensor) -> Tensor:
         """Sum over ranks, and look."""
-        dist.all_reduce(gradient, group=self.machine.group)
+        collectives.all_reduce(gradient, group=self.machine.group)
         return gradient.clone()
 
 
@@ -41,7 +41,7 @@ class AsyncBeforeWait(AllReduced):
     name, safe = "all_reduce(async_op=True), read before wait", False
 
     def read(self, gradient: Tensor) -> Tensor:
-        work = dist.all_reduce(gradient, group=self.machine.group, async_op=True)
+        work = collectives.all_reduce(gradient, group=self.machine.group, async_op=True)
         seen = gradient.clone()
         work.wait()
         return seen
@@ -53,7 +53,7 @@ class AsyncAfterWait(AllReduced):
     name, safe = "all_reduce(async_op=True), read after wait", True
 
     def read(self, gradient: Tensor) -> Tensor:
-        dist.all_reduce(gradient, group=self.machine.group, async_op=True).wait()
+        collectives.all_reduce(gradient, group=self.machine.group, async_op=True).wait()
         return gradient.clone()
 
 
@@ -70,7 +70,7 @@ class NcclOtherStream(AllReduced):
     def read(self, gradient: Tensor) -> Tensor:
         other = torch.cuda.Stream()
         other.wait_stream(torch.cuda.current_stream())
-        dist.all_reduce(gradient, group=self.machine.group, async_op=True).wait()
+        collectives.all_reduce(gradient, group=self.machine.group, async_op=True).wait()
         self.order(other)
         with torch.cuda.stream(other):
             seen = gradient.clone()
@@ -97,7 +97,7 @@ class NcclHost(NcclOtherStream):
 
     def read(self, gradient: Tensor) -> Tensor:
         host = gradient.cpu().pin_memory()
-        dist.all_reduce(gradient, group=self.machine.group, async_op=True).wait()
+        collectives.all_reduce(gradient, group=self.machine.group, async_op=True).wait()
         host.copy_(gradient, non_blocking=True)
         self.block()
         seen = host.clone()

@@ -1,10 +1,18 @@
 """The shipped workloads: real data, as they say."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 
-from harness.axes.workload.base import Batch, Criterion, coupling, draw, fingerprint
+from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint
+from harness.rank.material import prepare
+from harness.schema.refusal import RefusedError
+from tests.conftest import Measure
 from tests.options import make
+from tests.skips import unknown
+from tests.worlds import odd_data
 
 WORKLOADS = make("workload")
 
@@ -87,3 +95,53 @@ def test_a_loss_may_count_by_itself() -> None:
 def test_batches_are_cut_and_cast_together() -> None:
     batch = Batch((torch.arange(4.0), torch.arange(4)), torch.arange(4))[1:3].to(torch.device("cpu"), torch.float64)
     assert (len(batch), batch.inputs[0].dtype, batch.inputs[1].dtype) == (2, torch.float64, torch.int64)
+
+
+@pytest.mark.parametrize("target", odd_data.TARGETS)
+def test_targets_of_any_strides_and_dtype_are_served(target: str) -> None:
+    workload = Workload(model=odd_data.linear, loss=nn.MSELoss, data=lambda: (odd_data.plain()[0], odd_data.TARGETS[target]()))
+    assert prepare(workload, "odd", 0, 8).data_samples == odd_data.SAMPLES
+
+
+@pytest.mark.parametrize("kind", odd_data.REFUSED)
+def test_what_is_no_dense_tensor_is_refused_by_name(kind: str) -> None:
+    workload = Workload(model=odd_data.linear, loss=nn.MSELoss, data=lambda: (odd_data.plain()[0], odd_data.REFUSED[kind]()))
+    with pytest.raises(RefusedError, match=f"the target is {kind}; accepted: .*dense tensors"):
+        prepare(workload, "odd", 0, 8)
+
+
+def test_complex_parameters_are_refused_by_name() -> None:
+    with pytest.raises(RefusedError, match="weight is complex64; accepted: real parameters"):
+        prepare(Workload(model=odd_data.Complex, loss=nn.MSELoss, data=odd_data.plain), "odd", 0, 8)
+
+
+def test_lazy_modules_get_their_parameters_from_the_seed() -> None:
+    workload = Workload(model=odd_data.lazy, loss=nn.MSELoss, data=odd_data.plain)
+    first, again, other = (prepare(workload, "odd", seed, 8) for seed in (1, 1, 2))
+    torch.rand(3)  # what was drawn before does not matter
+    weights = [material.model.state_dict() for material in (first, again, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["0.weight"], weights[2]["0.weight"])
+    assert weights[0]["0.weight"].shape == (5, odd_data.FEATURES)
+    assert [module.training for module in first.model] == [True, False, True, True]
+    assert not weights[0]["1.running_mean"].any(), "the forward leaves no trace"
+
+
+def test_sparse_gradients_are_skipped_or_fail_by_name_in_one_world(measure: Measure, tmp_path: Path) -> None:
+    (tmp_path / "workload").mkdir()
+    for name, model, data in (("sparse", "Sparse", "words"), ("inside", "SparseInside", "words"), ("lazy", "lazy", "plain")):
+        makers = f"model: {{_target_: tests.worlds.odd_data.{model}, _partial_: true}}\n  "
+        makers += f"data: {{_target_: tests.worlds.odd_data.{data}, _partial_: true}}\n  "
+        loss = "loss: {_target_: torch.nn.MSELoss, _partial_: true}\n"
+        text = f"{name}:\n  _target_: harness.axes.workload.base.Workload\n  {makers}{loss}"
+        (tmp_path / "workload" / f"{name}.yaml").write_text(text)
+    few = ("reduction=[mean]", "aggregation=[all_reduce,ddp]", "global_batch_size=8", "iterations=1")
+    run = measure(f"--config-dir={tmp_path}", "workload=[sparse,inside,lazy]", *few)
+    cases = run.cases.set_index("workload")
+    assert cases.status.groupby(level=0, observed=True).unique().map(list).to_dict() == {
+        "inside": ["failed"],
+        "lazy": ["ok"],
+        "sparse": ["skipped"],
+    }
+    assert unknown(cases.reason["sparse"]) == []
+    assert cases.reason["inside"].str.contains("sparse").all()

@@ -45,6 +45,40 @@ def test_nothing_is_said_of_a_quiet_run() -> None:
     assert doubts({}) == []
 
 
+@pytest.mark.parametrize(
+    ("cpus", "threads", "said"),
+    [
+        (["0", "0", "1-3"], 1, ["ranks 0-1 have 2 threads and may run on 1 CPU (0): "]),
+        (["0-1", "0-1", "0-1"], 1, ["ranks 0-2 have 3 threads and may run on 2 CPUs (0-1): "]),
+        (
+            ["0", "1", "2-3"],
+            2,
+            ["rank 0 has 2 threads and may run on 1 CPU (0): ", "rank 1 has 2 threads and may run on 1 CPU (1): "],
+        ),
+        (["0-1", "1-2", "0,2"], 2, ["ranks 0-2 have 6 threads and may run on 3 CPUs (0-2): "]),
+        (["0", "0-3", "0-3"], 1, []),
+        (["0", "1", "2,3"], 1, []),
+    ],
+)
+def test_ranks_on_too_few_cpus_are_named(cpus: list[str], threads: int, said: list[str]) -> None:
+    """Each rank's allowed CPUs against its threads, also where the host has CPUs enough."""
+    environment = deepcopy(QUIET)
+    environment["hosts"][0]["cpus"] = 8
+    for rank, own in zip(environment["ranks"], cpus, strict=True):
+        rank |= {"cpus": own, "threads": threads}
+    found = doubts(environment)
+    assert len(found) == len(said)
+    for sentence, words in zip(found, said, strict=True):
+        assert sentence.startswith(f"On node1, {words}")
+        assert "threads_per_rank" in sentence
+
+
+def test_ranks_of_another_host_share_no_cpu() -> None:
+    environment = changed("ranks", 0, host="node2", cpus="0")
+    environment["ranks"][1]["cpus"] = "0"
+    assert doubts(environment) == []
+
+
 ON_HOST = ("conditions", 0, "hosts", 0)
 OF_RANK_1 = ("conditions", 0, "ranks", 1)
 
