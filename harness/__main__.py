@@ -142,8 +142,14 @@ class _LastWords:
         from launch.verdict import judge
 
         note_deaths(self.run_dir)
-        for line in judge(self.run_dir, Ended(), deaths(self.run_dir)).lines:
+        for line in judge(self.run_dir, Ended(), deaths(self.run_dir)).lines or self._unreported():
             print(f"reducebench: {message_lines(line)}", file=terminal, flush=True)
+
+    def _unreported(self) -> tuple[str, ...]:
+        """Everything is measured, and rank 0 ends before it has written the report."""
+        if (self.run_dir.report / "report.md").is_file():
+            return ()
+        return (f"all cases are finished, the report is not written; try python -m harness.report show {self.run_dir.path}",)
 
 
 @contextmanager

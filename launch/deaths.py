@@ -70,8 +70,11 @@ def _note_unless_ended(run_dir: RunDir, status: RankStatus) -> None:
 
 
 def note_stops(run_dir: RunDir, stopped: Sequence[RankStatus]) -> None:
-    """Write down which ranks stood still, and where: waked to be ended, they have gone on for a moment since."""
-    for status in stopped:
+    """Write down which ranks stood still, and where: waked to be ended, they have gone on for a moment since.
+
+    A rank that had ended before it was stopped keeps that ending.
+    """
+    for status in [status for status in stopped if not status.ended]:
         note_death(run_dir.ranks.state(status.rank), status, "", ended="stopped")
 
 

@@ -67,7 +67,7 @@ def report_in(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda:
             state.update(ended=why, **evidence)
             last_act()
         finally:
-            os._exit(1)
+            os._exit(REFUSED if state.status.ended == "refused" else 1)
 
     guard = Guard(leave, state)
     guard.start(int(os.environ.get(LAUNCHER_PID, 0)))

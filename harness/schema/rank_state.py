@@ -4,6 +4,7 @@ import json
 import mmap
 import os
 import socket
+import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -56,21 +57,27 @@ class RankState:
         self.phase, self.since = "", time.monotonic()
         """What is being done, and since when."""
         self._reached: dict[str, float] = {}
+        self._updating = threading.Lock()
         self.update()
 
     def enter(self, phase: str) -> None:
         """Note the phase that begins."""
+        if self.status.ended:  # the watching thread has recorded where this rank ended
+            return
         self.phase, self.since = phase, time.monotonic()
         if phase not in self._reached:
             self._reached[phase] = self.since
         self._map[:_PHASE] = phase.encode()[:_PHASE].ljust(_PHASE)
 
     def update(self, **changes: object) -> None:
-        """Note everything but the phase."""
-        at = {"at": time.time()} if changes.get("ended") else {}
-        self.status = RankStatus(**{**asdict(self.status), **at, **changes, "reached": dict(self._reached)})
-        self._map[_PHASE:] = _encoded(self.status)
-        self._map.flush()  # another host may look
+        """Note everything but the phase. The first ending stays: what comes after it, such as a SIGTERM, changes nothing."""
+        with self._updating:  # the main thread and the watching one may end at the same time
+            if self.status.ended:
+                return
+            at = {"at": time.time()} if changes.get("ended") else {}
+            self.status = RankStatus(**{**asdict(self.status), **at, **changes, "reached": dict(self._reached)})
+            self._map[_PHASE:] = _encoded(self.status)
+            self._map.flush()  # another host may look
 
 
 def _encoded(status: RankStatus) -> bytes:

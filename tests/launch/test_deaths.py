@@ -8,7 +8,7 @@ import pytest
 
 from harness.schema.rank_state import UNREACHABLE, RankState, RankStatus, this_machine
 from harness.schema.run_dir import RunDir
-from launch.deaths import deaths
+from launch.deaths import deaths, note_stops
 from launch.job import configure
 from launch.patience import Ended
 from launch.verdict import FAILURE, REFUSAL, judge
@@ -105,6 +105,13 @@ def test_who_refuses_is_no_culprit(run: RunDir) -> None:
     assert deaths(run, {"torchrun": 1}) == []
     verdict = judge(run, Ended(), [])
     assert (verdict.status, verdict.lines) == (REFUSAL, ("rank 0 on node0, in phase aggregate: no such thing here",))
+
+
+def test_a_rank_that_ended_before_it_was_stopped_keeps_its_ending(run: RunDir) -> None:
+    left(run, 0, "refused", "no such thing here")
+    left(run, 1, "")
+    note_stops(run, run.ranks.statuses())
+    assert [(status.ended, status.words) for status in run.ranks.statuses()] == [("refused", "no such thing here"), ("stopped", "")]
 
 
 def test_a_world_that_never_came_is_not_complete_although_every_row_is_there(run: RunDir) -> None:

@@ -152,6 +152,14 @@ def test_the_session_and_the_guard_do_not_both_speak(run_dir: RunDir, capsys: py
     assert capsys.readouterr().err.count("reducebench: rank 1 (pid") == 1
 
 
+def test_rank_0_that_is_ended_before_its_report_says_how_to_get_it(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    write_launch(run_dir, run_dir.config())
+    for rank in (0, 1):
+        leave_state(run_dir, rank, "done")
+    root._LastWords(run_dir).say(sys.stderr)
+    assert f"the report is not written; try python -m harness.report show {run_dir.path}" in capsys.readouterr().err
+
+
 @pytest.fixture
 def by_torchrun(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """The user's own torchrun, in the middle of a run."""
