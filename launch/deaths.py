@@ -104,7 +104,7 @@ def deaths(run_dir: RunDir, processes: Mapping[str, int] = MappingProxyType({}))
         return []
     own = [_failed(name, code) for name, code in processes.items() if code != 1]
     return (
-        _surest((_still, _died, _links, _missed, _unwritable), run_dir, statuses)
+        _surest((_still, _died, _links, _missed, _waited, _unwritable), run_dir, statuses)
         or own  # before what ranks raised: torchrun keeps their store, so that its own death is an error in each of them
         or _surest((_first, _told), run_dir, statuses)
         or [_failed(name, code) for name, code in processes.items()]
@@ -127,7 +127,15 @@ def _still(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
         if status.ended == "stopped" or SILENT in found[status.rank]:
             yield _death(run_dir, status, "does not answer: it is stopped, or hangs")
         elif STUCK in found[status.rank]:
-            yield _death(run_dir, status, "answers, but does not go on: it hangs")
+            place = next((seen for one in statuses if (seen := one.places.get(str(status.rank)))), "")
+            yield _death(run_dir, status, f"answers, but does not go on: it hangs{f' at {place}' if place else ''}")
+
+
+def _waited(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
+    """The first rank that waited too long in a collective that its own code called; its words say where the others were."""
+    waited = sorted((status for status in statuses if status.ended == "waited"), key=lambda status: status.at)
+    for status in waited[:1]:
+        yield _death(run_dir, status, status.words)
 
 
 def _died(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:

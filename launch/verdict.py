@@ -12,6 +12,8 @@ from launch.deaths import Death
 from launch.patience import Ended
 
 SUCCESS, FAILURE, REFUSAL = 0, 1, 2
+_NAMED = 8
+"""Other ranks that are listed beside one that refuses alone."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int 
     statuses = run_dir.ranks.statuses()
     refused = [status for status in statuses if status.ended == "refused"]
     if refused:
-        return Verdict(REFUSAL, (_refusal(refused[0], alone=len(refused) < len(statuses)),))
+        return Verdict(REFUSAL, (_refusal(refused[0], [status for status in statuses if status.ended != "refused"]),))
     missing, config = run_dir.missing(launch), run_dir.config()
     well = len(statuses) == config.world_size and all(status.ended == "done" for status in statuses)
     if not missing and well:
@@ -42,10 +44,13 @@ def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int 
     return Verdict(FAILURE, (*map(str, culprits), *_absent(run_dir, config, statuses, culprits), counted))
 
 
-def _refusal(status: RankStatus, *, alone: bool) -> str:
+def _refusal(status: RankStatus, others: Sequence[RankStatus]) -> str:
     """What ranks refuse alike needs no name of theirs."""
-    where = f"rank {status.rank} on {status.host}, in phase {status.phase}: " if alone else ""
-    return f"{where}{status.words}"
+    if not others:
+        return status.words
+    places = [f"rank {other.rank} was in phase {other.phase}" for other in others[:_NAMED]]
+    more = f"; and {len(others) - _NAMED} ranks more" if len(others) > _NAMED else ""
+    return f"rank {status.rank} on {status.host}, in phase {status.phase}: {status.words}; {'; '.join(places)}{more}"
 
 
 def _counted(config: BenchmarkConfig, missing: int, launch: int) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint
 from harness.probes.control import Control
+from harness.rank.agreement import describe
 from harness.schema.refusal import RefusedError
 from harness.schema.seeding import derive_seed
 
@@ -72,7 +73,7 @@ def prepare(workload: Workload, name: str, seed: int, global_batch_size: int, ba
         _check_criterion(model, criterion, drawn[0][terms[0].argsort(descending=True)[:_SAMPLES_TO_TRY]])
     except Exception as error:  # the user's model, loss and data may raise anything: it is a refusal, told with its place
         traceback.print_exc()
-        raise RefusedError(f"workload.{name}: {type(error).__name__}: {error}") from error
+        raise RefusedError(f"workload.{name}: {describe(error)}") from error
     if not all(of_batch.sum() > 0 for of_batch in terms):
         raise RefusedError(f"workload.{name}: no target of the batch counts in its loss")
     counted = tuple(tuple(of_batch.tolist()) for of_batch in terms)

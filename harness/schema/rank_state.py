@@ -34,14 +34,17 @@ class RankStatus:
     """Cases finished."""
     phase: str = ""
     ended: str = ""
-    """Empty while the rank works; then `done`, `refused`, `error`, `unwritable` (the disk), `lost` (other ranks), `terminated`
-    or `orphaned`; the launcher writes `died` of a rank that is gone without a word, and `stopped` of one that stood still."""
+    """Empty while the rank works; then `done`, `refused`, `error`, `unwritable` (the disk), `lost` (other ranks), `waited` (too
+    long, in a collective of the user's code), `terminated` or `orphaned`; the launcher writes `died` of a rank that is gone
+    without a word, and `stopped` of one that stood still."""
     words: str = ""
     """The rank's last words: the message of the error that ended it."""
     at: float = 0.0
     """When it ended, in seconds since the epoch."""
     lost: dict[str, str] = field(default_factory=dict)
     """Other ranks that did not answer when this one asked them, and how: silent, dead, unreachable or stuck."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Of stuck ones, where in the user's code they stand."""
     reached: dict[str, float] = field(default_factory=dict)
     """Phase to when it was first entered, in seconds of the host's monotonic clock; as known when a case begins or ends."""
 
@@ -83,7 +86,8 @@ class RankState:
 def _encoded(status: RankStatus) -> bytes:
     room, record = _SIZE - _PHASE, asdict(status)
     while len(text := json.dumps(record).encode()) > room:
-        record["words"], record["lost"] = record["words"][: len(record["words"]) // 2], dict(list(record["lost"].items())[:32])
+        record["words"] = record["words"][: len(record["words"]) // 2]
+        record["lost"], record["places"] = dict(list(record["lost"].items())[:32]), dict(list(record["places"].items())[:8])
     return text.ljust(room)
 
 

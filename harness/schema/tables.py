@@ -22,7 +22,7 @@ from harness.schema.record import (
     Timing,
     Weight,
 )
-from harness.schema.run_dir import HELD
+from harness.schema.run_dir import HELD, RunDir
 
 COLUMNS = {
     "cases": ["launch", *AXES, *(field.name for field in fields(Outcome))],
@@ -52,6 +52,12 @@ def is_whole(file: Path, name: str) -> bool:
             return table == "samples" or _is_of(opened.read(), table, name)
     except (OSError, pa.ArrowException):
         return False
+
+
+def whole_parts(run_dir: RunDir, probe: str) -> list[str]:
+    """Parts of a probe that is not finished of which every table can be read."""
+    files = {part: [run_dir.case_file(table, part) for table in HELD["probes"]] for part in run_dir.parts(probe)}
+    return [part for part, own in files.items() if all(is_whole(file, probe) for file in own)]
 
 
 def _is_of(rows: pa.Table, table: str, name: str) -> bool:
