@@ -24,10 +24,9 @@ from harness.schema.rank_state import (
 )
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
+from launch.last_words import last_words, why_it_left
 
 _EXIT = re.compile(r"\(exitcode: (-?\d+)\) local_rank: \d+ \(pid: (\d+)\)")
-_WORDS = 300
-"""Characters of a rank's last line that are repeated."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,12 @@ def deaths(run_dir: RunDir, processes: Mapping[str, int] = MappingProxyType({}))
     statuses = run_dir.ranks.statuses()
     if any(status.ended == "refused" for status in statuses) or (statuses and all(one.ended == "done" for one in statuses)):
         return []
-    own = [_failed(name, code) for name, code in processes.items() if code != 1]
+    own = [_failed(run_dir, name, code) for name, code in processes.items() if code != 1]
     return (
         _surest((_still, _died, _links, _missed, _waited, _unwritable), run_dir, statuses)
         or own  # before what ranks raised: torchrun keeps their store, so that its own death is an error in each of them
         or _surest((_first, _told), run_dir, statuses)
-        or [_failed(name, code) for name, code in processes.items()]
+        or [_failed(run_dir, name, code) for name, code in processes.items()]
     )
 
 
@@ -171,9 +170,9 @@ def _told(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
     yield from (_death(run_dir, status, f"was {status.ended}") for status in ended[:1])
 
 
-def _failed(name: str, code: int) -> Death:
+def _failed(run_dir: RunDir, name: str, code: int) -> Death:
     how = _named(code).replace("exit status", "left with status") if code >= 0 else f"was ended by {_named(code)}"
-    return Death(None, socket.gethostname(), 0, "", "", f"{name} {how}; see ranks/{name}.log")
+    return Death(None, socket.gethostname(), 0, "", "", plain(f"{name} {how}{why_it_left(run_dir, name)}"))
 
 
 def _found(statuses: Statuses) -> dict[int, set[str]]:
@@ -217,4 +216,4 @@ def _death(run_dir: RunDir, status: RankStatus, how: str) -> Death:
 
 
 def _last_line(run_dir: RunDir, rank: int) -> str:
-    return next((line.strip() for line in reversed(run_dir.ranks.said(rank)) if line.strip()), "")[:_WORDS]
+    return last_words(run_dir.ranks.said(rank))

@@ -9,11 +9,12 @@ from harness.schema.matrix import expected_files
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
 from launch.deaths import Death
+from launch.last_words import last_words
 from launch.patience import Ended
 
 SUCCESS, FAILURE, REFUSAL = 0, 1, 2
 _NAMED = 8
-"""Other ranks that are listed beside one that refuses alone."""
+"""Ranks that are listed: beside one that refuses alone, or that never reported."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int 
     counted = _counted(config, len(missing), launch)
     if ended.signal:
         return Verdict(FAILURE, (f"ended by {ended.signal}: {counted}",), stopped=True)
-    return Verdict(FAILURE, (*map(str, culprits), *_absent(run_dir, config, statuses, culprits), counted))
+    return Verdict(FAILURE, (*map(str, culprits), *_absent(run_dir, config, ended, statuses, culprits), counted))
 
 
 def _refusal(status: RankStatus, others: Sequence[RankStatus]) -> str:
@@ -60,16 +61,30 @@ def _counted(config: BenchmarkConfig, missing: int, launch: int) -> str:
     return f"{total - missing} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept{where}"
 
 
-def _absent(run_dir: RunDir, config: BenchmarkConfig, statuses: Sequence[RankStatus], culprits: Sequence[Death]) -> list[str]:
+def _absent(
+    run_dir: RunDir, config: BenchmarkConfig, ended: Ended, statuses: Sequence[RankStatus], culprits: Sequence[Death]
+) -> list[str]:
     """Hosts, or ranks, that never came, where no rank is to blame; torchrun starts none before all its hosts have met."""
     here, nodes = {status.rank for status in statuses}, config.torchrun.nnodes
     if any(culprit.rank is not None for culprit in culprits):
         return []
-    within = f"within rendezvous_s={config.rendezvous_s:g}; see {run_dir.ranks.path}"
+    within = f" within rendezvous_s={config.rendezvous_s:g}" if ended.late else ""  # else the world ended before that time
     absent = run_dir.ranks.absent_nodes(nodes) if nodes > 1 else []
     if absent:
-        return [f"{_host(config, node)} never came {within}" for node in absent]
-    return [f"rank {rank} never reported {within}" for rank in range(config.world_size) if rank not in here]
+        return [f"{_host(config, node)} never came{within}; see {run_dir.ranks.path}" for node in absent]
+    missing = [rank for rank in range(config.world_size) if rank not in here]
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    which = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:_NAMED]))}{more}"
+    return (
+        [f"{which} never reported{within}{_said_by_torchrun(run_dir, culprits)}; see {run_dir.ranks.path}"] if missing else []
+    )
+
+
+def _said_by_torchrun(run_dir: RunDir, culprits: Sequence[Death]) -> str:
+    """Where nothing has ended by itself, what torchrun's logs end with."""
+    logs = [] if culprits else sorted(path.stem for path in run_dir.ranks.path.glob("torchrun*.log"))
+    words = {log: last_words(run_dir.ranks.said_since_start(log)) for log in logs}
+    return "".join(f"; ranks/{log}.log ends: {text}" for log, text in words.items() if text)
 
 
 def _host(config: BenchmarkConfig, node: int) -> str:

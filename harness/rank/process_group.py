@@ -56,7 +56,7 @@ class World:
     deadline_s: float
     lifeline: Lifeline
     ranks_per_node: int = 1
-    """As torchrun started them; 0 where not every node has as many."""
+    """As torchrun started them."""
     _subgroups: dict[int, tuple[ProcessGroup, ProcessGroup]] = field(default_factory=dict)
     _suspect: bool = False
     """True from a failure until `check_default`."""
@@ -84,9 +84,7 @@ class World:
         control = Control(_control_group(config.deadline_s), rank, size)
         check(control, device, backend)
         measured = _measured_group(backend, config.deadline_s, device)
-        local = {int(n) for n in control.all_gather(torch.tensor(int(os.environ.get("LOCAL_WORLD_SIZE", size))))}
-        alike = local.pop() if len(local) == 1 else 0
-        return cls(rank, size, device, backend, measured, control, config.deadline_s, lifeline, alike)
+        return cls(rank, size, device, backend, measured, control, config.deadline_s, lifeline, _ranks_per_node(control))
 
     def alone(self) -> "World":
         """This rank as its own world: there is nobody to wait for, and nothing may be sent."""
@@ -135,6 +133,16 @@ class World:
         """Leave the groups together, so that no rank tears down what another one still reads."""
         self.control.meet()
         dist.destroy_process_group()
+
+
+def _ranks_per_node(control: Control) -> int:
+    """Raises RefusedError, on all ranks, where nodes differ in it."""
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", control.size))
+    started = [int(number) for number in control.all_gather(torch.tensor(own))]
+    if len(set(started)) > 1:
+        counts = sorted(number for number in set(started) for _ in range(started.count(number) // number))
+        raise RefusedError(f"the nodes have {', '.join(map(str, counts))} ranks: expected as many on each node")
+    return own
 
 
 def choose_device(config: BenchmarkConfig, local_rank: int) -> torch.device:

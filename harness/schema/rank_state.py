@@ -9,6 +9,8 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from harness.schema.refusal import RefusedError
+
 LAUNCHER_PID = "REDUCEBENCH_LAUNCHER_PID"
 """Environment variable by which a rank knows its launcher; unset where the user starts the ranks, also by hand once more."""
 
@@ -116,6 +118,15 @@ def this_machine() -> str:
         return f"{socket.gethostname()} {boot.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
+
+
+def check_proc() -> None:
+    """Raises RefusedError where the kernel's /proc is missing: a process that lives could not be told from one that is gone."""
+    if not Path("/proc/self/stat").exists():
+        raise RefusedError(
+            f"/proc is not mounted on {socket.gethostname()}: processes are watched there; try mount -t proc proc /proc, or a "
+            "container that has it"
+        )
 
 
 def process_start(pid: int) -> str:

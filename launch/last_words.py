@@ -1,0 +1,60 @@
+"""What a log says of how its process ended: the line of the error, rather than the last line."""
+
+import re
+from collections.abc import Sequence
+
+from harness.schema.launcher import Torchrun
+from harness.schema.run_dir import RunDir
+
+_ERROR = re.compile(
+    r"(^|: )[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b.*|what\(\):|^Fatal Python error|"
+    r"^ssh: |^srun: error|^reducebench: "
+)
+_FOLLOWS = re.compile(
+    r"ChildFailedError|SignalException|^Extension modules:|^\s*File \"|^(Current thread|Thread) 0x|^frame #|^\s*$|^=+$|^-+$"
+)
+"""Lines that tell of no cause: what follows from another process's end, and the frames of a dump."""
+_LONGEST = 300
+TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """The last line that names an error; else the last line that is no frame of a dump; empty where there is none."""
+    telling = [line.strip() for line in lines if not _FOLLOWS.search(line)]
+    errors = [line for line in telling if _ERROR.search(line)]
+    return (errors or telling or [""])[-1][:_LONGEST]
+
+
+def why_it_left(run_dir: RunDir, name: str) -> str:
+    """What the log of a process that brings ranks up says of its end, and of torchrun's below it; and what to do, if known."""
+    for log in (*_torchruns(run_dir, name), name):
+        words = last_words(run_dir.ranks.said_since_start(log))
+        if words:
+            return f"; ranks/{log}.log{_host(run_dir, log)} ends: {words}{_advice(run_dir, words)}"
+    return f"; see ranks/{name}.log"
+
+
+def _torchruns(run_dir: RunDir, name: str) -> list[str]:
+    """Logs of the torchruns that the process started, of its own node or of all, that name an error."""
+    logs = sorted(path.stem for path in run_dir.ranks.path.glob("torchrun.*.log"))
+    own = logs if name == "srun" else [log for log in logs if log == name.replace("node", "torchrun.")]
+    return [log for log in own if _names_an_error(run_dir, log)]
+
+
+def _names_an_error(run_dir: RunDir, log: str) -> bool:
+    return bool(_ERROR.search(last_words(run_dir.ranks.said_since_start(log))))
+
+
+def _host(run_dir: RunDir, log: str) -> str:
+    node = log.rpartition(".")[2]
+    host = run_dir.ranks.hosts().get(int(node)) if node.isdigit() else None
+    return f" on {host}" if host else ""
+
+
+def _advice(run_dir: RunDir, words: str) -> str:
+    if not any(taken in words for taken in TAKEN):
+        return ""
+    launcher = run_dir.config().launcher
+    free = ", or 0 for a free one" if isinstance(launcher, Torchrun) else ""
+    port = f"launch.master_port={launcher.master_port}" if launcher.master_port else "launch.master_port"
+    return f" ({port}: another process listens there; try another port{free})"
