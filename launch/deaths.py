@@ -24,7 +24,7 @@ from harness.schema.rank_state import (
 )
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
-from launch.last_words import last_words, why_it_left
+from launch.last_words import end_of, why_it_left
 
 _EXIT = re.compile(r"\(exitcode: (-?\d+)\) local_rank: \d+ \(pid: (\d+)\)")
 
@@ -216,4 +216,4 @@ def _death(run_dir: RunDir, status: RankStatus, how: str) -> Death:
 
 
 def _last_line(run_dir: RunDir, rank: int) -> str:
-    return last_words(run_dir.ranks.said(rank))
+    return end_of(run_dir.ranks.said(rank))

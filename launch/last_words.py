@@ -6,23 +6,33 @@ from collections.abc import Sequence
 from harness.schema.launcher import Torchrun
 from harness.schema.run_dir import RunDir
 
-_ERROR = re.compile(
-    r"(^|: )[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b.*|what\(\):|^Fatal Python error|"
-    r"^ssh: |^srun: error|^reducebench: "
-)
+_ERROR = re.compile(r"(^|: )[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b.*|what\(\):|^ssh: |^srun: error|^reducebench: ")
 _FOLLOWS = re.compile(
-    r"ChildFailedError|SignalException|^Extension modules:|^\s*File \"|^(Current thread|Thread) 0x|^frame #|^\s*$|^=+$|^-+$"
+    r"ChildFailedError|SignalException|^Extension modules:|^\s*File |^\s*<no Python frame>|^(Current thread|Thread) 0x|"
+    r"^frame #|^\s*$|^=+$|^-+$"
 )
 """Lines that tell of no cause: what follows from another process's end, and the frames of a dump."""
+_ABORTED, _WHAT = "Fatal Python error: Aborted", "what():"
 _LONGEST = 300
 TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
 
 
 def last_words(lines: Sequence[str]) -> str:
-    """The last line that names an error; else the last line that is no frame of a dump; empty where there is none."""
-    telling = [line.strip() for line in lines if not _FOLLOWS.search(line)]
-    errors = [line for line in telling if _ERROR.search(line)]
-    return (errors or telling or [""])[-1][:_LONGEST]
+    """The last line that names an error; else the end. For a log in which an error is the end of its process."""
+    errors = [line for line in _telling(lines) if _ERROR.search(line)]
+    return errors[-1][:_LONGEST] if errors else end_of(lines)
+
+
+def end_of(lines: Sequence[str]) -> str:
+    """The last line that is no frame of a dump; of a library that aborted, what it says. Empty where there is none."""
+    telling = _telling(lines)
+    if telling[-1:] == [_ABORTED] and telling[-2:-1] and telling[-2].startswith(_WHAT):
+        telling.pop()
+    return (telling or [""])[-1][:_LONGEST]
+
+
+def _telling(lines: Sequence[str]) -> list[str]:
+    return [line.strip() for line in lines if not _FOLLOWS.search(line)]
 
 
 def why_it_left(run_dir: RunDir, name: str) -> str:
@@ -46,8 +56,8 @@ def _names_an_error(run_dir: RunDir, log: str) -> bool:
 
 
 def _host(run_dir: RunDir, log: str) -> str:
-    node = log.rpartition(".")[2]
-    host = run_dir.ranks.hosts().get(int(node)) if node.isdigit() else None
+    node = re.fullmatch(r"(?:torchrun\.|node)(\d+)", log)
+    host = run_dir.ranks.hosts().get(int(node[1])) if node else None
     return f" on {host}" if host else ""
 
 

@@ -39,7 +39,7 @@ def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int 
     well = len(statuses) == config.world_size and all(status.ended == "done" for status in statuses)
     if not missing and well:
         return Verdict(SUCCESS, stopped=bool(ended.signal), complete=True)
-    counted = _counted(config, len(missing), launch)
+    counted = _counted(config, len(missing), launch) + _kept(run_dir, missing)
     if ended.signal:
         return Verdict(FAILURE, (f"ended by {ended.signal}: {counted}",), stopped=True)
     return Verdict(FAILURE, (*map(str, culprits), *_absent(run_dir, config, ended, statuses, culprits), counted))
@@ -59,6 +59,17 @@ def _counted(config: BenchmarkConfig, missing: int, launch: int) -> str:
     total = sum(map(len, expected.values()))
     where = f" in launch {launch}" if config.launches > 1 else ""
     return f"{total - missing} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept{where}"
+
+
+def _kept(run_dir: RunDir, missing: Sequence[str]) -> str:
+    """Of probes that are not finished, how many answers a run that goes on need not measure again."""
+    begun = [name for name in missing if run_dir.parts(name)]
+    if not begun:
+        return ""
+    from harness.schema.tables import kept_answers  # pyarrow: nobody measures any more
+
+    counts = {name: kept_answers(run_dir, name) for name in begun}
+    return "".join(f"; and {count} answer{'s' * (count > 1)} of probe {name}" for name, count in counts.items())
 
 
 def _absent(

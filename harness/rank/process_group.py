@@ -84,7 +84,7 @@ class World:
         control = Control(_control_group(config.deadline_s), rank, size)
         check(control, device, backend)
         measured = _measured_group(backend, config.deadline_s, device)
-        return cls(rank, size, device, backend, measured, control, config.deadline_s, lifeline, _ranks_per_node(control))
+        return cls(rank, size, device, backend, measured, control, config.deadline_s, lifeline, ranks_per_node(control))
 
     def alone(self) -> "World":
         """This rank as its own world: there is nobody to wait for, and nothing may be sent."""
@@ -135,8 +135,8 @@ class World:
         dist.destroy_process_group()
 
 
-def _ranks_per_node(control: Control) -> int:
-    """Raises RefusedError, on all ranks, where nodes differ in it."""
+def ranks_per_node(control: Control) -> int:
+    """As torchrun has started them. Raises RefusedError, on all ranks, where nodes differ in it."""
     own = int(os.environ.get("LOCAL_WORLD_SIZE", control.size))
     started = [int(number) for number in control.all_gather(torch.tensor(own))]
     if len(set(started)) > 1:

@@ -308,5 +308,10 @@ def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[t
 def _not_measured(run: Run) -> pd.DataFrame:
     unmeasured = run.cases[run.cases.status != OK]
     rows = [(case.case_id, case.status, case.reason) for case in unmeasured.itertuples()]
-    rows += [(case_id, "missing", "the run ended before it") for case_id in run.missing]
+    rows += [(name, "missing", _ended_before(run, name)) for name in run.missing]
     return pd.DataFrame(rows, columns=["case", "status", "reason"])
+
+
+def _ended_before(run: Run, name: str) -> str:
+    answered = int(((run.probes.probe == name) & (run.probes.status == OK)).sum())
+    return f"the run ended in it; {answered} answers are kept" if answered else "the run ended before it"

@@ -120,9 +120,9 @@ def this_machine() -> str:
         return socket.gethostname()
 
 
-def check_proc() -> None:
+def check_proc(proc: Path = Path("/proc")) -> None:
     """Raises RefusedError where the kernel's /proc is missing: a process that lives could not be told from one that is gone."""
-    if not Path("/proc/self/stat").exists():
+    if not (proc / "self" / "stat").exists():
         raise RefusedError(
             f"/proc is not mounted on {socket.gethostname()}: processes are watched there; try mount -t proc proc /proc, or a "
             "container that has it"

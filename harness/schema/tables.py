@@ -10,6 +10,7 @@ from harness.schema.case import AXES
 from harness.schema.record import (
     CASE,
     METRICS,
+    OK,
     Asked,
     Diagnosis,
     Drift,
@@ -58,6 +59,13 @@ def whole_parts(run_dir: RunDir, probe: str) -> list[str]:
     """Parts of a probe that is not finished of which every table can be read."""
     files = {part: [run_dir.case_file(table, part) for table in HELD["probes"]] for part in run_dir.parts(probe)}
     return [part for part, own in files.items() if all(is_whole(file, probe) for file in own)]
+
+
+def kept_answers(run_dir: RunDir, probe: str) -> int:
+    """Questions of a probe that is not finished whose answers are kept: the run goes on after them."""
+    parts = whole_parts(run_dir, probe)
+    read = [pq.read_table(run_dir.case_file("probes", part), columns=["subject", "status"]).to_pylist() for part in parts]
+    return len({row["subject"] for rows in read for row in rows if row["status"] == OK})
 
 
 def _is_of(rows: pa.Table, table: str, name: str) -> bool:

@@ -3,12 +3,15 @@
 import socket
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from harness.rank.guard import Guard
 from harness.rank.lifeline import Answer, Doing, Lifeline, find_address, watched
-from harness.rank.preflight import allow_sockets
+from harness.rank.preflight import allow_sockets, check_interfaces
+from harness.rank.process_group import ranks_per_node
 from harness.rank.whereabouts import Place
 from harness.schema.rank_state import ANSWERS, DEAD, SILENT
 from harness.schema.refusal import RefusedError
@@ -196,3 +199,35 @@ def test_a_rank_may_have_as_many_sockets_as_there_are_others(monkeypatch: pytest
     assert given == [(2064, 4096)]
     with pytest.raises(RefusedError, match="about 8256 files and sockets open, and may have 4096"):
         allow_sockets(4096)
+
+
+def test_an_interface_that_is_not_there_is_refused_with_those_that_are() -> None:
+    existing = [name for _, name in socket.if_nameindex()]
+    with pytest.raises(RefusedError) as refused:
+        check_interfaces(nccl=False, named={"GLOO_SOCKET_IFNAME": f"{existing[0]},eth77"})
+    said = (
+        f"{socket.gethostname()} has no such network interface; it has {', '.join(existing)}; try +env.GLOO_SOCKET_IFNAME=NAME"
+    )
+    assert str(refused.value) == f"GLOO_SOCKET_IFNAME=eth77: {said}"
+    check_interfaces(nccl=False, named={"GLOO_SOCKET_IFNAME": existing[0], "NCCL_SOCKET_IFNAME": "eth77"})
+
+
+@pytest.mark.parametrize(
+    ("given", "fits"), [("{}", True), ("={}", True), ("^eth77", True), ("eth77", False), ("=eth77", False)]
+)
+def test_nccl_takes_beginnings_of_interfaces_and_whole_names_and_exclusions(given: str, fits: bool) -> None:
+    named = {"NCCL_SOCKET_IFNAME": given.format(socket.if_nameindex()[0][1])}
+    if fits:
+        check_interfaces(nccl=True, named=named)
+    else:
+        with pytest.raises(RefusedError, match="has no such network interface; it has "):
+            check_interfaces(nccl=True, named=named)
+
+
+def test_nodes_with_unlike_numbers_of_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    uneven = SimpleNamespace(size=3, all_gather=lambda own: [torch.tensor(number) for number in (2, 2, 1)])
+    with pytest.raises(RefusedError, match="the nodes have 1, 2 ranks: expected as many on each node"):
+        ranks_per_node(uneven)  # type: ignore[arg-type]
+    even = SimpleNamespace(size=4, all_gather=lambda own: [own] * 4)
+    assert ranks_per_node(even) == 2  # type: ignore[arg-type]
