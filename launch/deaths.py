@@ -89,7 +89,7 @@ def _named(code: int) -> str:
     if code >= 0:
         return f"exit status {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return name + (", as the kernel sends it where memory runs out" if name == "SIGKILL" else "")
+    return name + (", from another process, or from the kernel where memory ran out: see dmesg" if name == "SIGKILL" else "")
 
 
 def deaths(run_dir: RunDir, processes: Mapping[str, int] = MappingProxyType({})) -> list[Death]:

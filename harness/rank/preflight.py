@@ -44,8 +44,8 @@ def check_alike(control: Control, device: torch.device, backend: str) -> None:
 
 
 def allow_sockets(size: int) -> None:
-    """gloo joins each rank with every other, twice (docs/scaling.md). Raises RefusedError where there may be too few."""
-    needed, (soft, hard) = _OTHER_FILES + 2 * size, resource.getrlimit(resource.RLIMIT_NOFILE)
+    """gloo joins each rank with every other, in three groups (docs/scaling.md). Raises RefusedError where there may be too few."""
+    needed, (soft, hard) = _OTHER_FILES + 3 * size, resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise RefusedError(
             f"a rank among {size} has about {needed} files and sockets open, and may have {hard}: raise ulimit -Hn"

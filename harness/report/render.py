@@ -314,4 +314,7 @@ def _not_measured(run: Run) -> pd.DataFrame:
 
 def _ended_before(run: Run, name: str) -> str:
     answered = int(((run.probes.probe == name) & (run.probes.status == OK)).sum())
-    return f"the run ended in it; {answered} answers are kept" if answered else "the run ended before it"
+    died = {culprit.get("case") for end in run.ends for culprit in end["culprits"]}
+    within = answered or name in died or f"probe {name}" in died
+    kept = f"; {answered} answers are kept" if answered else ""
+    return f"the run ended {'in' if within else 'before'} it{kept}"
