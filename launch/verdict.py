@@ -9,7 +9,7 @@ from harness.schema.matrix import expected_files
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
 from launch.deaths import Death
-from launch.last_words import last_words
+from launch.last_words import end_of_log, names_an_error
 from launch.patience import Ended
 
 SUCCESS, FAILURE, REFUSAL = 0, 1, 2
@@ -94,8 +94,8 @@ def _absent(
 def _said_by_torchrun(run_dir: RunDir, culprits: Sequence[Death]) -> str:
     """Where nothing has ended by itself, what torchrun's logs end with."""
     logs = [] if culprits else sorted(path.stem for path in run_dir.ranks.path.glob("torchrun*.log"))
-    words = {log: last_words(run_dir.ranks.said_since_start(log)) for log in logs}
-    return "".join(f"; ranks/{log}.log ends: {text}" for log, text in words.items() if text)
+    telling = [log for log in logs if names_an_error(run_dir, log)] or logs
+    return "".join(f"; {end}" for log in telling if (end := end_of_log(run_dir, log)))
 
 
 def _host(config: BenchmarkConfig, node: int) -> str:

@@ -180,6 +180,15 @@ def test_a_taken_port_is_said_with_its_host_and_its_key(two_nodes: RunDir) -> No
     assert str(death).endswith("(launch.master_port=29400: another process listens there; try another port)")
 
 
+def test_of_a_batch_job_the_torchrun_that_names_an_error_is_read(two_nodes: RunDir) -> None:
+    for node, words in ((0, "warming up"), (1, "OSError: [Errno 30] Read-only file system: '1.log'")):
+        two_nodes.ranks.log(f"torchrun.{node}").write_text(f"{words}\n")
+    two_nodes.ranks.log("srun").write_text("srun: error: node1: task 1: Exited with exit code 1\n")
+    (death,) = deaths(two_nodes, {"srun": 1})
+    assert "ranks/torchrun.1.log on " in str(death)
+    assert str(death).endswith("ends: OSError: [Errno 30] Read-only file system: '1.log'")
+
+
 def test_an_earlier_worlds_error_is_not_repeated(two_nodes: RunDir) -> None:
     two_nodes.ranks.log("torchrun.0").write_text("RuntimeError: of an earlier world\n")
     two_nodes.ranks.note_start("torchrun.0", ["torchrun"])
@@ -212,6 +221,7 @@ Extension modules: torch._C, numpy._core (total: 2)
         (["warm", "no error", ""], "no error"),
         (["torch.X.ChildFailedError: ", "=====", "  File "], ""),
         (DUMP.splitlines(), WHAT),
+        (["DistNetworkError: EADDRINUSE", "RendezvousConnectionError: See inner exception"], "DistNetworkError: EADDRINUSE"),
     ],
 )
 def test_the_line_of_the_error_is_found(lines: list[str], words: str) -> None:
