@@ -20,6 +20,7 @@ from harness.rank.__main__ import leave, redirect_output, report_in, work
 from harness.rank.process_group import open_store
 from harness.schema.config import RENDEZVOUS_S, BenchmarkConfig
 from harness.schema.matrix import expected_files
+from harness.schema.rank_state import check_proc
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.text import message_lines
@@ -70,6 +71,16 @@ def _follow(rank: int) -> int:
     return work(run_dir, *report_in(run_dir, rank), lambda: (store, rank, size))
 
 
+def _check_even(ranks: int, size: int) -> None:
+    """Raises RefusedError where torchrun has started more ranks on one node than on another: a run has one number for all."""
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", size // ranks))
+    if nodes * ranks != size:
+        raise RefusedError(
+            f"torchrun has started {size} ranks on {nodes} nodes, {ranks} of them on this one: expected as many on each node; "
+            "try the same --nproc-per-node on all"
+        )
+
+
 def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
     """What the overrides ask for, on the ranks that torchrun has started."""
     from launch.__main__ import parse
@@ -77,7 +88,9 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
     from launch.job import check
 
     parsed = parse(arguments)
+    check_proc()
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    _check_even(ranks, size)
     nodes = [] if size == ranks else [f"torchrun.nnodes={size // ranks}"]
     config = compose_config(nodes + parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=ranks)
     if parsed.multirun or parsed.cfg or parsed.sided or config.dry_run:
@@ -142,8 +155,14 @@ class _LastWords:
         from launch.verdict import judge
 
         note_deaths(self.run_dir)
-        for line in judge(self.run_dir, Ended(), deaths(self.run_dir)).lines:
+        for line in judge(self.run_dir, Ended(), deaths(self.run_dir)).lines or self._unreported():
             print(f"reducebench: {message_lines(line)}", file=terminal, flush=True)
+
+    def _unreported(self) -> tuple[str, ...]:
+        """Everything is measured, and rank 0 ends before it has written the report."""
+        if (self.run_dir.report / "report.md").is_file():
+            return ()
+        return (f"all cases are finished, the report is not written; try python -m harness.report show {self.run_dir.path}",)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`python -m launch [overrides]`, console script `reducebench`: the parent process. It imports no torch."""
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from launch.job import configure, launch, resume, settle
 from launch.resume import configure_resume, is_resume
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
+"""What a file system answers that cannot be written to."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every case is ok or skipped; 1: a case failed or a rank died; 2: the configuration was refused."""
@@ -27,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RefusedError as error:
         return refuse(error)
     except OSError as error:
-        return refuse(RefusedError(f"cannot write: {error}"), FAILURE)
+        return refuse(RefusedError(_of_the_system(error)), FAILURE)
     except KeyboardInterrupt:  # outside of a run's own time, as in the report
         return refuse(RefusedError("ended by SIGINT"), FAILURE)
 
@@ -63,6 +67,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parsed = parser.parse_intermixed_args(argv)
     parsed.sided = parsed.base is not None or parsed.new is not None or bool(parsed.gate)
     return parsed
+
+
+def _of_the_system(error: OSError) -> str:
+    """What it was that could not be done, where the error says it."""
+    why = error.strerror or str(error)
+    if error.errno in _DISK:
+        return f"cannot write{f' {error.filename}' if error.filename else ''}: {why}"
+    return f"{error.filename}: {why}" if error.filename else f"{type(error).__name__}: {why}"
 
 
 def refuse(error: RefusedError, status: int = REFUSAL) -> int:
@@ -149,7 +161,8 @@ def _say(verdict: Verdict, run_dir: RunDir | None) -> None:
     if run_dir and not verdict.complete and verdict.status != REFUSAL:
         print(f"to go on: python -m launch resume={shlex.quote(str(run_dir.path))}", file=sys.stderr)
     if run_dir and verdict.status != REFUSAL and (verdict.stopped or not run_dir.finished()):
-        print(f"finished cases, if any, are in {run_dir.path}; python -m harness.report show {run_dir.path}")
+        holds = "the finished cases are" if run_dir.finished() else "no case is finished; the ranks' logs are"
+        print(f"{holds} in {run_dir.path}; python -m harness.report show {run_dir.path}")
 
 
 def _print_lines(verdict: Verdict) -> None:

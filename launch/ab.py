@@ -11,6 +11,7 @@ from harness.schema.matrix import expand_cases
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.text import message_lines
+from launch.host import check_host
 from launch.job import asked, configure, launch_once, plan, total, unless_launches_remain
 from launch.progress import ProgressLine
 from launch.task import Task
@@ -77,6 +78,7 @@ def _cases(config: BenchmarkConfig, apart: str) -> list[str]:
 
 def run_sides(configs: Sequence[BenchmarkConfig]) -> tuple[Verdict, list[RunDir]]:
     """Both runs; after a launch that did not go well there is no next. Raises RefusedError when there is nowhere to write."""
+    check_host(configs[0])
     now = datetime.datetime.now()
     run_dirs = [RunDir.create(config, now) for config in configs]
     for config, run_dir, side in zip(configs, run_dirs, SIDES, strict=True):

@@ -48,7 +48,7 @@ def srun(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> list[Start]:
     first = subprocess.run(
         ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
     ).stdout.split()[0]
-    port = PORT + int(os.environ["SLURM_JOB_ID"]) % _PORTS
+    port = launcher.master_port or PORT + int(os.environ["SLURM_JOB_ID"]) % _PORTS
     nodes = config.torchrun.nnodes
     shape = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus(config)}"]
     node = [

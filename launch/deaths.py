@@ -24,10 +24,9 @@ from harness.schema.rank_state import (
 )
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
+from launch.last_words import end_of, why_it_left
 
 _EXIT = re.compile(r"\(exitcode: (-?\d+)\) local_rank: \d+ \(pid: (\d+)\)")
-_WORDS = 300
-"""Characters of a rank's last line that are repeated."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,11 @@ def _note_unless_ended(run_dir: RunDir, status: RankStatus) -> None:
 
 
 def note_stops(run_dir: RunDir, stopped: Sequence[RankStatus]) -> None:
-    """Write down which ranks stood still, and where: waked to be ended, they have gone on for a moment since."""
-    for status in stopped:
+    """Write down which ranks stood still, and where: waked to be ended, they have gone on for a moment since.
+
+    A rank that had ended before it was stopped keeps that ending.
+    """
+    for status in [status for status in stopped if not status.ended]:
         note_death(run_dir.ranks.state(status.rank), status, "", ended="stopped")
 
 
@@ -87,7 +89,7 @@ def _named(code: int) -> str:
     if code >= 0:
         return f"exit status {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return name + (", as the kernel sends it where memory runs out" if name == "SIGKILL" else "")
+    return name + (", from another process, or from the kernel where memory ran out: see dmesg" if name == "SIGKILL" else "")
 
 
 def deaths(run_dir: RunDir, processes: Mapping[str, int] = MappingProxyType({})) -> list[Death]:
@@ -99,12 +101,12 @@ def deaths(run_dir: RunDir, processes: Mapping[str, int] = MappingProxyType({}))
     statuses = run_dir.ranks.statuses()
     if any(status.ended == "refused" for status in statuses) or (statuses and all(one.ended == "done" for one in statuses)):
         return []
-    own = [_failed(name, code) for name, code in processes.items() if code != 1]
+    own = [_failed(run_dir, name, code) for name, code in processes.items() if code != 1]
     return (
-        _surest((_still, _died, _links, _missed, _unwritable), run_dir, statuses)
+        _surest((_still, _died, _links, _missed, _waited, _unwritable), run_dir, statuses)
         or own  # before what ranks raised: torchrun keeps their store, so that its own death is an error in each of them
         or _surest((_first, _told), run_dir, statuses)
-        or [_failed(name, code) for name, code in processes.items()]
+        or [_failed(run_dir, name, code) for name, code in processes.items()]
     )
 
 
@@ -124,7 +126,15 @@ def _still(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
         if status.ended == "stopped" or SILENT in found[status.rank]:
             yield _death(run_dir, status, "does not answer: it is stopped, or hangs")
         elif STUCK in found[status.rank]:
-            yield _death(run_dir, status, "answers, but does not go on: it hangs")
+            place = next((seen for one in statuses if (seen := one.places.get(str(status.rank)))), "")
+            yield _death(run_dir, status, f"answers, but does not go on: it hangs{f' at {place}' if place else ''}")
+
+
+def _waited(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
+    """The first rank that waited too long in a collective that its own code called; its words say where the others were."""
+    waited = sorted((status for status in statuses if status.ended == "waited"), key=lambda status: status.at)
+    for status in waited[:1]:
+        yield _death(run_dir, status, status.words)
 
 
 def _died(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
@@ -160,9 +170,9 @@ def _told(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
     yield from (_death(run_dir, status, f"was {status.ended}") for status in ended[:1])
 
 
-def _failed(name: str, code: int) -> Death:
+def _failed(run_dir: RunDir, name: str, code: int) -> Death:
     how = _named(code).replace("exit status", "left with status") if code >= 0 else f"was ended by {_named(code)}"
-    return Death(None, socket.gethostname(), 0, "", "", f"{name} {how}; see ranks/{name}.log")
+    return Death(None, socket.gethostname(), 0, "", "", plain(f"{name} {how}{why_it_left(run_dir, name)}"))
 
 
 def _found(statuses: Statuses) -> dict[int, set[str]]:
@@ -206,4 +216,4 @@ def _death(run_dir: RunDir, status: RankStatus, how: str) -> Death:
 
 
 def _last_line(run_dir: RunDir, rank: int) -> str:
-    return next((line.strip() for line in reversed(run_dir.ranks.said(rank)) if line.strip()), "")[:_WORDS]
+    return end_of(run_dir.ranks.said(rank))

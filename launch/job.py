@@ -21,6 +21,7 @@ from harness.schema.text import message_lines
 from launch import nodes, slurm, torchrun
 from launch.compose import compose_config
 from launch.devices import check_ranks, default_ranks
+from launch.host import check_host
 from launch.progress import ProgressLine
 from launch.resume import Going, check_ranks_stay, go_on, undone_launches
 from launch.signals import signals_noted
@@ -87,6 +88,7 @@ def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     if config.dry_run:
         print(message_lines(f"would run {asked_for(config)}:\n{plan(config, RunDir('RUN_DIR'), Task(world='WORLD'))}"))
         return Verdict(SUCCESS), None
+    check_host(config)
     run_dir = RunDir.create(config, datetime.datetime.now())
     with _at_work(config, run_dir):
         return _run(config, run_dir, Task())
@@ -104,6 +106,7 @@ def resume(going: Going) -> tuple[Verdict, RunDir]:
         return Verdict(SUCCESS), run_dir
     if not going.launches:
         return Verdict(SUCCESS, complete=True), run_dir
+    check_host(config)
     with _at_work(config, run_dir):
         go_on(going)
         return _run(config, run_dir, task)

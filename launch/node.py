@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from harness.schema.rank_state import this_machine
+from harness.schema.rank_state import check_proc, this_machine
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch import torchrun
@@ -29,6 +29,11 @@ def main() -> int:
         run_dir = RunDir.open(arguments.run_dir)
     except RefusedError as error:
         print(f"reducebench: node {arguments.node}: {error}; all hosts must see results_dir", file=sys.stderr)
+        return 2
+    try:
+        check_proc()
+    except RefusedError as error:
+        print(f"reducebench: node {arguments.node}: {error}", file=sys.stderr)
         return 2
     run_dir.ranks.note_node(arguments.node)
     if arguments.leash:

@@ -91,8 +91,16 @@ def _said(run_dir: RunDir, config: BenchmarkConfig, undone: _Undone) -> str:
     if not undone.launches:
         return f"nothing to do: all {asked} cases and probes of {run_dir.path} are there"
     traces = f"; {untraced} cases lack their traces" if untraced else ""
-    stand = asked - missing - failed
-    return f"{stand} of {asked} cases and probes stand; {failed} failed and {missing} missing ones are done now{traces}"
+    stand, kept = asked - missing - failed, _kept(run_dir, config)
+    return f"{stand} of {asked} cases and probes stand; {failed} failed and {missing} missing ones are done now{kept}{traces}"
+
+
+def _kept(run_dir: RunDir, config: BenchmarkConfig) -> str:
+    """Of probes that are not finished, how many answers stand as well."""
+    from harness.schema.tables import kept_answers  # pyarrow: nobody measures yet
+
+    counts = {name: kept_answers(run_dir, name) for name in expected_files(config)["probes"] if run_dir.parts(name)}
+    return "".join(f", but for {count} answer{'s' * (count > 1)} of {name}, which stand" for name, count in counts.items())
 
 
 def _changed(stored: BenchmarkConfig, overrides: Sequence[str]) -> BenchmarkConfig:

@@ -24,10 +24,17 @@ def command(config: BenchmarkConfig, run_dir: RunDir, task: Task, place: Place |
     """What starts the ranks of a host; it can be repeated by hand. On one host the rendezvous listens for that host alone."""
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
-        *(_meeting(config, run_dir, place) if place else ("--standalone", "--local-addr=127.0.0.1")),
+        *(_meeting(config, run_dir, place) if place else _one_host(config)),
         f"--nproc-per-node={config.torchrun.nproc_per_node}",
         *("-m", "harness.rank", str(run_dir.path), *task.arguments),
     ]
+
+
+def _one_host(config: BenchmarkConfig) -> list[str]:
+    port = config.launcher.master_port
+    if port:
+        return ["--nnodes=1", "--node-rank=0", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    return ["--standalone", "--local-addr=127.0.0.1"]
 
 
 def _meeting(config: BenchmarkConfig, run_dir: RunDir, place: Place) -> list[str]:

@@ -9,9 +9,12 @@ from harness.schema.matrix import expected_files
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
 from launch.deaths import Death
+from launch.last_words import end_of_log, names_an_error
 from launch.patience import Ended
 
 SUCCESS, FAILURE, REFUSAL = 0, 1, 2
+_NAMED = 8
+"""Ranks that are listed: beside one that refuses alone, or that never reported."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +34,24 @@ def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int 
     statuses = run_dir.ranks.statuses()
     refused = [status for status in statuses if status.ended == "refused"]
     if refused:
-        return Verdict(REFUSAL, (_refusal(refused[0], alone=len(refused) < len(statuses)),))
+        return Verdict(REFUSAL, (_refusal(refused[0], [status for status in statuses if status.ended != "refused"]),))
     missing, config = run_dir.missing(launch), run_dir.config()
     well = len(statuses) == config.world_size and all(status.ended == "done" for status in statuses)
     if not missing and well:
         return Verdict(SUCCESS, stopped=bool(ended.signal), complete=True)
-    counted = _counted(config, len(missing), launch)
+    counted = _counted(config, len(missing), launch) + _kept(run_dir, missing)
     if ended.signal:
         return Verdict(FAILURE, (f"ended by {ended.signal}: {counted}",), stopped=True)
-    return Verdict(FAILURE, (*map(str, culprits), *_absent(run_dir, config, statuses, culprits), counted))
+    return Verdict(FAILURE, (*map(str, culprits), *_absent(run_dir, config, ended, statuses, culprits), counted))
 
 
-def _refusal(status: RankStatus, *, alone: bool) -> str:
+def _refusal(status: RankStatus, others: Sequence[RankStatus]) -> str:
     """What ranks refuse alike needs no name of theirs."""
-    where = f"rank {status.rank} on {status.host}, in phase {status.phase}: " if alone else ""
-    return f"{where}{status.words}"
+    if not others:
+        return status.words
+    places = [f"rank {other.rank} was in phase {other.phase}" for other in others[:_NAMED]]
+    more = f"; and {len(others) - _NAMED} ranks more" if len(others) > _NAMED else ""
+    return f"rank {status.rank} on {status.host}, in phase {status.phase}: {status.words}; {'; '.join(places)}{more}"
 
 
 def _counted(config: BenchmarkConfig, missing: int, launch: int) -> str:
@@ -55,16 +61,41 @@ def _counted(config: BenchmarkConfig, missing: int, launch: int) -> str:
     return f"{total - missing} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept{where}"
 
 
-def _absent(run_dir: RunDir, config: BenchmarkConfig, statuses: Sequence[RankStatus], culprits: Sequence[Death]) -> list[str]:
+def _kept(run_dir: RunDir, missing: Sequence[str]) -> str:
+    """Of probes that are not finished, how many answers a run that goes on need not measure again."""
+    begun = [name for name in missing if run_dir.parts(name)]
+    if not begun:
+        return ""
+    from harness.schema.tables import kept_answers  # pyarrow: nobody measures any more
+
+    counts = {name: kept_answers(run_dir, name) for name in begun}
+    return "".join(f"; and {count} answer{'s' * (count > 1)} of probe {name}" for name, count in counts.items())
+
+
+def _absent(
+    run_dir: RunDir, config: BenchmarkConfig, ended: Ended, statuses: Sequence[RankStatus], culprits: Sequence[Death]
+) -> list[str]:
     """Hosts, or ranks, that never came, where no rank is to blame; torchrun starts none before all its hosts have met."""
     here, nodes = {status.rank for status in statuses}, config.torchrun.nnodes
     if any(culprit.rank is not None for culprit in culprits):
         return []
-    within = f"within rendezvous_s={config.rendezvous_s:g}; see {run_dir.ranks.path}"
+    within = f" within rendezvous_s={config.rendezvous_s:g}" if ended.late else ""  # else the world ended before that time
     absent = run_dir.ranks.absent_nodes(nodes) if nodes > 1 else []
     if absent:
-        return [f"{_host(config, node)} never came {within}" for node in absent]
-    return [f"rank {rank} never reported {within}" for rank in range(config.world_size) if rank not in here]
+        return [f"{_host(config, node)} never came{within}; see {run_dir.ranks.path}" for node in absent]
+    missing = [rank for rank in range(config.world_size) if rank not in here]
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    which = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:_NAMED]))}{more}"
+    return (
+        [f"{which} never reported{within}{_said_by_torchrun(run_dir, culprits)}; see {run_dir.ranks.path}"] if missing else []
+    )
+
+
+def _said_by_torchrun(run_dir: RunDir, culprits: Sequence[Death]) -> str:
+    """Where nothing has ended by itself, what torchrun's logs end with."""
+    logs = [] if culprits else sorted(path.stem for path in run_dir.ranks.path.glob("torchrun*.log"))
+    telling = [log for log in logs if names_an_error(run_dir, log)] or logs
+    return "".join(f"; {end}" for log in telling if (end := end_of_log(run_dir, log)))
 
 
 def _host(config: BenchmarkConfig, node: int) -> str:

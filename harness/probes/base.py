@@ -89,6 +89,10 @@ class CannotError(Exception):
 class Probe(ABC):
     """A set of questions. A question that raises fails alone, on all ranks together."""
 
+    independent = False
+    """True where every question has a subject of its own and needs nothing of the ones before it: answers of a run that ends
+    early are kept, and the run goes on after them."""
+
     @abstractmethod
     def questions(self, machine: Machine) -> list[Question]:
         """In the order in which they are asked. Nothing is computed yet."""

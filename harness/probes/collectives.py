@@ -27,6 +27,8 @@ class CollectivesProbe(Probe):
     control group. Not timed: allocation, filling and checking.
     """
 
+    independent = True
+
     def __init__(
         self,
         collectives: Sequence[str] = COLLECTIVES,

@@ -1,6 +1,8 @@
 """Control: what ranks say to each other beside the measurement. Numbers and texts travel as tensors, never as pickles."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -24,6 +26,8 @@ class Control:
         self._group, self.rank, self.size = group, rank, size
         self.failing = False
         """Whether this rank waits for the others because it failed."""
+        self.waits_since = 0.0
+        """When this rank entered the collective that it stands in, by the monotonic clock; 0 outside of any."""
         self.where: Callable[[], str] = lambda: ""
         """Where this rank is, and what it does, for the words on its failure."""
         self.changed: dict[str, list[int]] = {}
@@ -44,27 +48,44 @@ class Control:
     def _largest(self, sign: int) -> int:
         signs = torch.tensor(sign, dtype=torch.uint8, device="cpu")  # work may have left another default device
         if self.size > 1:
-            collectives.all_reduce(signs, op=dist.ReduceOp.MAX, group=self._group)
+            with self._waiting():
+                collectives.all_reduce(signs, op=dist.ReduceOp.MAX, group=self._group)
         if signs == _FAILED:
             raise PeerFailedError
         return int(signs)
+
+    def waiting(self) -> tuple[bool, float]:
+        """Whether this rank waits because it failed, and the seconds that it has stood in a collective; 0 outside of any."""
+        since = self.waits_since
+        return self.failing, time.monotonic() - since if since else 0.0
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.waits_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waits_since = 0.0
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Tensors of all ranks, equal in shape and dtype, in order of rank on rank 0; empty elsewhere."""
         if self.size == 1:
             return [tensor]
-        return collectives.gather(tensor, 0, self._group)
+        with self._waiting():
+            return collectives.gather(tensor, 0, self._group)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Tensors of all ranks, equal in shape and dtype, in order of rank, everywhere."""
         if self.size == 1:
             return [tensor]
-        return collectives.all_gather(tensor, self._group)
+        with self._waiting():
+            return collectives.all_gather(tensor, self._group)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor; overwrites `tensor`."""
         if self.size > 1:
-            collectives.broadcast(tensor, 0, self._group)
+            with self._waiting():
+                collectives.broadcast(tensor, 0, self._group)
         return tensor
 
     def send_to_0(self, tensor: Tensor) -> None:
@@ -73,11 +94,13 @@ class Control:
 
     def send(self, tensor: Tensor, rank: int) -> None:
         """Hand a tensor to `rank`, which takes it with receive."""
-        collectives.send(tensor, rank, self._group)
+        with self._waiting():
+            collectives.send(tensor, rank, self._group)
 
     def receive(self, tensor: Tensor, rank: int) -> Tensor:
         """Fill `tensor` with what `rank` sends."""
-        collectives.receive(tensor, rank, self._group)
+        with self._waiting():
+            collectives.receive(tensor, rank, self._group)
         return tensor
 
     def all_gather_text(self, text: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from harness.rank.guard import Guard
-from harness.schema.rank_state import LAUNCHER_PID, RankState, RankStatus, this_machine
+from harness.schema.rank_state import LAUNCHER_PID, RankState, RankStatus, check_proc, this_machine
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 
@@ -61,13 +61,19 @@ def report_in(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda:
     status = RankStatus(rank=rank, pid=os.getpid(), host=socket.gethostname(), machine=this_machine())
     state = RankState(run_dir.ranks.state(rank), status)
     state.enter("start")
+    try:
+        check_proc()
+    except RefusedError as error:
+        state.update(ended="refused", words=str(error))
+        last_act()
+        sys.exit(REFUSED)
 
     def leave(why: str, **evidence: object) -> None:
         try:
             state.update(ended=why, **evidence)
             last_act()
         finally:
-            os._exit(1)
+            os._exit(REFUSED if state.status.ended == "refused" else 1)
 
     guard = Guard(leave, state)
     guard.start(int(os.environ.get(LAUNCHER_PID, 0)))

@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 
 from harness.probes.control import Control, PeerFailedError
 from harness.rank.settings import Settings
+from harness.rank.whereabouts import place_of, timed_out
 
 T = TypeVar("T")
+_NAMED = 8
+"""Ranks that are listed as waiting."""
 
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
@@ -31,14 +34,17 @@ def together(control: Control, work: Callable[[], T]) -> T:
     that could fail: a rank that fails meets the others where they meet next, and none is left waiting for it.
     """
     result, error, failed_at, changed = _attempt(control, work)
-    own = {"at": failed_at, "words": _words(control, error, changed)} if error else {}
+    own: dict[str, Any] = {"where": control.where()}
+    if error:
+        own = {"at": failed_at, "words": _words(control, error, changed), **_late(error)}
     everyone = enumerate(control.all_gather_text(json.dumps([own, changed])))
     said = {rank: _noted(control, rank, *json.loads(text)) for rank, text in everyone}
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         raise error  # no other case could be written either
-    failed = sorted((rank for rank in said if said[rank]), key=lambda rank: float(said[rank]["at"]))
+    failed = sorted((rank for rank in said if "at" in said[rank]), key=lambda rank: _order(said[rank]))
     if failed:
-        raise CaseFailedError("; ".join(f"rank {rank}{said[rank]['words']}" for rank in failed))
+        waited = _waited(said, failed) if any("late" in said[rank] for rank in failed) else []
+        raise CaseFailedError("; ".join([*(f"rank {rank}{said[rank]['words']}" for rank in failed), *waited]))
     assert result is not None
     return result[0]
 
@@ -51,9 +57,37 @@ def _noted(control: Control, rank: int, said: dict[str, Any], changed: list[str]
     return said
 
 
+def _late(error: Exception) -> dict[str, bool]:
+    """Of a collective that was given up: whether the user's own code called it."""
+    return {"late": bool(str(place_of(error)))} if timed_out(error) else {}
+
+
+def _order(said: dict[str, Any]) -> tuple[int, float]:
+    """The first to fail comes first; then collectives that were given up, those of the user's own code before the others."""
+    kind = 0 if "late" not in said else 1 if said["late"] else 2
+    return kind, float(said["at"])
+
+
+def _waited(said: dict[int, dict[str, Any]], failed: list[int]) -> list[str]:
+    """Where those were that did not fail."""
+    others = [rank for rank in said if rank not in failed]
+    named = [f"rank {rank}{_placed(said[rank]['where'])}: waited meanwhile" for rank in others[:_NAMED]]
+    return [*named, *([f"and {len(others) - _NAMED} ranks more"] if len(others) > _NAMED else [])]
+
+
 def _words(control: Control, error: Exception, changed: list[str]) -> str:
-    where, too = control.where(), f" (it had changed {', '.join(changed)})" if changed else ""
-    return f"{where and ' '}{where}: {type(error).__name__}: {error}".rstrip() + too
+    too = f" (it had changed {', '.join(changed)})" if changed else ""
+    return f"{_placed(control.where())}: {describe(error)}{too}"
+
+
+def _placed(where: str) -> str:
+    return f"{where and ' '}{where}"
+
+
+def describe(error: Exception) -> str:
+    """Its type and message; and where it was raised, if that was in the user's own code."""
+    place = str(place_of(error))
+    return f"{type(error).__name__}: {error}".rstrip() + (f" (in {place})" if place else "")
 
 
 def _attempt(control: Control, work: Callable[[], T]) -> tuple[tuple[T] | None, Exception | None, float, list[str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from harness.rank.lifeline import Answer, Doing, Lifeline
+from harness.rank.whereabouts import Standstill, place_now
 from harness.schema.rank_state import ANSWERS, STUCK, process_start
 
 POLL_S = 0.5
@@ -19,17 +20,27 @@ _ENDING = {signal.SIGTERM, signal.SIGINT}
 """What torchrun hands on to the ranks when it is told to end."""
 _BEFORE = 0.95
 """Of the deadline: the others are asked before a collective gives up."""
+_AGAIN_S = 5.0
+"""Until they are asked once more."""
+_GRACE_S = 5.0
+"""Beyond the deadline, for a collective to give up by itself: then its case fails, and the world goes on."""
+_NAMED = 8
+"""Ranks whose places are listed."""
 WAITING = ("sync", "aggregate", "failed")
 """Phases in which a rank can do no more than wait for the others."""
-OWN_WORK = (
-    *("start", "import", "join", "assemble", "pre-flight", "rehearse"),
-    *("drift", "compare", "diagnose", "ask", "trace", ""),
-)
+OWN_WORK = ("start", "import", "join", "rehearse", "drift", "compare", "diagnose", "ask", "trace", "")
 """Phases in which a rank may be at work for as long as it likes; in every other one the deadline holds."""
+ALIKE = ("assemble", "pre-flight")
+"""Phases in which all ranks do the same: one may work as long as it likes, but no other waits for it beyond the deadline."""
 
 Leave = Callable[..., None]
 """Called from the guard's thread with why the rank must end, `lost` being the ranks that do not answer, and how: it notes it,
 and does not return to the measurement."""
+
+
+Waiting = tuple[bool, float]
+"""Whether a rank waits for the others because its own part went wrong; and the seconds that it has stood in one collective of
+the control group, 0 outside of any."""
 
 
 class Clocked(Protocol):
@@ -53,7 +64,8 @@ class Guard:
     _lifeline: Lifeline | None = None
     _deadline_s: float = 0.0
     _asked: float = 0.0
-    _failed: Callable[[], bool] = lambda: False
+    _waiting: Callable[[], Waiting] = lambda: (False, 0.0)
+    _standstill: Standstill = field(default_factory=Standstill)
 
     def start(self, launcher_pid: int) -> None:
         """From the main thread; launcher_pid 0: there is none."""
@@ -70,17 +82,19 @@ class Guard:
         lifeline.doing = self.doing
         self._lifeline, self._deadline_s = lifeline, deadline_s
 
-    def heed(self, failed: Callable[[], bool]) -> None:
-        """`failed` tells whether this rank waits for the others because its own part went wrong."""
-        self._failed = failed
+    def heed(self, waiting: Callable[[], Waiting]) -> None:
+        """`waiting` tells for how long this rank has been waiting for the others, and why."""
+        self._waiting = waiting
 
     def rest(self) -> None:
         """The ranks part: who is gone from now on is not missed."""
         self._lifeline = None
 
     def doing(self) -> Doing:
-        """The phase of now, and the seconds since it began."""
-        return "failed" if self._failed() else self.state.phase, time.monotonic() - self.state.since
+        """The phase of now, the seconds since it began, and where the rank stands."""
+        (failed, waited), place = self._waiting(), place_now()
+        phase = "failed" if failed else self.state.phase
+        return Doing(phase, time.monotonic() - self.state.since, waited > 0, str(place), bool(place.collective))
 
     def _watch(self, read_end: int) -> None:
         while True:
@@ -89,31 +103,71 @@ class Guard:
                 self.leave("terminated")
             if any(not start or process_start(pid) != start for pid, start in self._watched.items()):
                 self.leave("orphaned")
-            if self._lifeline is not None and self._waits_long():
-                self._ask(self._lifeline)
+            if self._lifeline is not None and time.monotonic() - self.state.since > 2 * POLL_S:
+                self._standstill.look()
+                self._watch_others(self._lifeline)
 
-    def _waits_long(self) -> bool:
-        return time.monotonic() - max(self.state.since, self._asked) > _BEFORE * self._deadline_s
-
-    def _ask(self, lifeline: Lifeline) -> None:
-        """Long work of a rank's own is none of its peers' fault: while all answer, nothing happens. Once a deadline."""
+    def _watch_others(self, lifeline: Lifeline) -> None:
         try:
-            lost = self._lost(lifeline.ask())
-            again = self._lost(lifeline.ask()) if lost else {}  # one silence may be a long call that holds the interpreter
+            if self._standstill.place.collective and self._standstill.seconds > self._deadline_s + _GRACE_S:
+                self._give_up(lifeline)
+            if self._waits_long():
+                self._ask(lifeline)
         except Exception:  # no thread to be had, say: the guard must go on, and asks anew
             with contextlib.suppress(OSError):  # the log may be on the disk that is full
                 traceback.print_exc()
-            return
+
+    def _give_up(self, lifeline: Lifeline) -> None:
+        """The user's own code waits in a collective, beyond the deadline: say so, and where the other ranks are."""
+        waited, place = self._standstill.seconds, self._standstill.place
+        others = [f"rank {rank} {_describe(answer)}" for rank, answer in sorted(lifeline.ask().items())]
+        more = f"; and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        if self._standstill.look() is place and self._lifeline is not None:
+            words = (
+                f"has waited {waited:.0f} s in {place} (deadline_s={self._deadline_s:g}); {'; '.join(others[:_NAMED])}{more}"
+            )
+            self.leave("waited", words=words)
+
+    def _waits_long(self) -> bool:
+        now = time.monotonic()
+        return now - self.state.since > _BEFORE * self._deadline_s and now - self._asked > min(_AGAIN_S, self._deadline_s)
+
+    def _ask(self, lifeline: Lifeline) -> None:
+        """Long work of a rank's own is none of its peers' fault: while all answer, nothing happens."""
+        answers = lifeline.ask()
+        if self._lost(answers):
+            lost, answers = self._lost(answers), lifeline.ask()  # one silence may be a long call that holds the interpreter
+            again = self._lost(answers)
+            still = {rank: again[rank] for rank in lost if rank in again}  # a host that starts anew is unreachable, then dead
+            if still and self._lifeline is not None:
+                places = {rank: answers[int(rank)].doing.place for rank, how in still.items() if how == STUCK}
+                self.leave("lost", lost=still, places=places)
         self._asked = time.monotonic()
-        still = {rank: again[rank] for rank in lost if rank in again}  # a host that starts anew is unreachable, then dead
-        if still and self._lifeline is not None:
-            self.leave("lost", lost=still)
 
     def _lost(self, answers: Mapping[int, Answer]) -> dict[str, str]:
         found = {str(rank): answer.found for rank, answer in answers.items() if answer.found != ANSWERS}
-        return found or {str(rank): STUCK for rank, answer in answers.items() if self._holds_up(answer)}
+        return found or {str(rank): STUCK for rank, answer in answers.items() if self._holds_up(answer.doing)}
 
-    def _holds_up(self, answer: Answer) -> bool:
-        """Whether this rank waits for one that has been at a step's work for longer than a collective may take."""
-        waits = self.doing()[0] in WAITING
-        return waits and answer.phase not in (*WAITING, *OWN_WORK) and answer.seconds > _BEFORE * self._deadline_s
+    def _holds_up(self, other: Doing) -> bool:
+        """Whether this rank waits for one that has been at its own part for longer than a collective may take."""
+        waited, limit = self._waiting()[1], _BEFORE * self._deadline_s
+        if other.waits or other.phase in ("failed", *OWN_WORK) or not (waited or self.doing().phase in WAITING):
+            return False
+        if other.phase in ALIKE and waited < limit:
+            return False
+        if other.phase in WAITING and not waited:
+            return False  # both are in the same collective, for all that is known
+        late = other.collective or other.phase in WAITING  # its collective gives up by itself, or it does
+        return other.seconds > (self._deadline_s + 2 * _GRACE_S if late else limit)
+
+
+def _describe(answer: Answer) -> str:
+    """Where another rank is, as far as it says so."""
+    doing = answer.doing
+    if answer.found != ANSWERS:
+        return f"is {answer.found}"
+    if doing.collective:
+        return f"waits in {doing.place}"
+    if doing.waits:
+        return f"waits for the others in phase {doing.phase}"
+    return f"is in phase {doing.phase}" + (f", at {doing.place}" if doing.place else "")

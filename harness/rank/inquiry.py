@@ -1,5 +1,6 @@
 """A probe's questions, asked on all ranks together, and their answers gathered."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -11,17 +12,17 @@ from torch import Tensor, nn
 from harness.axes.precision.base import tf32
 from harness.axes.workload.base import Batch, Criterion
 from harness.probes.base import CannotError, Machine, Probe, Question, Subject
+from harness.probes.control import Control
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.clock import Stopwatch
+from harness.rank.kept import Kept
 from harness.rank.material import Material
 from harness.rank.memory import available_bytes
 from harness.rank.process_group import World
+from harness.rank.writer import Seen
 from harness.schema.config import BenchmarkConfig
 from harness.schema.record import FAILED, OK, SKIPPED, Asked, Observation, Timing
 from harness.schema.seeding import derive_seed
-
-Seen = tuple[str, int, Observation | Timing]
-"""(subject, rank, what was seen)"""
 
 
 @dataclass
@@ -32,13 +33,34 @@ class Inquiry:
     probe: Probe
     asked: list[Asked] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    _kept: Kept | None = None
+    _answered: frozenset[str] = frozenset()
+    """Subjects of questions that an earlier world has answered."""
+
+    def take_up(self, kept: Kept, control: Control) -> None:
+        """Go on after the answers of an earlier world, where questions are independent. All ranks call alike."""
+        if not self.probe.independent:
+            return
+        if control.rank == 0:
+            self._kept = kept
+            self.asked, self.seen = kept.read()
+        told = control.all_gather_text(json.dumps([asked.subject for asked in self.asked]))[0]
+        self._answered = frozenset(json.loads(told))
 
     def run(self, world: World, machine: Machine) -> None:
-        """Ask everything. All ranks call alike."""
-        for question in self.probe.questions(machine):
+        """Ask everything that is not answered. All ranks call alike."""
+        questions = self.probe.questions(machine)
+        for question in questions:
+            if question.subject in self._answered:
+                continue
             started = perf_counter()
             status, reason = self._ask(question, world)
             self.asked.append(Asked(self.name, question.subject, status, reason, perf_counter() - started))
+            if self._kept:
+                self._kept.write(self.asked, self.seen)
+        places = {question.subject: place for place, question in enumerate(questions)}
+        self.asked.sort(key=lambda asked: places.get(asked.subject, -1))
+        self.seen.sort(key=lambda seen: places.get(seen[0], -1))
 
     def _ask(self, question: Question, world: World) -> tuple[str, str]:
         if question.unsupported:

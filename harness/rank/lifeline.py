@@ -7,12 +7,13 @@ has taken longer than a collective may, so that nothing goes over the network wh
 
 import contextlib
 import ipaddress
+import json
 import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from harness.schema.rank_state import ANSWERS, DEAD, SILENT, UNREACHABLE
 
@@ -22,11 +23,24 @@ _BACKLOG = 64
 _AT_ONCE = 64
 _ALL = 32
 """Ranks of a world in which each asks every other one."""
-_LONGEST = 256
+_LONGEST = 1024
 """Bytes of an answer."""
+_LONGEST_PLACE = 200
 
-Doing = tuple[str, float]
-"""A phase, and the seconds that a rank has been in it."""
+
+@dataclass(frozen=True)
+class Doing:
+    """What a rank does."""
+
+    phase: str = ""
+    seconds: float = 0.0
+    """In this phase."""
+    waits: bool = False
+    """True while it stands in a collective of the control group: it is done with its own part, and others are not."""
+    place: str = ""
+    """The line of the user's code at which it stands, and the collective there; empty outside of such code."""
+    collective: bool = False
+    """True where `place` is a collective that the user's code called."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +48,7 @@ class Answer:
     """Of one rank."""
 
     found: str
-    phase: str = ""
-    seconds: float = 0.0
+    doing: Doing = Doing()
 
 
 @dataclass
@@ -45,7 +58,7 @@ class Lifeline:
     rank: int
     address: str
     """`host:port`."""
-    doing: Callable[[], Doing] = lambda: ("", 0.0)
+    doing: Callable[[], Doing] = Doing
     """What this rank says of itself."""
     _others: dict[int, str] = field(default_factory=dict)
 
@@ -74,8 +87,9 @@ class Lifeline:
             with contextlib.suppress(OSError):
                 caller, _ = listening.accept()
                 with caller:
-                    phase, seconds = self.doing()
-                    caller.sendall(f"{_greeting(self.rank)} {seconds:.3f} {phase}\n".encode())
+                    doing = self.doing()
+                    told = json.dumps(asdict(replace(doing, place=doing.place[:_LONGEST_PLACE])))
+                    caller.sendall(f"{_greeting(self.rank)} {told}\n".encode())
 
 
 def watched(rank: int, size: int) -> list[int]:
@@ -116,8 +130,15 @@ def _heard(rank: int, connection: socket.socket) -> Answer:
     greeting, _, doing = said.partition(f"{_greeting(rank)} ")
     if greeting or not doing:
         return Answer(DEAD)  # another process, on a port that the rank has left
-    seconds, _, phase = doing.strip().partition(" ")
-    return Answer(ANSWERS, phase, float(seconds))
+    return Answer(ANSWERS, _doing(doing))
+
+
+def _doing(told: str) -> Doing:
+    """Nothing is known of what a rank of another version does: before versions are compared, that it answers is enough."""
+    try:
+        return Doing(**json.loads(told))
+    except (ValueError, TypeError):
+        return Doing()
 
 
 def _greeting(rank: int) -> str:

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint, seeded
 from harness.probes.control import Control
+from harness.rank.agreement import describe
 from harness.rank.settings import Settings
 from harness.schema.refusal import RefusedError
 from harness.schema.seeding import derive_seed
@@ -101,7 +102,7 @@ def prepare(workload: Workload, name: str, seed: int, global_batch_size: int, ba
         _kept([], lambda: _check_criterion(model, criterion, tried))  # a forward, and each case notes what its own changes
     except Exception as error:  # the user's model, loss and data may raise anything: it is a refusal, told with its place
         traceback.print_exc()
-        raise RefusedError(f"workload.{name}: {type(error).__name__}: {error}") from error
+        raise RefusedError(f"workload.{name}: {describe(error)}") from error
     if not all(of_batch.sum() > 0 for of_batch in terms):
         raise RefusedError(f"workload.{name}: no target of the batch counts in its loss")
     counted = tuple(tuple(of_batch.tolist()) for of_batch in terms)

@@ -27,6 +27,7 @@ _OTHER_FILES = 64
 """Libraries, logs, stores and sockets of one rank alone: 13 were seen, and strategies make groups of their own."""
 _TOLD_BY_ANOTHER = ""
 """What all ranks of a host have in common, one of them says."""
+_GLOO, _NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 SHARING = "NCCL_MULTI_RANK_GPU_ENABLE"
 
 
@@ -43,14 +44,36 @@ def check_alike(control: Control, device: torch.device, backend: str) -> None:
 
 
 def allow_sockets(size: int) -> None:
-    """gloo joins each rank with every other, twice (docs/scaling.md). Raises RefusedError where there may be too few."""
-    needed, (soft, hard) = _OTHER_FILES + 2 * size, resource.getrlimit(resource.RLIMIT_NOFILE)
+    """gloo joins each rank with every other, in three groups (docs/scaling.md). Raises RefusedError if too few are allowed."""
+    needed, (soft, hard) = _OTHER_FILES + 3 * size, resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise RefusedError(
             f"a rank among {size} has about {needed} files and sockets open, and may have {hard}: raise ulimit -Hn"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def check_interfaces(*, nccl: bool, named: Mapping[str, str] = os.environ) -> None:
+    """Raises RefusedError where an interface that gloo, or NCCL, is to use does not exist on this host."""
+    existing = [name for _, name in socket.if_nameindex()]
+    gloo = [name for name in named.get(_GLOO, "").split(",") if name]
+    missing = [(_GLOO, name) for name in gloo if name not in existing]
+    given = named.get(_NCCL, "") if nccl else ""
+    if given and not given.startswith("^") and not any(_nccl_takes(given, name) for name in existing):
+        missing.append((_NCCL, given))
+    if missing:
+        key, value = missing[0]
+        raise RefusedError(
+            f"{key}={value}: {socket.gethostname()} has no such network interface; it has {', '.join(existing)}; "
+            f"try +env.{key}=NAME"
+        )
+
+
+def _nccl_takes(given: str, name: str) -> bool:
+    """NCCL takes the beginnings of names, or, after an equals sign, whole names."""
+    names = given.removeprefix("=").split(",")
+    return name in names if given.startswith("=") else any(name.startswith(prefix) for prefix in names if prefix)
 
 
 def check_sum(world: World) -> None:

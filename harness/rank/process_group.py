@@ -1,7 +1,11 @@
-"""The world of a rank: its device, the process group that is measured, and the control group beside it."""
+"""The world of a rank: its device, the process group that is measured, the control group, and the default group beside them.
+
+The default group is the user's own: a model or a loss may use it, and reducebench does not.
+"""
 
 import datetime
 import os
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +23,11 @@ NCCL_GRACE_S = 10.0
 """Beyond the deadline, until NCCL's watchdog ends the process without a word: the guard, which names names, comes first."""
 CONTROL_GRACE_S = 600.0
 """How much longer than a measured collective the control group waits: there the others wait for rank 0's references too."""
+
+
+class BrokenGroupError(Exception):
+    """A failure has left the user's default group in a state in which nothing can be run in it; another world has another."""
+
 
 Check = Callable[[Control, torch.device, str], None]
 """Told the control group, this rank's device and the backend, before the group that is measured is made; may refuse."""
@@ -47,8 +56,10 @@ class World:
     deadline_s: float
     lifeline: Lifeline
     ranks_per_node: int = 1
-    """As torchrun started them; 0 where not every node has as many."""
+    """As torchrun started them."""
     _subgroups: dict[int, tuple[ProcessGroup, ProcessGroup]] = field(default_factory=dict)
+    _suspect: bool = False
+    """True from a failure until `check_default`."""
 
     @classmethod
     def open(
@@ -60,7 +71,7 @@ class World:
         check: Check = _unchecked,
         met: Callable[[Lifeline], None] = lambda lifeline: None,
     ) -> "World":
-        """Join the two process groups; `check` is called between the one and the other, `met` before both.
+        """Join the process groups; `check` is called before the one that is measured, `met` before all.
 
         Raises RefusedError when the device or the backend is not there, UnreachableError when another rank is not.
         """
@@ -68,14 +79,12 @@ class World:
         backend = choose_backend(config, device)
         lifeline = gather(store, rank, size, config.rendezvous_s)
         met(lifeline)
-        timeout = _seconds(config.deadline_s + CONTROL_GRACE_S)
-        dist.init_process_group("gloo", store=dist.PrefixStore("control", store), rank=rank, world_size=size, timeout=timeout)
-        control = Control(dist.GroupMember.WORLD, rank, size)
+        own = dist.PrefixStore("default", store)
+        dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=_seconds(config.deadline_s))
+        control = Control(_control_group(config.deadline_s), rank, size)
         check(control, device, backend)
         measured = _measured_group(backend, config.deadline_s, device)
-        local = {int(n) for n in control.all_gather(torch.tensor(int(os.environ.get("LOCAL_WORLD_SIZE", size))))}
-        alike = local.pop() if len(local) == 1 else 0
-        return cls(rank, size, device, backend, measured, control, config.deadline_s, lifeline, alike)
+        return cls(rank, size, device, backend, measured, control, config.deadline_s, lifeline, ranks_per_node(control))
 
     def alone(self) -> "World":
         """This rank as its own world: there is nobody to wait for, and nothing may be sent."""
@@ -83,10 +92,25 @@ class World:
 
     def rebuild_measured(self) -> None:
         """Replace the measured group, which a failure may have broken on some ranks only."""
+        self._suspect = True
         for group in (self.measured, *(group for pair in self._subgroups.values() for group in pair)):
             dist.destroy_process_group(group)
         self._subgroups.clear()
         self.measured = _measured_group(self.backend, self.deadline_s, self.device)
+
+    def check_default(self) -> None:
+        """After a failure, all ranks call alike. Raises BrokenGroupError, on all, where the default group is broken by it."""
+        suspect, self._suspect = self._suspect, False
+        if not suspect or self.size == 1:
+            return
+        try:
+            dist.barrier()
+            broken = False
+        except RuntimeError:  # closed by this rank or by another
+            traceback.print_exc()
+            broken = True
+        if self.control.any(broken):
+            raise BrokenGroupError("after the failure of this case torch's default process group cannot be used any more")
 
     def subgroups(self, size: int) -> tuple[ProcessGroup, ProcessGroup]:
         """The run of `size` neighbouring ranks that this rank is in, and those that have its place in their runs.
@@ -111,6 +135,16 @@ class World:
         dist.destroy_process_group()
 
 
+def ranks_per_node(control: Control) -> int:
+    """As torchrun has started them. Raises RefusedError, on all ranks, where nodes differ in it."""
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", control.size))
+    started = [int(number) for number in control.all_gather(torch.tensor(own))]
+    if len(set(started)) > 1:
+        counts = sorted(number for number in set(started) for _ in range(started.count(number) // number))
+        raise RefusedError(f"the nodes have {', '.join(map(str, counts))} ranks: expected as many on each node")
+    return own
+
+
 def choose_device(config: BenchmarkConfig, local_rank: int) -> torch.device:
     """The device of this rank on its node: by LOCAL_RANK, never by the global rank."""
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
@@ -128,6 +162,12 @@ def choose_backend(config: BenchmarkConfig, device: torch.device) -> str:
     if backend == "nccl" and device.type != "cuda":
         raise RefusedError("backend=nccl: it reduces CUDA tensors only, and this run is on the CPU; use backend=gloo")
     return backend
+
+
+def _control_group(deadline_s: float) -> ProcessGroup:
+    """No group that the user's code can reach: a collective of its own would be taken for one of the harness."""
+    group: ProcessGroup = dist.new_group(backend="gloo", timeout=_seconds(deadline_s + CONTROL_GRACE_S))
+    return group
 
 
 def _measured_group(backend: str, deadline_s: float, device: torch.device, ranks: list[int] | None = None) -> ProcessGroup:

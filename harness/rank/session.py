@@ -24,8 +24,9 @@ from harness.rank.footprint import Footprint
 from harness.rank.gradient_store import GradientStore
 from harness.rank.guard import Guard
 from harness.rank.inquiry import Inquiry, machine_of
+from harness.rank.kept import Kept
 from harness.rank.material import Material, check_equal_on_ranks, prepare
-from harness.rank.preflight import allow_sockets, check_alike, check_sum
+from harness.rank.preflight import allow_sockets, check_alike, check_interfaces, check_sum
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer
 from harness.rank.reference import References
@@ -124,6 +125,8 @@ class Session:
             rehearsal=Rehearsal(world, state, comparisons, drifts, finished, aside),
         )
         waiting = [inquiry for inquiry in inquiries if inquiry.name not in standing.probes]
+        for inquiry in waiting:
+            inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
         machine = machine_of(world, config, named.items())
         return cls(config, world, state, cases, waiting, machine, writer, len(standing.probes), aside)
 
@@ -137,6 +140,7 @@ class Session:
         work += [(f"probe {inquiry.name}", partial(self.run_probe, inquiry)) for inquiry in self.inquiries]
         work += [(f"trace {case.case_id}", partial(self.cases.trace, case)) for case in self.cases.parts if self.config.profile]
         for name, call in work:
+            self.world.check_default()  # the case that failed has its row, and is the state's
             done = len(self.cases.settled) + self.asked
             progress(done, total, name)
             self.state.update(case=name, done=done)
@@ -162,6 +166,7 @@ class Session:
     def _write(self, inquiry: Inquiry) -> None:
         if self.world.rank == 0:
             self.writer.write_probe(inquiry.name, inquiry.asked, inquiry.seen)
+            self.writer.drop_parts(inquiry.name)
         self.asked += 1
 
 
@@ -210,10 +215,11 @@ def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, pro
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
     state.enter("join")
+    check_interfaces(nccl=config.backend == "nccl" or (config.backend == "auto" and torch.cuda.is_available()))
     store, rank, size = join()
     allow_sockets(size)
     world = World.open(config, store, rank, size, check=check_alike, met=lambda line: guard.miss(line, config.deadline_s))
-    guard.heed(lambda: world.control.failing)
+    guard.heed(world.control.waiting)
     world.control.where = lambda: f"on {state.status.host}, in phase {state.phase}"
     check_sum(world)
     watch = Watch(world, order.launch)

@@ -50,7 +50,10 @@ def _read(run_dir: RunDir, config: BenchmarkConfig, launch: int, *, retry: bool)
     read = {table: {name: _rows(run_dir, table, name, launch) for name in names} for table, names in asked.items()}
     for table, found in read.items():
         for name, rows in found.items():
-            if not rows or (retry and any(row["status"] == FAILED for row in rows)):
+            if rows and table == "probes" and retry and any(row["status"] == FAILED for row in rows):
+                run_dir.make_part(name)
+                found[name] = []
+            elif not rows or (retry and any(row["status"] == FAILED for row in rows)):
                 run_dir.forget(table, name, launch)
                 found[name] = []
     cases = {name: rows[0] for name, rows in read["cases"].items() if rows}

@@ -112,6 +112,10 @@ def keep_pandas_out() -> None:
         sys.meta_path.remove(finder)
 
 
+Seen = tuple[str, int, Observation | Timing]
+"""(subject, rank, what was seen)"""
+
+
 class Writer:
     """Writes what rank 0 has gathered."""
 
@@ -175,12 +179,20 @@ class Writer:
             own = [{"case_id": case.case_id, "launch": self._launch, **_but_case(row)} for row in rows if isinstance(row, kind)]
             self._save(table, case.case_id, pa.Table.from_pylist(own, schema=_schema_of(kind)))
 
-    def write_probe(self, probe: str, asked: Sequence[Asked], seen: Sequence[tuple[str, int, Observation | Timing]]) -> None:
-        """A probe's answers; `seen` holds (subject, rank, what was seen)."""
+    def write_probe(self, probe: str, asked: Sequence[Asked], seen: Sequence[Seen], part: str = "") -> None:
+        """A probe's answers; `part`: those of one that is not finished, in files of that name."""
         for table, kind, schema in (("observations", Observation, _OBSERVATIONS), ("collectives", Timing, _COLLECTIVES)):
             rows = [(probe, subject, rank, *vars(row).values()) for subject, rank, row in seen if isinstance(row, kind)]
-            self._write(table, probe, rows, schema)
-        self._write("probes", probe, [tuple(asdict(row).values()) for row in asked], _PROBES)
+            self._write(table, part or probe, rows, schema)
+        self._write("probes", part or probe, [tuple(asdict(row).values()) for row in asked], _PROBES)
+
+    def write_part(self, probe: str, asked: Sequence[Asked], seen: Sequence[Seen]) -> None:
+        """Answers of a probe that is not finished, beside those that are there."""
+        self.write_probe(probe, asked, seen, self._run_dir.new_part(probe))
+
+    def drop_parts(self, probe: str) -> None:
+        """A finished probe has whole files."""
+        self._run_dir.drop_parts(probe)
 
     def write_outcome(self, case: Case, outcome: Outcome) -> None:
         """The row that makes the case a finished one: outcome, axes and parameters."""

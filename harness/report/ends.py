@@ -7,9 +7,6 @@ import pandas as pd
 from harness.report.frame import Run
 from harness.report.tables import Table
 
-_NOTE = "Each time the world of ranks was started again, as far as restarts allow, for what remained; a case in which it died \
-twice is set aside as failed."
-
 
 def end_tables(run: Run) -> Iterator[Table]:
     """What ends.json tells; nothing where nothing went wrong."""
@@ -19,9 +16,18 @@ def end_tables(run: Run) -> Iterator[Table]:
         for culprit in end.get("culprits", [])
     ]
     if rows:
-        yield Table("Ended early", pd.DataFrame(rows).astype(str), _NOTE)
+        yield Table("Ended early", pd.DataFrame(rows).astype(str), _note(run.config.restarts))
     if run.damaged:
         yield Table("Files that are not whole", pd.DataFrame({"file": run.damaged}), _DAMAGED)
+
+
+def _note(restarts: int) -> str:
+    if not restarts:
+        return "restarts=0: the run ends with the first."
+    return (
+        f"After each the world of ranks is started again for what remains, until {restarts} (restarts) in a row have finished "
+        "nothing. A case in which two ended is set aside as failed."
+    )
 
 
 _COLUMNS = ("rank", "host", "case", "phase", "how")

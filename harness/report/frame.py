@@ -14,7 +14,7 @@ from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
 from harness.schema.record import FAILED, OK
 from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
-from harness.schema.tables import COLUMNS, is_whole
+from harness.schema.tables import COLUMNS, is_whole, whole_parts
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,9 @@ def _sorted_out(run_dir: RunDir, config: BenchmarkConfig) -> tuple[Sound, list[P
                 broken = [file for file in files if file.is_file() and not is_whole(file, name)]
                 damaged += broken
                 sound[kind] += [] if broken else [(name, launch)]
+            if kind == "probes":
+                unfinished = [name for name in names if name not in finished]
+                sound[kind] += [(part, launch) for name in unfinished for part in whole_parts(run_dir, name)]
     return sound, damaged
 
 

@@ -314,5 +314,13 @@ def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[t
 def _not_measured(run: Run) -> pd.DataFrame:
     unmeasured = run.cases[run.cases.status != OK]
     rows = [(case.case_id, case.status, case.reason) for case in unmeasured.itertuples()]
-    rows += [(case_id, "missing", "the run ended before it") for case_id in run.missing]
+    rows += [(name, "missing", _ended_before(run, name)) for name in run.missing]
     return pd.DataFrame(rows, columns=["case", "status", "reason"])
+
+
+def _ended_before(run: Run, name: str) -> str:
+    answered = int(((run.probes.probe == name) & (run.probes.status == OK)).sum())
+    died = {culprit.get("case") for end in run.ends for culprit in end["culprits"]}
+    within = answered or name in died or f"probe {name}" in died
+    kept = f"; {answered} answers are kept" if answered else ""
+    return f"the run ended {'in' if within else 'before'} it{kept}"

@@ -17,6 +17,12 @@ _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAl
 class Torchrun:
     """One host: this one."""
 
+    master_port: int = 0
+    """Where the rendezvous listens; 0: a free port."""
+
+    def __post_init__(self) -> None:
+        _check_port(self.master_port, or_free=True)
+
 
 @dataclass
 class TorchrunNodes:
@@ -38,8 +44,7 @@ class TorchrunNodes:
     def __post_init__(self) -> None:
         if self.rendezvous not in ("static", "c10d"):
             raise ValueError(f"launch.rendezvous={self.rendezvous!r}: expected static or c10d")
-        if not 0 < self.master_port < 2**16:
-            raise ValueError(f"launch.master_port={self.master_port}: expected a port, from 1 to 65535")
+        _check_port(self.master_port, or_free=False)
         _check_printable(ssh=self.ssh, python=[self.python])
         if not self.ssh or not self.ssh[0]:
             raise ValueError("launch.ssh: expected a program")
@@ -70,6 +75,8 @@ class Slurm:
     """The interpreter in the container; empty: the nodes'."""
     python: str = ""
     """The nodes' interpreter; empty: the same path as here."""
+    master_port: int = 0
+    """Where the rendezvous listens on the first node; 0: 29400 and the last three digits of the job's number."""
     poll_s: float = 2.0
     """Seconds from one look at the job to the next."""
 
@@ -79,9 +86,15 @@ class Slurm:
                 raise ValueError(f"launch.{key}={getattr(self, key)!r}: expected one word")
         if self.gpus_per_node < 0 or self.cpus_per_task < 0:
             raise ValueError("launch.gpus_per_node, launch.cpus_per_task: expected whole numbers of at least 0")
+        _check_port(self.master_port, or_free=True)
         if not 0 < self.poll_s < 3600:
             raise ValueError(f"launch.poll_s={self.poll_s}: expected seconds, more than 0")
         _check_printable(extra_lines=self.extra_lines, container=self.container, python=[self.python, self.container_python])
+
+
+def _check_port(port: int, *, or_free: bool) -> None:
+    if not (0 if or_free else 1) <= port < 2**16:
+        raise ValueError(f"launch.master_port={port}: expected a port, from 1 to 65535" + ", or 0 for a free one" * or_free)
 
 
 def _check_printable(**texts: list[str]) -> None:

@@ -4,9 +4,12 @@ import json
 import mmap
 import os
 import socket
+import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from harness.schema.refusal import RefusedError
 
 LAUNCHER_PID = "REDUCEBENCH_LAUNCHER_PID"
 """Environment variable by which a rank knows its launcher; unset where the user starts the ranks, also by hand once more."""
@@ -33,14 +36,17 @@ class RankStatus:
     """Cases finished."""
     phase: str = ""
     ended: str = ""
-    """Empty while the rank works; then `done`, `refused`, `error`, `unwritable` (the disk), `lost` (other ranks), `terminated`
-    or `orphaned`; the launcher writes `died` of a rank that is gone without a word, and `stopped` of one that stood still."""
+    """Empty while the rank works; then `done`, `refused`, `error`, `unwritable` (the disk), `lost` (other ranks), `waited` (too
+    long, in a collective of the user's code), `terminated` or `orphaned`; the launcher writes `died` of a rank that is gone
+    without a word, and `stopped` of one that stood still."""
     words: str = ""
     """The rank's last words: the message of the error that ended it."""
     at: float = 0.0
     """When it ended, in seconds since the epoch."""
     lost: dict[str, str] = field(default_factory=dict)
     """Other ranks that did not answer when this one asked them, and how: silent, dead, unreachable or stuck."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Of stuck ones, where in the user's code they stand."""
     reached: dict[str, float] = field(default_factory=dict)
     """Phase to when it was first entered, in seconds of the host's monotonic clock; as known when a case begins or ends."""
 
@@ -56,27 +62,34 @@ class RankState:
         self.phase, self.since = "", time.monotonic()
         """What is being done, and since when."""
         self._reached: dict[str, float] = {}
+        self._updating = threading.Lock()
         self.update()
 
     def enter(self, phase: str) -> None:
         """Note the phase that begins."""
+        if self.status.ended:  # the watching thread has recorded where this rank ended
+            return
         self.phase, self.since = phase, time.monotonic()
         if phase not in self._reached:
             self._reached[phase] = self.since
         self._map[:_PHASE] = phase.encode()[:_PHASE].ljust(_PHASE)
 
     def update(self, **changes: object) -> None:
-        """Note everything but the phase."""
-        at = {"at": time.time()} if changes.get("ended") else {}
-        self.status = RankStatus(**{**asdict(self.status), **at, **changes, "reached": dict(self._reached)})
-        self._map[_PHASE:] = _encoded(self.status)
-        self._map.flush()  # another host may look
+        """Note everything but the phase. The first ending stays: what comes after it, such as a SIGTERM, changes nothing."""
+        with self._updating:  # the main thread and the watching one may end at the same time
+            if self.status.ended:
+                return
+            at = {"at": time.time()} if changes.get("ended") else {}
+            self.status = RankStatus(**{**asdict(self.status), **at, **changes, "reached": dict(self._reached)})
+            self._map[_PHASE:] = _encoded(self.status)
+            self._map.flush()  # another host may look
 
 
 def _encoded(status: RankStatus) -> bytes:
     room, record = _SIZE - _PHASE, asdict(status)
     while len(text := json.dumps(record).encode()) > room:
-        record["words"], record["lost"] = record["words"][: len(record["words"]) // 2], dict(list(record["lost"].items())[:32])
+        record["words"] = record["words"][: len(record["words"]) // 2]
+        record["lost"], record["places"] = dict(list(record["lost"].items())[:32]), dict(list(record["places"].items())[:8])
     return text.ljust(room)
 
 
@@ -105,6 +118,15 @@ def this_machine() -> str:
         return f"{socket.gethostname()} {boot.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
+
+
+def check_proc(proc: Path = Path("/proc")) -> None:
+    """Raises RefusedError where the kernel's /proc is missing: a process that lives could not be told from one that is gone."""
+    if not (proc / "self" / "stat").exists():
+        raise RefusedError(
+            f"/proc is not mounted on {socket.gethostname()}: processes are watched there; try mount -t proc proc /proc, or a "
+            "container that has it"
+        )
 
 
 def process_start(pid: int) -> str:

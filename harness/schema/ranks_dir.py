@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from harness.schema.whole_files import read_json, write_whole
 
 _TAIL = 2**16
 """Bytes of a log's end."""
+_STARTS = "reducebench starts: "
 
 
 class RanksDir:
@@ -35,6 +37,22 @@ class RanksDir:
                 return file.read().decode(errors="replace").splitlines()
         except OSError:
             return []
+
+    def note_start(self, who: str, command: Sequence[str]) -> None:
+        """Begin a process's part of its log, which may hold those of earlier worlds."""
+        with self.log(who).open("a") as file:
+            file.write(f"{_STARTS}{shlex.join(command)}\n")
+
+    def said_since_start(self, who: str) -> list[str]:
+        """The last lines of a log, as `said`, without those of earlier worlds."""
+        lines = self.said(who)
+        begins = max((place + 1 for place, line in enumerate(lines) if line.startswith(_STARTS)), default=0)
+        return lines[begins:]
+
+    def hosts(self) -> dict[int, str]:
+        """Node to the name of its host, of those that have come."""
+        paths = self.path.glob("node*.came")
+        return {int(path.stem.removeprefix("node")): path.read_text(errors="replace") for path in paths}
 
     def said_by_torchrun(self) -> str:
         """What the torchrun of every host has logged last."""

@@ -33,6 +33,7 @@ TABLES = tuple(table for tables in HELD.values() for table in tables)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system answers that is mounted without them, as Lustre may be."""
 _TRACE = ".pt.trace.json.gz"
+_PART = re.compile(r".+\.part(?P<number>\d+)")
 _LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?")
 
 
@@ -126,6 +127,29 @@ class RunDir:
         names = [path.stem for path in self.table(table).glob("*.parquet") if not path.name.startswith(".")]
         parts = [_LAUNCH.fullmatch(name) for name in names]
         return {part["name"] for part in parts if part and int(part["launch"] or 0) == launch}
+
+    def parts(self, probe: str) -> list[str]:
+        """Names, for `case_file`, of the parts of a probe that is not finished; in the order in which they were written."""
+        found = [_PART.fullmatch(path.stem) for path in self.table("probes").glob(f"{probe}.part*.parquet")]
+        return [part[0] for part in sorted((part for part in found if part), key=lambda part: int(part["number"]))]
+
+    def new_part(self, probe: str) -> str:
+        """A name for the next part."""
+        return f"{probe}.part{1 + max((int(part.rpartition('.part')[2]) for part in self.parts(probe)), default=-1)}"
+
+    def drop_parts(self, probe: str) -> None:
+        """Remove the parts of a probe; those of a table of its own, which a crash may have left alone, too."""
+        for table in HELD["probes"]:
+            for path in self.table(table).glob(f"{probe}.part*.parquet"):
+                path.unlink(missing_ok=True)
+
+    def make_part(self, probe: str) -> None:
+        """Take back that a probe is finished, and keep what it left as a part."""
+        part = self.new_part(probe)
+        for table in reversed(HELD["probes"]):  # the row that says what is answered comes last
+            file = self.case_file(table, probe)
+            if file.is_file():
+                file.replace(self.case_file(table, part))
 
     @staticmethod
     def launch_of(name: str) -> int:

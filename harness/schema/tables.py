@@ -10,6 +10,7 @@ from harness.schema.case import AXES
 from harness.schema.record import (
     CASE,
     METRICS,
+    OK,
     Asked,
     Diagnosis,
     Drift,
@@ -22,7 +23,7 @@ from harness.schema.record import (
     Timing,
     Weight,
 )
-from harness.schema.run_dir import HELD
+from harness.schema.run_dir import HELD, RunDir
 
 COLUMNS = {
     "cases": ["launch", *AXES, *(field.name for field in fields(Outcome))],
@@ -52,6 +53,19 @@ def is_whole(file: Path, name: str) -> bool:
             return table == "samples" or _is_of(opened.read(), table, name)
     except (OSError, pa.ArrowException):
         return False
+
+
+def whole_parts(run_dir: RunDir, probe: str) -> list[str]:
+    """Parts of a probe that is not finished of which every table can be read."""
+    files = {part: [run_dir.case_file(table, part) for table in HELD["probes"]] for part in run_dir.parts(probe)}
+    return [part for part, own in files.items() if all(is_whole(file, probe) for file in own)]
+
+
+def kept_answers(run_dir: RunDir, probe: str) -> int:
+    """Questions of a probe that is not finished whose answers are kept: the run goes on after them."""
+    parts = whole_parts(run_dir, probe)
+    read = [pq.read_table(run_dir.case_file("probes", part), columns=["subject", "status"]).to_pylist() for part in parts]
+    return len({row["subject"] for rows in read for row in rows if row["status"] == OK})
 
 
 def _is_of(rows: pa.Table, table: str, name: str) -> bool:

@@ -1,5 +1,6 @@
 """Bad input: a clear message, status 2, no traceback, and nothing started."""
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -134,3 +135,25 @@ def test_what_only_the_ranks_can_see_is_refused_before_anything_is_measured(worl
         assert len(on_ranks) == ranks
         assert all(words in said for said in on_ranks)
     assert not list(tmp_path.glob("default/2*/*/*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "/run/ranks/launcher"),
+            "cannot write /run/ranks/launcher: Read-only file system",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "OSError: Cannot allocate memory"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a"), "/a: No such file or directory"),
+    ],
+)
+def test_what_the_system_refuses_is_said_as_it_is(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: object) -> int:
+        raise error
+
+    monkeypatch.setattr("launch.__main__._do", fail)
+    assert main([]) == 1
+    assert capsys.readouterr().err == f"reducebench: {said}\n"

@@ -19,6 +19,7 @@ from launch.deaths import deaths
 from launch.job import configure
 from launch.patience import Ended, Limits
 from launch.supervise import Start, run_world
+from launch.verdict import REFUSAL, judge
 from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, ORPHANS_S, ROOT, processes_of, wait_until
 
 RANK = """
@@ -36,6 +37,9 @@ if deed == "stopped":
     os.kill(os.getpid(), signal.SIGSTOP)
 if deed == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+if deed == "refuses":
+    signal.signal(signal.SIGTERM, lambda *_: (state.update(ended="terminated"), os._exit(1)))
+    state.update(ended="refused", words="no such data")
 if deed == "done":
     state.update(ended="done")
     sys.exit()
@@ -232,6 +236,42 @@ def test_a_rank_that_is_told_to_end_says_so(launcher: "subprocess.Popen[bytes]",
     rank = guarded(launcher.pid)
     rank.send_signal(number)
     assert last_words(rank) == "terminated"
+
+
+LINGERING = """
+import os, sys, time
+from harness.rank.__main__ import report_in
+from harness.schema.run_dir import RunDir
+
+state, _ = report_in(RunDir.open(sys.argv[1]), 0)
+state.enter("assemble")
+state.update(ended=sys.argv[2], words="its words")
+print("ended", flush=True)
+time.sleep(900)
+"""
+"""A rank whose exit takes a while, as with a slow `atexit` function of the workload."""
+
+
+@pytest.mark.parametrize(("ended", "status"), [("refused", 2), ("error", 1), ("done", 1)])
+def test_the_first_ending_of_a_rank_counts_although_it_is_terminated_on_its_way_out(
+    run_dir: RunDir, ended: str, status: int
+) -> None:
+    command = [sys.executable, "-c", LINGERING, str(run_dir.path), ended]
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as rank:
+        assert rank.stdout
+        assert rank.stdout.readline() == "ended\n"
+        rank.terminate()
+        assert rank.wait(ENDED_S) == status
+    (left,) = run_dir.ranks.statuses()
+    assert (left.ended, left.words, left.phase) == (ended, "its words", "assemble")
+
+
+def test_a_refusal_stays_one_although_the_launcher_ends_its_slow_rank(run_dir: RunDir) -> None:
+    looks = Looks(run_dir, lambda: True, nothing)
+    starts = start(run_dir, "refuses", "refuses")
+    ended = ran(run_dir, starts, looks)
+    verdict = judge(run_dir, ended, deaths(run_dir, ended.failed))
+    assert (verdict.status, verdict.lines) == (REFUSAL, ("no such data",))
 
 
 CRASHING = """

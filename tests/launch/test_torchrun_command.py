@@ -51,3 +51,10 @@ def test_without_hosts_node_0_starts_here_and_every_command_is_printed(run_dir: 
     assert there[place + 1 :] == here[place + 1 :]
     assert here[here.index("--master") + 1].partition(":")[0] == socket.gethostname()
     assert (start.command[0], start.command[-3:-1]) == (sys.executable, ["--launch", "1"])
+
+
+def test_one_host_takes_a_free_port_or_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    asked = ["experiment=smoke", "torchrun.nproc_per_node=2", f"results_dir={tmp_path}"]
+    run_dir = RunDir.create(configure([*asked, "launch.master_port=29777"], None), datetime(2026, 1, 2, 3, 4, 5))
+    assert {"--nnodes=1", "--master-addr=127.0.0.1", "--master-port=29777"} <= set(command(run_dir.config(), run_dir, Task()))
+    assert "--standalone" in command(configure(asked, None), run_dir, Task())

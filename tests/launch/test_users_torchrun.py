@@ -77,6 +77,19 @@ def test_one_message_and_every_rank_ends(line: str, ranks: Ranks, tmp_path: Path
     assert not results.exists()
 
 
+@pytest.mark.parametrize("here", [1, 2])
+def test_uneven_nodes_are_refused_whichever_comes_first(
+    here: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_rank(monkeypatch, 0, 3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setattr(root, "open_store", lambda: (HashStore(), 0, 3))
+    assert root.main(["experiment=smoke", f"results_dir={tmp_path}"]) == 2
+    said = f"torchrun has started 3 ranks on 2 nodes, {here} of them on this one: expected as many on each node"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.full
 def test_one_message_under_torchrun(tmp_path: Path) -> None:
     done = torchrun(2, "-m", "harness", "reduction=[nosuch]", f"results_dir={tmp_path}")
@@ -150,6 +163,14 @@ def test_the_session_and_the_guard_do_not_both_speak(run_dir: RunDir, capsys: py
     for speaker in speakers:
         speaker.join()
     assert capsys.readouterr().err.count("reducebench: rank 1 (pid") == 1
+
+
+def test_rank_0_that_is_ended_before_its_report_says_how_to_get_it(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    write_launch(run_dir, run_dir.config())
+    for rank in (0, 1):
+        leave_state(run_dir, rank, "done")
+    root._LastWords(run_dir).say(sys.stderr)
+    assert f"the report is not written; try python -m harness.report show {run_dir.path}" in capsys.readouterr().err
 
 
 @pytest.fixture

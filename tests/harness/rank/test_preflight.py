@@ -1,13 +1,18 @@
 """What is refused before anything is measured, and how it is said."""
 
 import socket
+import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from harness.rank.guard import Guard
-from harness.rank.lifeline import Answer, Lifeline, find_address, watched
-from harness.rank.preflight import allow_sockets
+from harness.rank.lifeline import Answer, Doing, Lifeline, find_address, watched
+from harness.rank.preflight import allow_sockets, check_interfaces
+from harness.rank.process_group import ranks_per_node
+from harness.rank.whereabouts import Place
 from harness.schema.rank_state import ANSWERS, DEAD, SILENT
 from harness.schema.refusal import RefusedError
 from tests.worlds.pool import Pool
@@ -65,12 +70,13 @@ def test_who_never_comes_is_named(told: dict[str, list[str]]) -> None:
 def test_what_a_lifeline_finds() -> None:
     """A listener that never answers is what a stopped process is. A broken link needs two hosts: tests/test_chaos.py."""
     asking, answering = Lifeline.open(0, "127.0.0.1"), Lifeline.open(1, "127.0.0.1")
-    answering.doing = lambda: ("local_gradient", 1.5)
+    doing = Doing("local_gradient", 1.5, place="all_reduce at model.py:7 in forward", collective=True)
+    answering.doing = lambda: doing
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as gone:
         addresses = [f"127.0.0.1:{listening.getsockname()[1]}" for listening in (silent, gone)]
         gone.close()
         asking.know([asking.address, answering.address, *addresses])
-        assert asking.ask() == {1: Answer(ANSWERS, "local_gradient", 1.5), 2: Answer(SILENT), 3: Answer(DEAD)}
+        assert asking.ask() == {1: Answer(ANSWERS, doing), 2: Answer(SILENT), 3: Answer(DEAD)}
 
 
 def test_a_port_that_another_rank_has_now_is_no_answer() -> None:
@@ -104,25 +110,76 @@ class Answering:
         return self.answers
 
 
+AWAY = (False, 0.0)
+WAITS = (False, 99.0)
+PLACE = "all_reduce at model.py:7 in forward"
+
+
 @pytest.mark.parametrize(
-    ("phase", "answer", "lost"),
+    ("phase", "waiting", "answer", "lost"),
     [
-        ("aggregate", Answer(ANSWERS, "aggregate", 99.0), {}),
-        ("aggregate", Answer(ANSWERS, "compare", 99.0), {}),
-        ("aggregate", Answer(ANSWERS, "backward", 1.0), {}),
-        ("aggregate", Answer(ANSWERS, "backward", 99.0), {"1": "stuck"}),
-        ("backward", Answer(ANSWERS, "forward", 99.0), {}),
-        ("compare", Answer(SILENT), {"1": "silent"}),
-        ("forward", Answer(DEAD), {"1": "dead"}),
+        ("aggregate", AWAY, Answer(ANSWERS, Doing("aggregate", 99.0)), {}),
+        ("aggregate", AWAY, Answer(ANSWERS, Doing("compare", 99.0)), {}),
+        ("aggregate", AWAY, Answer(ANSWERS, Doing("backward", 1.0)), {}),
+        ("aggregate", AWAY, Answer(ANSWERS, Doing("backward", 99.0)), {"1": "stuck"}),
+        ("backward", AWAY, Answer(ANSWERS, Doing("forward", 99.0)), {}),
+        ("compare", AWAY, Answer(SILENT), {"1": "silent"}),
+        ("forward", AWAY, Answer(DEAD), {"1": "dead"}),
+        ("clip", WAITS, Answer(ANSWERS, Doing("clip", 99.0)), {"1": "stuck"}),
+        ("clip", WAITS, Answer(ANSWERS, Doing("clip", 99.0, waits=True)), {}),
+        ("compare", WAITS, Answer(ANSWERS, Doing("compare", 99.0)), {}),
+        ("aggregate", WAITS, Answer(ANSWERS, Doing("aggregate", 99.0)), {"1": "stuck"}),
+        ("aggregate", WAITS, Answer(ANSWERS, Doing("aggregate", 14.0)), {}),
+        ("forward", WAITS, Answer(ANSWERS, Doing("failed", 99.0)), {}),
+        ("assemble", WAITS, Answer(ANSWERS, Doing("assemble", 99.0)), {"1": "stuck"}),
+        ("assemble", (False, 1.0), Answer(ANSWERS, Doing("assemble", 99.0)), {}),
+        ("assemble", AWAY, Answer(ANSWERS, Doing("assemble", 99.0)), {}),
+        ("aggregate", AWAY, Answer(ANSWERS, Doing("forward", 14.0, place=PLACE, collective=True)), {}),
+        ("aggregate", AWAY, Answer(ANSWERS, Doing("forward", 99.0, place=PLACE, collective=True)), {"1": "stuck"}),
     ],
 )
-def test_whom_a_guard_gives_up(phase: str, answer: Answer, lost: dict[str, str]) -> None:
-    given_up: list[dict[str, str]] = []
-    guard = Guard(lambda why, lost: given_up.append(lost), Asked(phase))
+def test_whom_a_guard_gives_up(phase: str, waiting: tuple[bool, float], answer: Answer, lost: dict[str, str]) -> None:
+    given_up: list[tuple[dict[str, str], dict[str, str]]] = []
+    guard = Guard(lambda why, lost, places: given_up.append((lost, places)), Asked(phase))
     line = Answering(answer)
     guard.miss(line, 10.0)  # type: ignore[arg-type]
+    guard.heed(lambda: waiting)
     guard._ask(line)  # type: ignore[arg-type]
-    assert given_up == ([lost] if lost else [])
+    places = {rank: answer.doing.place for rank, how in lost.items() if how == "stuck"}
+    assert given_up == ([(lost, places)] if lost else [])
+
+
+def test_a_rank_that_waits_in_a_collective_of_its_own_says_where_the_others_are() -> None:
+    given_up: list[tuple[str, str]] = []
+    guard = Guard(lambda why, words: given_up.append((why, words)), Asked("forward"))
+    line = Answering(
+        Answer(ANSWERS, Doing("aggregate", 20.0, waits=True)), Answer(ANSWERS, Doing("assemble", 3.0, place="a.py:1 in f"))
+    )
+    guard.miss(line, 10.0)  # type: ignore[arg-type]
+    place = Place("model.py:7 in forward", "all_reduce", ((1, 2),))
+    for seconds, left in ((14.0, 0), (16.0, 1)):
+        guard._standstill = Still(place, seconds)  # type: ignore[assignment]
+        guard._asked = time.monotonic()
+        guard._watch_others(line)  # type: ignore[arg-type]
+        assert len(given_up) == left
+    assert given_up == [
+        (
+            "waited",
+            "has waited 16 s in all_reduce at model.py:7 in forward (deadline_s=10); "
+            "rank 1 waits for the others in phase aggregate; rank 2 is in phase assemble, at a.py:1 in f",
+        )
+    ]
+
+
+@dataclass
+class Still:
+    """A main thread that does not move."""
+
+    place: Place
+    seconds: float
+
+    def look(self) -> Place:
+        return self.place
 
 
 @pytest.mark.parametrize("size", [1, 2, 32, 33, 1000, 4096])
@@ -139,6 +196,38 @@ def test_a_rank_may_have_as_many_sockets_as_there_are_others(monkeypatch: pytest
     monkeypatch.setattr("resource.getrlimit", lambda which: (1024, 4096))
     allow_sockets(16)
     allow_sockets(1000)
-    assert given == [(2064, 4096)]
-    with pytest.raises(RefusedError, match="about 8256 files and sockets open, and may have 4096"):
+    assert given == [(3064, 4096)]
+    with pytest.raises(RefusedError, match="about 12352 files and sockets open, and may have 4096"):
         allow_sockets(4096)
+
+
+def test_an_interface_that_is_not_there_is_refused_with_those_that_are() -> None:
+    existing = [name for _, name in socket.if_nameindex()]
+    with pytest.raises(RefusedError) as refused:
+        check_interfaces(nccl=False, named={"GLOO_SOCKET_IFNAME": f"{existing[0]},eth77"})
+    said = (
+        f"{socket.gethostname()} has no such network interface; it has {', '.join(existing)}; try +env.GLOO_SOCKET_IFNAME=NAME"
+    )
+    assert str(refused.value) == f"GLOO_SOCKET_IFNAME=eth77: {said}"
+    check_interfaces(nccl=False, named={"GLOO_SOCKET_IFNAME": existing[0], "NCCL_SOCKET_IFNAME": "eth77"})
+
+
+@pytest.mark.parametrize(
+    ("given", "fits"), [("{}", True), ("={}", True), ("^eth77", True), ("eth77", False), ("=eth77", False)]
+)
+def test_nccl_takes_beginnings_of_interfaces_and_whole_names_and_exclusions(given: str, fits: bool) -> None:
+    named = {"NCCL_SOCKET_IFNAME": given.format(socket.if_nameindex()[0][1])}
+    if fits:
+        check_interfaces(nccl=True, named=named)
+    else:
+        with pytest.raises(RefusedError, match="has no such network interface; it has "):
+            check_interfaces(nccl=True, named=named)
+
+
+def test_nodes_with_unlike_numbers_of_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    uneven = SimpleNamespace(size=3, all_gather=lambda own: [torch.tensor(number) for number in (2, 2, 1)])
+    with pytest.raises(RefusedError, match="the nodes have 1, 2 ranks: expected as many on each node"):
+        ranks_per_node(uneven)  # type: ignore[arg-type]
+    even = SimpleNamespace(size=4, all_gather=lambda own: [own] * 4)
+    assert ranks_per_node(even) == 2  # type: ignore[arg-type]

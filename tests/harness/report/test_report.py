@@ -1,6 +1,7 @@
 """Golden raw rows in, tables out."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,18 @@ def test_what_is_missing_is_said(run_dir: RunDir) -> None:
     assert rows.status.tolist() == ["skipped", "missing"]
     assert rows.reason.tolist() == ["not today", "the run ended before it"]
     assert report.failed
+
+
+@pytest.mark.parametrize(
+    ("restarts", "note"), [(0, "restarts=0: the run ends with the first."), (3, "until 3 (restarts) in a row")]
+)
+def test_a_case_in_which_the_run_ended_is_told_from_one_after_it(run_dir: RunDir, restarts: int, note: str) -> None:
+    (missing,) = load_run(run_dir.path).missing
+    run_dir.write_config(replace(run_dir.config(), restarts=restarts))
+    run_dir.note_end({"at": "now", "launch": 0, "culprits": [{"rank": 1, "case": missing}]})
+    report = build(run_dir.path)
+    assert report.tables[-1].rows.reason.tolist() == ["not today", "the run ended in it"]
+    assert note in next(table.note for table in report.tables if table.title == "Ended early")
 
 
 def test_the_pages(run_dir: RunDir) -> None:

@@ -1,0 +1,30 @@
+"""What a host must have before ranks are started on it."""
+
+import socket
+
+from harness.schema.config import BenchmarkConfig
+from harness.schema.launcher import Torchrun
+from harness.schema.rank_state import check_proc
+from harness.schema.refusal import RefusedError
+
+_CONNECT_S = 5.0
+_LOOPBACK = "127.0.0.1"
+
+
+def check_host(config: BenchmarkConfig) -> None:
+    """Raises RefusedError where processes cannot be watched here, or ranks that are started here cannot reach each other."""
+    check_proc()
+    if isinstance(config.launcher, Torchrun):
+        _check_loopback()
+
+
+def _check_loopback() -> None:
+    """Ranks of one host meet at its loopback address."""
+    try:
+        with socket.create_server((_LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise RefusedError(
+            f"{socket.gethostname()} has no network: {_LOOPBACK}, where the ranks of one host meet: {error.strerror or error}; "
+            "try ip link set lo up"
+        ) from error
