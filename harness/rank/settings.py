@@ -98,7 +98,12 @@ def _set_inference(mode: bool) -> None:
 
 
 def _set_default_device(device: torch.device) -> None:
-    torch.set_default_device(None if device.type == "cpu" else device)
+    if device.type != "cpu":
+        torch.set_default_device(device)
+        return
+    torch.set_default_device(None)
+    with contextlib.suppress(AttributeError):  # torch 2.8 cannot read the default device once it has been None
+        del torch._GLOBAL_DEVICE_CONTEXT.device_context
 
 
 def _flushes() -> bool:
