@@ -44,7 +44,7 @@ def check_alike(control: Control, device: torch.device, backend: str) -> None:
 
 
 def allow_sockets(size: int) -> None:
-    """gloo joins each rank with every other, in three groups (docs/scaling.md). Raises RefusedError if too few are allowed."""
+    """gloo joins each rank with every other, in three groups (docs/scaling.md). Raises RefusedError where that is too many."""
     needed, (soft, hard) = _OTHER_FILES + 3 * size, resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise RefusedError(

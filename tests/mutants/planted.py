@@ -57,7 +57,7 @@ MUTANTS = (
     Mutant(
         "determinism-not-reset",
         "DeterministicDeterminism.computing",
-        "torch.use_deterministic_algorithms(before)",
+        "torch.use_deterministic_algorithms(before, warn_only=warned)",
         "torch.use_deterministic_algorithms(True)",
         "Deterministic algorithms stay on for the cases that come after.",
     ),
