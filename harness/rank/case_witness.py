@@ -75,6 +75,7 @@ class CaseWitness:
             contributions=self.regressors.signed(0),
             contributed=1 / (self.facts.total or 1.0),
             samples=len(own),
+            passes=max(map(len, self.facts.passes)),
         )
 
     def _permuted(self) -> Iterator[list[Tensor]]:

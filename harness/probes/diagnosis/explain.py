@@ -33,7 +33,9 @@ from harness.schema.record import (
 _WITHIN = 4.0
 """Floors that rounding may reach from float32 on: one is a root mean square, and right within a factor of about 2."""
 _WITHIN_MEASURED = 2.0
-"""Likewise below float32, where the floor is measured in the step's own precision. 400 right bfloat16 steps reached 1.6."""
+"""Likewise below float32, where the floor is measured in the step's own precision. 200 right bfloat16 steps reached 1.3."""
+_OF_ONE = 3.0
+"""Bars that one parameter may reach: of many parameters one is far off by chance, and few numbers estimate its floor."""
 _LIMIT = 0.02
 """A gradient is clean only where a factor of 1 + this on it would have been seen."""
 _CLEAR = 64.0
@@ -64,7 +66,9 @@ class Seen:
     lossy: bool = False
     """Whether the aggregation drops part of what it sends, by design."""
     reference: str = "the float64 reference"
-    """What the witness calls right, in words."""
+    """Name of the gradient that the witness calls right."""
+    names: Sequence[str] = ()
+    """Names of the parameters; where given, each of them is held to its own floor."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,21 @@ class _Distance:
     length: float
     bits: bool
     parts: tuple[float, ...] = ()
+    lengths: tuple[float, ...] = ()
+    """Norm of the reference, likewise."""
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """The parameter that is furthest from the reference, in floors of its own. Equal on all ranks."""
+
+    place: int = -1
+    over: float = 0.0
+    """Distance over the bar; above 1, rounding does not explain it."""
+    distance: float = 0.0
+    """Relative to the parameter's own reference."""
+    floor: float = 0.0
+    """Likewise."""
 
 
 def explain(witness: Witness, seen: Seen) -> Explanation:
@@ -131,7 +150,7 @@ def explain(witness: Witness, seen: Seen) -> Explanation:
     apart = _distance(control, right, seen)
     repeats = not control.any(not seen.repeats)
     meaning = _meaning(witness, seen, rounding)
-    numbers = _Numbers(seen, rounding, kernels, apart, meaning)
+    numbers = _Numbers(seen, rounding, kernels, apart, meaning, _furthest(control, seen, noises, apart))
     found = numbers.told(repeats) if meaning.verdict else numbers.clean(repeats)
     return replace(
         found,
@@ -156,6 +175,24 @@ def _everywhere(control: Control, noises: Sequence[Noise], coarsest: torch.dtype
     control.meet()
     *rounding, kernels = control.broadcast(found).tolist()
     return _Rounding(*rounding), kernels
+
+
+def _furthest(control: Control, seen: Seen, noises: Sequence[Noise], apart: _Distance) -> _Parameter:
+    """Hold each parameter to its own floor, which has at least its share of the whole's."""
+    found = torch.zeros(4, dtype=torch.float64)
+    if not seen.names:
+        return _Parameter()
+    if control.rank == 0:
+        whole, *parts = (_Rounding.of(noise, seen.coarsest) for noise in noises)
+        for place, (own, size, away, length) in enumerate(zip(parts, seen.sizes, apart.parts[1:], apart.lengths, strict=True)):
+            share = math.sqrt(size / sum(seen.sizes))
+            bar, floor = (max(one, share * all_of_it) for one, all_of_it in ((own.bar, whole.bar), (own.own, whole.own)))
+            over = away / (_OF_ONE * bar) if bar else math.inf * bool(away)
+            if over > found[1]:
+                found = torch.tensor([place, over, _over(away, length), _over(floor, length)], dtype=torch.float64)
+    control.meet()
+    place, *numbers = control.broadcast(found).tolist()
+    return _Parameter(int(place), *numbers)
 
 
 def _measured(seen: Seen, meaning: Meaning) -> bool:
@@ -210,6 +247,7 @@ class _Numbers:
     kernels: float
     apart: _Distance
     meaning: Meaning
+    furthest: _Parameter
 
     def told(self, repeats: bool) -> Explanation:
         """Of a gradient that is not what it should be."""
@@ -246,7 +284,15 @@ class _Numbers:
                 f"{relative:.2g} from {self.seen.reference}, which no rounding of its own kernels makes; in float64 it is right"
             )
             return _found(UNEXPLAINED, "own_precision", words, _KERNEL, "likely", 0.0)
+        if self.furthest.over > 1:
+            return self._of_one_parameter()
         return self._rounded(relative) if self.seen.exact is not None else self._limited(relative)
+
+    def _of_one_parameter(self) -> Explanation:
+        """Of one that is right as a whole, and wrong in a part that is small beside it."""
+        name, one = self.seen.names[self.furthest.place], self.furthest
+        words = f"{name} is {one.distance:.2g} from {self.seen.reference}, where rounding makes {one.floor:.2g} of it"
+        return _found(UNEXPLAINED, PARAMETER, f"{words}; the gradient as a whole is within its floor", _LOOK, "likely", 0.0)
 
     def _limited(self, relative: float) -> Explanation:
         """Of one that nothing is known of in float64: clean only where a mistake would have been seen."""
@@ -258,7 +304,8 @@ class _Numbers:
         floor = _over(self.rounding.own, self.apart.length)
         apart = f"{relative:.2g} from {self.seen.reference}, where rounding makes {floor:.2g}"
         words = f"{apart}, which would hide this mistake: {hidden}"
-        return replace(_clean(CANNOT_TELL, words, _SHARPER, "likely"), limit=limit)
+        advice = SHARPER if _below_float32(self.seen.coarsest) else _ELSEWHERE
+        return replace(_clean(CANNOT_TELL, words, advice, "likely"), limit=limit)
 
     def _rounded(self, relative: float) -> Explanation:
         """Of one that is as far off as rounding may put it."""
@@ -301,7 +348,10 @@ _LOWER = "look at the range of the dtype that it is computed or sent in, and at 
 _KERNEL = "look for a race or a kernel that goes wrong in this precision alone: run it alone, and under another strategy"
 _DETERMINISTIC = "where bits matter, take torch.use_deterministic_algorithms(True) and an aggregation that sums in one order"
 _FINER = "nothing is wrong; where it is too far, compute or send in a finer dtype"
-_SHARPER = "audit the step in float32, or with more samples a rank: its weights do not depend on the precision"
+PARAMETER = "parameter"
+_LOOK = "look at what this parameter alone passes through: its reduction over ranks, its hooks, where its gradient is cut off"
+_ELSEWHERE = "the gradient nearly cancels here: audit it at other parameters, as those before training, or with another batch"
+SHARPER = "audit the step in float32, or with more samples a rank: its weights do not depend on the precision"
 _TINY = 1e-4
 """Limits below are not worth a word."""
 _LEAVE = "nothing to do: this is what floats do"
@@ -320,16 +370,16 @@ def _found(verdict: str, cause: str, words: str, advice: str, confidence: str, e
 def _distance(control: Control, right: Tensor | None, seen: Seen) -> _Distance:
     """Of rank 0's value, told to all."""
     found = torch.zeros(3, dtype=torch.float64)
-    parts: list[float] = []
+    parts, lengths = list[float](), list[float]()
     if control.rank == 0:
         assert right is not None
         pairs = list(zip(seen.value.split(list(seen.sizes)), right.split(list(seen.sizes)), strict=True))
-        parts = [distance(*pair) for pair in pairs]
+        parts, lengths = [distance(*pair) for pair in pairs], [dot(expected, expected) ** 0.5 for _, expected in pairs]
         bits = all(_rounded_alike(*pair) for pair in pairs)
         found = torch.tensor([math.hypot(*parts), dot(right, right) ** 0.5, float(bits)], dtype=torch.float64)
     control.meet()
     whole, length, same = control.broadcast(found).tolist()
-    return _Distance(whole, length, bool(same), (whole, *parts))
+    return _Distance(whole, length, bool(same), (whole, *parts), tuple(lengths))
 
 
 def _rounded_alike(one: Tensor, other: Tensor) -> bool:

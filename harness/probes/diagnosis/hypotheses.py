@@ -241,7 +241,10 @@ def name_factor(factor: float, facts: Facts) -> Named:
     ]
     fitting = [(words, advice) for value, words, advice in candidates if value != 1 and close(factor, value)]
     if not fitting:
-        return Named("none of W, N, accumulation steps or iterations", "look for what multiplies the loss or the gradient")
+        return Named(
+            "none of W, N, accumulation steps or iterations",
+            "look for what multiplies the loss or the gradient: a loss scale, a clipped norm",
+        )
     every_word, every_advice = zip(*dict(fitting).items(), strict=True)
     return Named("; or ".join(every_word), "; or ".join(dict.fromkeys(every_advice)))
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from harness.probes.control import Control
 from harness.probes.diagnosis.batches import each_tensor, in_float64, length_of, picked, runs, unless_refused
 from harness.probes.diagnosis.facts import Facts
 from harness.probes.diagnosis.floor import PERMUTATIONS, Local
-from harness.probes.diagnosis.own_precision import NATIVE, Way
+from harness.probes.diagnosis.own_precision import NATIVE, Way, nearest
 from harness.probes.diagnosis.products import projected, summed_over_ranks
 from harness.probes.diagnosis.user_step import flat, parameters_of
 
@@ -29,15 +30,44 @@ _COUPLED = 1e-9
 
 
 @dataclass
-class LoopWitness:
-    """See Witness: a model, a loss and a batch on each rank, in float64."""
+class _Keeping(ABC):
+    """The part of a witness that holds vectors in memory."""
 
     control: Control
+    _kept: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    @abstractmethod
+    def summed(self, lag: int = 0) -> Tensor:
+        """See Witness."""
+
+    @abstractmethod
+    def over_ranks(self, own: Tensor) -> Tensor:
+        """The mean over all terms, of what each rank's losses make, on all ranks."""
+
+    def right(self) -> Tensor | None:
+        """See Witness."""
+        found = self.kept("right", lambda: self.over_ranks(self.summed()))
+        return found if self.control.rank == 0 else None
+
+    def kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """See Witness."""
+        if name not in self._kept:
+            self._kept[name] = compute()
+        return self._kept[name]
+
+    def blank(self, elements: int) -> Tensor:
+        """See Witness."""
+        return torch.empty(elements, dtype=torch.float64)
+
+
+@dataclass
+class LoopWitness(_Keeping):
+    """See Witness: a model, a loss and a batch on each rank, in float64."""
+
     model: nn.Module
     loss: Loss
     batches: Sequence[Any]
     accumulation_steps: int
-    _kept: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._exact = copy.deepcopy(self.model).double()
@@ -99,12 +129,16 @@ class LoopWitness:
             assert own is not None
             lefts.append(projected(value, self.over_ranks(own))[1])
         self.control.meet()
-        lefts = self.control.broadcast(torch.tensor(lefts, dtype=torch.float64)).tolist()
-        return found[lefts.index(min(lefts))]
+        return nearest(found, self.control.broadcast(torch.tensor(lefts, dtype=torch.float64)).tolist())
 
     def gradient(self, way: Way, scale: float = 1.0, lag: int = 0) -> Tensor:
-        """Of the sum of this rank's losses, in the parameters' order."""
-        return self._gradient(self.model, self.batches[lag], way, scale)
+        """Gradient of the sum of this rank's losses, in the parameters' order.
+
+        Below float32 the loss is divided by about what all ranks count, as a step does: float16 overflows at 65504. A power of
+        two changes no other bit.
+        """
+        unit = 2.0 ** -round(math.log2(self.facts.total)) if way.dtype and self.facts.total else 1.0
+        return self._gradient(self.model, self.batches[lag], way, scale * unit)
 
     def over_ranks(self, own: Tensor) -> Tensor:
         """The mean over all terms, of what each rank's losses make, on all ranks."""
@@ -141,11 +175,6 @@ class LoopWitness:
             losses, _ = self.loss(model, each_tensor(batch, in_float64) if exact else way.batch(batch))
         made = flat(torch.autograd.grad(losses.sum() * scale, trained, allow_unused=True, materialize_grads=True))
         return made if scale == 1 else made.to(torch.promote_types(made.dtype, torch.float32)) / scale
-
-    def right(self) -> Tensor | None:
-        """See Witness."""
-        found = self.kept("right", lambda: self.over_ranks(self.summed()))
-        return found if self.control.rank == 0 else None
 
     def summed(self, lag: int = 0) -> Tensor:
         """See Witness."""
@@ -187,16 +216,6 @@ class LoopWitness:
         """See Witness."""
         return self._apart().sum(0)
 
-    def kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """See Witness."""
-        if name not in self._kept:
-            self._kept[name] = compute()
-        return self._kept[name]
-
-    def blank(self, elements: int) -> Tensor:
-        """See Witness."""
-        return torch.empty(elements, dtype=torch.float64)
-
     def sample_limit(self) -> int:
         """See Witness: none where samples cannot be told apart, or where each depends on the others."""
         return 0 if self.control.any(not self._separable()) else _SAMPLES
@@ -213,7 +232,7 @@ class LoopWitness:
 
 
 @dataclass
-class OwnPrecisionWitness:
+class OwnPrecisionWitness(_Keeping):
     """See Witness: the same, in the precision of the step, whose rounding in forward it shares. Ranks only, no samples.
 
     Its gradients are means over the scales of `way`.
@@ -221,22 +240,15 @@ class OwnPrecisionWitness:
 
     loop: LoopWitness
     way: Way
-    _kept: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def control(self) -> Control:
-        """See Witness."""
-        return self.loop.control
 
     @property
     def facts(self) -> Facts:
         """See Witness."""
         return self.loop.facts
 
-    def right(self) -> Tensor | None:
-        """See Witness."""
-        found = self.kept("right", lambda: self.loop.over_ranks(self.summed()))
-        return found if self.control.rank == 0 else None
+    def over_ranks(self, own: Tensor) -> Tensor:
+        """See LoopWitness."""
+        return self.loop.over_ranks(own)
 
     def summed(self, lag: int = 0) -> Tensor:
         """See Witness."""
@@ -265,16 +277,6 @@ class OwnPrecisionWitness:
     def apart(self) -> Tensor:
         """See Witness."""
         raise NotImplementedError
-
-    def kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """See Witness."""
-        if name not in self._kept:
-            self._kept[name] = compute()
-        return self._kept[name]
-
-    def blank(self, elements: int) -> Tensor:
-        """See Witness."""
-        return self.loop.blank(elements)
 
     def sample_limit(self) -> int:
         """See Witness."""

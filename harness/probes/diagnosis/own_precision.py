@@ -1,8 +1,9 @@
 """The precision of a user's step: the dtypes that it was seen to use, and the ways of computing a gradient as it does."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from harness.probes.diagnosis.user_step import Dtypes
 _SCALES = (1.0, 1.375, 1.1875, 1.625, 1.8125)
 """Factors on a loss that move every rounding of its backward. bfloat16 holds each of them exactly. None but the first is a
 power of two, which would change no bit."""
+_FAR_NEARER = 0.1
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -23,14 +25,18 @@ class Precisions:
     """The dtypes of a step. Equal on all ranks."""
 
     computed: torch.dtype
-    """The coarsest that it computes in."""
+    """Coarsest dtype of a computation."""
     travels: torch.dtype
-    """The coarsest in which gradients are accumulated, cast or sent."""
+    """Coarsest dtype in which gradients are accumulated, cast or sent."""
 
     @property
     def coarsest(self) -> torch.dtype:
         """The coarser of the two."""
         return _coarsest([self.computed, self.travels])
+
+    def without_computing(self, parameters: Iterable[torch.dtype]) -> "Precisions":
+        """The same, of a step that computes in its parameters' own dtypes."""
+        return replace(self, computed=_coarsest(parameters))
 
     @classmethod
     def of(
@@ -102,6 +108,18 @@ NATIVE = Way()
 
 
 def ways(computed: torch.dtype, parameters: Iterable[torch.dtype]) -> list[Way]:
-    """The ways in which a step with these parameters may compute in this dtype."""
+    """The ways in which a step with these parameters may compute, where it uses this dtype."""
     finer = all(torch.finfo(dtype).eps < torch.finfo(computed).eps for dtype in parameters)
-    return [Way(computed), Way(computed, cast=True)] if computed in _HALVES and finer else [NATIVE]
+    return [NATIVE, Way(computed), Way(computed, cast=True)] if computed in _HALVES and finer else [NATIVE]
+
+
+def nearest(found: Sequence[Way], lefts: Sequence[float]) -> Way:
+    """The way whose gradient comes nearest to the step's. lefts: the distance of each, but for a factor.
+
+    The step uses a coarser dtype somewhere. It is taken to compute in its parameters' own only where that is far nearer: then
+    the coarser dtype belongs to something else, as a metric.
+    """
+    native, *others = [left if math.isfinite(left) else math.inf for left in lefts]
+    if not others or native < _FAR_NEARER * min(others):
+        return NATIVE
+    return found[1 + others.index(min(others))]

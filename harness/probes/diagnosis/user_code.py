@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from harness.probes.control import Control, PeerFailedError
-from harness.probes.diagnosis.explain import Explanation, Seen, explain
+from harness.probes.diagnosis.explain import PARAMETER, SHARPER, Explanation, Seen, explain
 from harness.probes.diagnosis.loop_witness import LoopWitness, Loss, OwnPrecisionWitness
-from harness.probes.diagnosis.own_precision import NATIVE, Precisions, ways
+from harness.probes.diagnosis.own_precision import NATIVE, Precisions, Way, ways
 from harness.probes.diagnosis.user_step import UserStep, parameters_of
 from harness.schema.record import CANNOT_TELL, OF_WEIGHTS, PRECISION, UNEXPLAINED
 
 _LOST = 0.5
-"""Of the gradient: where rounding makes more, no gradient in this precision is right."""
+"""Part of the gradient: where rounding makes more, no gradient in this precision is right."""
 _NAMED = 5e-3
-"""Of the gradient: a smaller mistake of weights is not named below float32."""
+"""Part of the gradient: a smaller mistake of weights is not named below float32."""
 
 
 def audit(
@@ -47,39 +47,48 @@ def audit(
     batch: a tensor, or a tuple, list or dict of tensors, with the samples along the first dimension.
     step: leaves the aggregated gradient in `.grad`, or hands it to an optimizer; called warm_up + 2 times, each time after
     `.grad` has been cleared. The last two must leave the same bits. DistributedDataParallel builds its buckets anew in its
-    second iteration. Where an optimizer steps, the gradient is taken as its `step()` begins; parameters and optimizer are
-    restored after every call (a learning rate schedule and the scale of a GradScaler are not).
+    second iteration. Where an optimizer steps, the gradient is taken as its `step()` begins. Parameters, buffers and optimizers
+    are restored after every call (a learning rate schedule and the scale of a GradScaler are not). Leave clipping out of it:
+    a clip that bites is a factor.
+    accumulation_steps: backward passes of a step; below float32 each of them rounds `.grad` once more.
     previous: this rank's batch of the iteration before, where staleness is to be sought.
-    warm_up: calls before these two; the first is watched for the dtypes that the step computes and sends in.
+    warm_up: calls before these two; the first runs uncompiled and is watched for the dtypes that it computes and sends in.
     precision: the coarsest of these dtypes, where no call is watched (warm_up=0) or a custom kernel hides it.
     trained: whose `.grad` the step leaves where that is not `model` (FSDP: the sharded one, with the same parameters).
 
-    The result states its `limit`: a factor of 1 + limit on the gradient would have been seen. The verdict is `cannot_tell`
-    where that is 2 % or more, and where rounding would hide a mistake of the ranks' weights, as a mean of means.
+    The result states its `limit`: a factor of 1 + limit on the whole gradient would have been seen. The verdict is
+    `cannot_tell` where that is 2 % or more, and where rounding would hide a mistake of the ranks' weights, as a mean of means.
+    Each parameter is also held to its own floor.
 
     Raises ValueError where the model has no gradient, or draws numbers in its forward (dropout: audit it with p=0, or in eval
     mode); RuntimeError where another rank raised; and whatever `loss` and `step` raise.
     """
     plain = _unwrapped(model)
     used = UserStep(step, _unwrapped(trained or model))
-    watched = used.watched() if warm_up else None
-    for _ in range(warm_up - 1):
-        used.gradient()
-    value = used.gradient()
-    again = used.gradient()
-    repeats = torch.equal(value.view(torch.uint8), again.view(torch.uint8))  # NaN is equal to itself here
-    batches = [batch] if previous is None else [batch, previous]
-    sizes = [parameter.numel() for parameter in parameters_of(plain)]
     with _control() as control, _failing_together(control):
+        watched = used.watched() if warm_up else None
+        for _ in range(warm_up - 1):
+            used.gradient()
+        value = used.gradient()
+        repeats = torch.equal(value.view(torch.uint8), used.gradient().view(torch.uint8))  # NaN is equal to itself here
         precisions = Precisions.of(control, watched, _dtypes(plain), value.dtype, precision)
-        loop = LoopWitness(control, plain, loss, batches, accumulation_steps)
+        loop = LoopWitness(control, plain, loss, [batch] if previous is None else [batch, previous], accumulation_steps)
         way = loop.nearest(ways(precisions.computed, _dtypes(plain)), value)
-        seen = Seen(value, repeats, loop.local(way), sizes, precisions.coarsest, precisions.travels)
-        found = explain(loop, seen)
-        if way is not NATIVE and found.verdict in (PRECISION, CANNOT_TELL, UNEXPLAINED, *OF_WEIGHTS):
-            own = OwnPrecisionWitness(loop, way)
-            found = _sharper(found, explain(own, replace(seen, local=own.local(), reference=f"the sound gradient in {way}")))
+        if way is NATIVE:
+            precisions = precisions.without_computing(_dtypes(plain))
+        found = _verdict(loop, way, precisions, value, repeats)
     return replace(found, statement=f"{found.statement}; {_RESTORED}") if used.updates else found
+
+
+def _verdict(loop: LoopWitness, way: Way, precisions: Precisions, value: Tensor, repeats: bool) -> Explanation:
+    named = [(name, parameter.numel()) for name, parameter in loop.model.named_parameters() if parameter.requires_grad]
+    names, sizes = zip(*named, strict=True)
+    seen = Seen(value, repeats, loop.local(way), sizes, precisions.coarsest, precisions.travels, names=names)
+    found = explain(loop, seen)
+    if way is NATIVE or found.verdict not in (PRECISION, CANNOT_TELL, UNEXPLAINED, *OF_WEIGHTS):
+        return found
+    own = OwnPrecisionWitness(loop.control, loop, way)
+    return _sharper(found, explain(own, replace(seen, local=own.local(), reference=f"the sound gradient in {way}")))
 
 
 def _sharper(found: Explanation, own: Explanation) -> Explanation:
@@ -87,14 +96,17 @@ def _sharper(found: Explanation, own: Explanation) -> Explanation:
 
     The step and that gradient share the rounding of the forward pass, so `own` sees smaller mistakes.
     """
-    if own.clean or (own.verdict == CANNOT_TELL and found.verdict in (PRECISION, CANNOT_TELL)):
-        lost = found.floor > _LOST
-        verdict = PRECISION if own.clean and not lost else CANNOT_TELL
-        rounded = f", where rounding alone makes {found.floor:.2g}" if lost else ""
-        words = f"{found.distance:.2g} from the float64 reference{rounded}; {own.statement}"
-        return replace(found, verdict=verdict, cause=verdict, statement=words, advice=own.advice, limit=own.limit)
-    if own.verdict in OF_WEIGHTS and own.distance > _NAMED:
+    words = f"{found.distance:.2g} from the float64 reference; {own.statement}"
+    if own.clean and found.floor <= _LOST:
+        return replace(found, verdict=PRECISION, cause=PRECISION, statement=words, advice=own.advice, limit=own.limit)
+    if (own.verdict in OF_WEIGHTS and own.distance > _NAMED) or own.cause == PARAMETER:
         return replace(own, distance=found.distance, floor=found.floor, noises=found.noises, lengths=found.lengths)
+    if own.clean:
+        words = (
+            f"{found.distance:.2g} from the float64 reference, where rounding alone makes {found.floor:.2g}; {own.statement}"
+        )
+    if own.clean or found.clean or found.verdict == CANNOT_TELL:
+        return replace(found, verdict=CANNOT_TELL, cause=CANNOT_TELL, statement=words, advice=SHARPER, limit=own.limit)
     return found
 
 

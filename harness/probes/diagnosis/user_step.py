@@ -1,7 +1,9 @@
-"""A training step of anyone's own: the gradient that it leaves, what it does beside, and the dtypes that it uses."""
+"""A user's training step: the gradient that it leaves, the state that it changes, and the dtypes that it uses."""
 
 import copy
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,29 +25,34 @@ _FACTORIES = ("empty", "zeros", "ones", "full", "new_", "rand")
 
 @dataclass
 class Dtypes:
-    """Floating dtypes that a step was seen to use."""
+    """Floating dtypes that a step uses before its optimizer."""
 
     computed: set[torch.dtype] = field(default_factory=set)
-    """Of results of operators that compute out of place. In-place ones scale and accumulate buffers."""
+    """Dtypes of the results of out-of-place operators. In-place operators scale and accumulate buffers."""
     sent: set[torch.dtype] = field(default_factory=set)
-    """Of what collectives reduce."""
+    """Dtypes that collectives reduce."""
     any: set[torch.dtype] = field(default_factory=set)
-    """Of every result, casts included."""
+    """Dtypes of all results, casts included."""
 
 
 class UserStep:
     """Calls the step, and returns the gradient of `model` that an optimizer would get.
 
-    Where the step calls an optimizer, the gradient is taken when its `step()` begins, and parameters and optimizer are put back
-    afterwards, so that every call computes the same gradient.
+    Where the step calls an optimizer, the gradient is taken as its `step()` begins (after the first call of a closure). The
+    model's parameters and buffers, and the optimizers with their parameters, are restored after every call, so that every call
+    computes the same gradient.
     """
 
     def __init__(self, step: Callable[[], object], model: nn.Module) -> None:
         self._step, self._model = step, model
         self._trained = parameters_of(model)
-        self._before = [_local(parameter).detach().clone() for parameter in self._trained]
-        self._caught: dict[int, Tensor | None] = {}
-        self._optimizers: dict[Optimizer, dict[str, Any]] = {}
+        self._tensors = _Snapshot([*model.parameters(), *model.buffers()])
+        self._optimizers: dict[Optimizer, _OptimizerSnapshot] = {}
+        self._caught: dict[int, Tensor] = {}
+        self._passing: dict[int, Tensor] = {}
+        """Gradients of parameters that the optimizer which steps does not hold: it may hold float32 copies of them."""
+        self._watch: _Watch | None = None
+        self._own = {id(parameter) for parameter in self._trained}
         self.updates = False
         """True once a call has changed a parameter."""
 
@@ -53,43 +60,129 @@ class UserStep:
         """The gradient of one call: flat, on the CPU; zeros where there is none."""
         self._model.zero_grad(set_to_none=True)
         self._caught.clear()
-        door = register_optimizer_step_pre_hook(self._at_the_optimizer)
+        self._passing.clear()
+        hook = register_optimizer_step_pre_hook(self._before_optimizer)
         try:
             self._step()
+            return flat([_whole(self._of(parameter)) for parameter in self._trained])
         finally:
-            door.remove()
-        found = flat([_whole(self._of(parameter)) for parameter in self._trained])
-        self._restore()
-        return found
+            hook.remove()
+            self._restore()
 
     def watched(self) -> Dtypes:
-        """Call the step once, and return the dtypes that it uses."""
-        watch = _Watch()
-        with watch:
+        """Call the step once, uncompiled, and return the dtypes that it uses."""
+        self._watch = _Watch()
+        with _uncompiled(), self._watch:
             self.gradient()
-        return watch.dtypes
+        seen, self._watch = self._watch.dtypes, None
+        return seen
 
-    def _at_the_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         if optimizer not in self._optimizers:
-            self._optimizers[optimizer] = copy.deepcopy(optimizer.state_dict())
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                gradient = parameter.grad
-                self._caught.setdefault(id(parameter), None if gradient is None else gradient.detach().clone())
+            self._optimizers[optimizer] = _OptimizerSnapshot(optimizer)
+        _, *rest = args
+        closure = kwargs.get("closure", rest[0] if rest else None)
+        if closure is None:
+            self._catch(optimizer)
+            return None
 
-    def _of(self, parameter: nn.Parameter) -> Tensor:
-        gradient = self._caught.get(id(parameter), parameter.grad)
-        return torch.zeros_like(parameter) if gradient is None else gradient
+        def caught() -> Any:
+            loss = closure()
+            self._catch(optimizer)
+            return loss
+
+        return (optimizer, caught, *rest[1:]), {name: value for name, value in kwargs.items() if name != "closure"}
 
     @torch.no_grad()
+    def _catch(self, optimizer: Optimizer) -> None:
+        """Keep the gradients as the optimizer gets them, unscaled where it is the one to unscale them."""
+        if self._watch:
+            self._watch.ended = True
+        scale = getattr(optimizer, "grad_scale", None)
+        for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+            if parameter.grad is not None and id(parameter) not in self._caught:
+                self._caught[id(parameter)] = parameter.grad.detach().clone() if scale is None else parameter.grad / scale
+        for parameter in self._trained:
+            if parameter.grad is not None and id(parameter) not in self._caught:
+                self._passing[id(parameter)] = parameter.grad.detach().clone()
+
+    def _of(self, parameter: nn.Parameter) -> Tensor:
+        left = parameter.grad if parameter.grad is not None else self._passing.get(id(parameter))
+        gradient = self._caught.get(id(parameter), left)
+        return torch.zeros_like(parameter) if gradient is None else gradient
+
     def _restore(self) -> None:
-        for optimizer, state in self._optimizers.items():
-            optimizer.load_state_dict(copy.deepcopy(state))
-        for parameter, before in zip(self._trained, self._before, strict=True):
-            now = _local(parameter)
+        changed = self._tensors.restore() & self._own
+        for snapshot in self._optimizers.values():
+            changed |= snapshot.restore()
+        self.updates |= bool(changed)
+
+
+class _Snapshot:
+    """Copies of tensors, to be put back in place."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._kept = [(tensor, _local(tensor).detach().clone()) for tensor in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> set[int]:
+        """Put back what has changed; return the ids of those tensors."""
+        changed = set()
+        for tensor, before in self._kept:
+            now = _local(tensor)
             if not torch.equal(now, before):
-                self.updates = True
+                changed.add(id(tensor))
                 now.copy_(before)
+        return changed
+
+
+class _OptimizerSnapshot:
+    """State, options and parameters of an optimizer, to be put back. `load_state_dict` would cast, and may communicate."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._parameters = _Snapshot(one for group in optimizer.param_groups for one in group["params"])
+        self._state = {key: _copied(state) for key, state in optimizer.state.items()}
+        self._groups = [_copied({name: group[name] for name in group if name != "params"}) for group in optimizer.param_groups]
+
+    def restore(self) -> set[int]:
+        """Put everything back; return the ids of the parameters that had changed."""
+        for key in list(self._optimizer.state):
+            if key not in self._state:
+                del self._optimizer.state[key]
+        for key, state in self._state.items():
+            _put_back(self._optimizer.state[key], state)
+        for group, before in zip(self._optimizer.param_groups, self._groups, strict=True):
+            _put_back(group, before, keep=("params",))
+        return self._parameters.restore()
+
+
+def _copied(values: Any) -> Any:
+    return {name: _copy(value) for name, value in values.items()} if isinstance(values, dict) else _copy(values)
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+@torch.no_grad()
+def _put_back(values: Any, before: Any, keep: Sequence[str] = ()) -> None:
+    """Make a dict what it was: tensors in place, so that whoever holds them sees it."""
+    if not isinstance(values, dict):
+        return
+    for name in [name for name in values if name not in before and name not in keep]:
+        del values[name]
+    for name, value in before.items():
+        now = values.get(name)
+        if isinstance(now, Tensor) and isinstance(value, Tensor) and now.shape == value.shape and now.dtype == value.dtype:
+            now.copy_(value)
+        else:
+            values[name] = _copy(value)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled functions as they were written: under a dispatch mode dynamo would give them up for good."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 class _Watch(TorchDispatchMode):
@@ -98,23 +191,24 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtypes = Dtypes()
+        self.ended = False
+        """True once an optimizer steps: what it computes is no part of the gradient."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func.namespace in _COLLECTIVES:
-            if not any(part in func._schema.name for part in _PARAMETERS):
-                self.dtypes.sent |= _floating(args)
-            return out
-        found = _floating(out)
-        self.dtypes.any |= found
-        if not (func.is_view or func._schema.is_mutable or _moves(func)):
-            self.dtypes.computed |= found
+        if not self.ended:
+            self._note(func, args, out)
         return out
 
-
-def _moves(func: Any) -> bool:
-    name = func._schema.name.rpartition("::")[2]
-    return name in _MOVES or name.startswith(_FACTORIES)
+    def _note(self, func: Any, args: Any, out: Any) -> None:
+        name = func._schema.name.rpartition("::")[2]
+        if func.namespace in _COLLECTIVES:
+            self.dtypes.sent |= _floating(args) if not any(part in name for part in _PARAMETERS) else set()
+            return
+        found = _floating(out)
+        self.dtypes.any |= found
+        if not (func.is_view or func._schema.is_mutable or name in _MOVES or name.startswith(_FACTORIES)):
+            self.dtypes.computed |= found
 
 
 def _floating(tree: Any) -> set[torch.dtype]:
@@ -134,10 +228,10 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors])
 
 
-def _local(parameter: Tensor) -> Tensor:
-    """The part of a DTensor that this rank holds."""
-    held: Tensor = getattr(parameter, "to_local", lambda: parameter)()
-    return held
+def _local(tensor: Tensor) -> Tensor:
+    """The part of a DTensor that this rank holds; any other tensor as it is."""
+    part: Tensor = getattr(tensor, "to_local", lambda: tensor)()
+    return part
 
 
 def _whole(gradient: Tensor) -> Tensor:
