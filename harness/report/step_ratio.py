@@ -1,7 +1,7 @@
 """Ratio of the steps of two cases, the most certain of a run, with an interval that holds for all pairs of cases together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb, exp, nan
 from typing import cast
 
@@ -40,6 +40,11 @@ class StepRatio:
     pairs: int
     """Pairs of cases of one workload among which this one was picked, and for all of which together the interval holds."""
 
+    def reversed(self) -> "StepRatio":
+        """The same, of the other case over this one: launches may order two cases otherwise than their medians do."""
+        ratio, low, high = 1 / self.ratio, 1 / self.high, 1 / self.low
+        return replace(self, cheap=self.dear, dear=self.cheap, ratio=ratio, low=low, high=high)
+
     @property
     def claimed(self) -> bool:
         """True if the interval excludes 1; where each case ran once, if it excludes all ratios up to SPEED."""
@@ -65,8 +70,9 @@ def _ratios(steps: pd.DataFrame, pairs: int) -> Iterator[StepRatio]:
     confidence = 1 - (1 - CONFIDENCE) / pairs
     again = steps.launch.nunique() > 1 or steps.visit.nunique() > 1
     by_case = steps.groupby("case_id", sort=False)
-    cheap = str(by_case.step_s.median().idxmin())
     visits = {str(case_id): _by_visit(own) for case_id, own in by_case} if again else {}
+    typical = {case_id: float(np.median([*own.values()])) for case_id, own in visits.items()}
+    cheap = min(typical, key=typical.__getitem__) if again else str(by_case.step_s.median().idxmin())
     iterations = {str(case_id): own.to_numpy() for case_id, own in by_case.step_s}
     for dear in (case_id for case_id in iterations if case_id != cheap):
         found = (
@@ -74,7 +80,8 @@ def _ratios(steps: pd.DataFrame, pairs: int) -> Iterator[StepRatio]:
             if again
             else _of_iterations(iterations[dear], iterations[cheap], confidence)
         )
-        yield StepRatio(str(steps.workload.iloc[0]), cheap, dear, *found, pairs)
+        ratio = StepRatio(str(steps.workload.iloc[0]), cheap, dear, *found, pairs)
+        yield ratio.reversed() if ratio.high < 1 else ratio
 
 
 def _by_visit(steps: pd.DataFrame) -> Visits:
@@ -89,7 +96,7 @@ def _of_visits(dear: Visits, cheap: Visits, confidence: float) -> tuple[float, f
 
 
 def _of_iterations(dear: Floats, cheap: Floats, confidence: float) -> tuple[float, float, float, int, str]:
-    """Of two cases that ran once each, one after the other: the range of the ratios of all their iterations.
+    """The range of the ratios of all iterations of two cases that ran once each, one after the other.
 
     If iterations were independent, all n of one case would take longer than all n of an equal one with a chance of 1 in
     binomial(2 n, n). They are not, and neither case's iterations show how the machine's speed changes from one to the other. So

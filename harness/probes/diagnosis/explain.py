@@ -36,6 +36,8 @@ _WITHIN_MEASURED = 2.0
 """Likewise below float32, where the floor is measured in the step's own precision. 200 right bfloat16 steps reached 1.3."""
 _OF_ONE = 3.0
 """Bars that one parameter may reach: of many parameters one is far off by chance, and few numbers estimate its floor."""
+_NONE = 1e-6
+"""Part of the gradient: a parameter with less has none, as the bias of keys under softmax."""
 _LIMIT = 0.02
 """A gradient is clean only where a factor of 1 + this on it would have been seen."""
 _CLEAR = 64.0
@@ -86,6 +88,11 @@ class Explanation(Diagnosis):
     ladder: Ladder | None = None
 
     @property
+    def unexplained(self) -> bool:
+        """Whether nothing that was tried explains the gradient."""
+        return self.verdict == UNEXPLAINED
+
+    @property
     def clean(self) -> bool:
         """Whether nothing is wrong but the finiteness of floats."""
         return self.verdict in CLEAN
@@ -130,16 +137,23 @@ class _Distance:
 
 
 @dataclass(frozen=True)
-class _Parameter:
-    """The parameter that is furthest from the reference, in floors of its own. Equal on all ranks."""
+class _Parameters:
+    """Each parameter beside its own floor. Equal on all ranks."""
 
-    place: int = -1
+    furthest: int = -1
+    """Place of the parameter that is most bars from the reference."""
     over: float = 0.0
-    """Distance over the bar; above 1, rounding does not explain it."""
+    """Its distance over its bar; above 1, rounding does not explain it."""
     distance: float = 0.0
     """Relative to the parameter's own reference."""
     floor: float = 0.0
     """Likewise."""
+    hidden: int = 0
+    """Parameters whose whole gradient is within their bars: whether it is there, rounding hides."""
+    first: int = -1
+    """Place of the first of them."""
+    share: float = 0.0
+    """Norm of all of them, relative to the gradient."""
 
 
 def explain(witness: Witness, seen: Seen) -> Explanation:
@@ -150,7 +164,7 @@ def explain(witness: Witness, seen: Seen) -> Explanation:
     apart = _distance(control, right, seen)
     repeats = not control.any(not seen.repeats)
     meaning = _meaning(witness, seen, rounding)
-    numbers = _Numbers(seen, rounding, kernels, apart, meaning, _furthest(control, seen, noises, apart))
+    numbers = _Numbers(seen, rounding, kernels, apart, meaning, _by_parameter(control, seen, noises, apart))
     found = numbers.told(repeats) if meaning.verdict else numbers.clean(repeats)
     return replace(
         found,
@@ -177,22 +191,25 @@ def _everywhere(control: Control, noises: Sequence[Noise], coarsest: torch.dtype
     return _Rounding(*rounding), kernels
 
 
-def _furthest(control: Control, seen: Seen, noises: Sequence[Noise], apart: _Distance) -> _Parameter:
+def _by_parameter(control: Control, seen: Seen, noises: Sequence[Noise], apart: _Distance) -> _Parameters:
     """Hold each parameter to its own floor, which has at least its share of the whole's."""
-    found = torch.zeros(4, dtype=torch.float64)
     if not seen.names:
-        return _Parameter()
+        return _Parameters()
+    found = torch.zeros(7, dtype=torch.float64)
     if control.rank == 0:
         whole, *parts = (_Rounding.of(noise, seen.coarsest) for noise in noises)
-        for place, (own, size, away, length) in enumerate(zip(parts, seen.sizes, apart.parts[1:], apart.lengths, strict=True)):
-            share = math.sqrt(size / sum(seen.sizes))
-            bar, floor = (max(one, share * all_of_it) for one, all_of_it in ((own.bar, whole.bar), (own.own, whole.own)))
-            over = away / (_OF_ONE * bar) if bar else math.inf * bool(away)
-            if over > found[1]:
-                found = torch.tensor([place, over, _over(away, length), _over(floor, length)], dtype=torch.float64)
+        shares = [math.sqrt(size / sum(seen.sizes)) for size in seen.sizes]
+        bars = [_OF_ONE * max(own.bar, share * whole.bar) for own, share in zip(parts, shares, strict=True)]
+        overs = [_over(away, bar) for away, bar in zip(apart.parts[1:], bars, strict=True)]
+        worst = overs.index(max(overs))
+        floor, length = max(parts[worst].own, shares[worst] * whole.own), apart.lengths[worst]
+        hidden = [at for at, own in enumerate(apart.lengths) if _NONE * apart.length < own <= bars[at]]
+        share = _over(math.hypot(*(apart.lengths[at] for at in hidden)), apart.length)
+        numbers = (worst, overs[worst], _over(apart.parts[1 + worst], length), _over(floor, length))
+        found = torch.tensor([*numbers, len(hidden), hidden[0] if hidden else -1, share], dtype=torch.float64)
     control.meet()
-    place, *numbers = control.broadcast(found).tolist()
-    return _Parameter(int(place), *numbers)
+    furthest, over, distance, floor, count, first, share = control.broadcast(found).tolist()
+    return _Parameters(int(furthest), over, distance, floor, int(count), int(first), share)
 
 
 def _measured(seen: Seen, meaning: Meaning) -> bool:
@@ -247,7 +264,7 @@ class _Numbers:
     kernels: float
     apart: _Distance
     meaning: Meaning
-    furthest: _Parameter
+    parameters: _Parameters
 
     def told(self, repeats: bool) -> Explanation:
         """Of a gradient that is not what it should be."""
@@ -284,13 +301,13 @@ class _Numbers:
                 f"{relative:.2g} from {self.seen.reference}, which no rounding of its own kernels makes; in float64 it is right"
             )
             return _found(UNEXPLAINED, "own_precision", words, _KERNEL, "likely", 0.0)
-        if self.furthest.over > 1:
+        if self.parameters.over > 1:
             return self._of_one_parameter()
         return self._rounded(relative) if self.seen.exact is not None else self._limited(relative)
 
     def _of_one_parameter(self) -> Explanation:
         """Of one that is right as a whole, and wrong in a part that is small beside it."""
-        name, one = self.seen.names[self.furthest.place], self.furthest
+        name, one = self.seen.names[self.parameters.furthest], self.parameters
         words = f"{name} is {one.distance:.2g} from {self.seen.reference}, where rounding makes {one.floor:.2g} of it"
         return _found(UNEXPLAINED, PARAMETER, f"{words}; the gradient as a whole is within its floor", _LOOK, "likely", 0.0)
 
@@ -298,14 +315,24 @@ class _Numbers:
         """Of one that nothing is known of in float64: clean only where a mistake would have been seen."""
         limit = _over(self.rounding.bar + self.rounding.own, self.apart.length)
         found = replace(self._rounded(relative), limit=limit)
-        if limit < _LIMIT and not self.meaning.also:
-            return replace(found, statement=f"{found.statement}; {seen_from(limit)}") if limit > _TINY else found
-        hidden = self.meaning.also or f"a factor below {1 + limit:.3g} on it"
+        missing = self._missing()
+        if limit < _LIMIT and not self.meaning.also and self.parameters.share < _LIMIT:
+            unseen = f"; {missing} would not" if missing else ""
+            return replace(found, statement=f"{found.statement}; {seen_from(limit)}{unseen}") if limit > _TINY else found
+        factor = f"a factor below {1 + limit:.3g} on it" if limit >= _LIMIT else ""
+        hidden = self.meaning.also or factor or missing
         floor = _over(self.rounding.own, self.apart.length)
         apart = f"{relative:.2g} from {self.seen.reference}, where rounding makes {floor:.2g}"
         words = f"{apart}, which would hide this mistake: {hidden}"
         advice = SHARPER if _below_float32(self.seen.coarsest) else _ELSEWHERE
         return replace(_clean(CANNOT_TELL, words, advice, "likely"), limit=limit)
+
+    def _missing(self) -> str:
+        """What one parameter may lack without being seen."""
+        if not self.parameters.hidden:
+            return ""
+        more = f" or of {self.parameters.hidden - 1} other parameters" if self.parameters.hidden > 1 else ""
+        return f"a missing gradient of {self.seen.names[self.parameters.first]}{more}"
 
     def _rounded(self, relative: float) -> Explanation:
         """Of one that is as far off as rounding may put it."""

@@ -68,6 +68,8 @@ class LoopWitness(_Keeping):
     loss: Loss
     batches: Sequence[Any]
     accumulation_steps: int
+    passes: int = 0
+    """Backward passes of a step that were seen."""
 
     def __post_init__(self) -> None:
         self._exact = copy.deepcopy(self.model).double()
@@ -113,7 +115,7 @@ class LoopWitness(_Keeping):
             samples=length_of(self.batches[0]),
             scaled=(self.gradient(way, scale) for scale in others),
             spread=spread,
-            passes=self.accumulation_steps,
+            passes=max(self.accumulation_steps, self.passes),
         )
 
     def nearest(self, found: Sequence[Way], value: Tensor) -> Way:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.probes.control import Control
 from harness.probes.diagnosis.batches import each_tensor
-from harness.probes.diagnosis.user_step import Dtypes
+from harness.probes.diagnosis.user_step import Observed
 
 _SCALES = (1.0, 1.375, 1.1875, 1.625, 1.8125)
 """Factors on a loss that move every rounding of its backward. bfloat16 holds each of them exactly. None but the first is a
@@ -42,14 +42,14 @@ class Precisions:
     def of(
         cls,
         control: Control,
-        seen: Dtypes | None,
+        seen: Observed | None,
         parameters: Iterable[torch.dtype],
         gradient: torch.dtype,
         stated: torch.dtype | None,
     ) -> "Precisions":
         """Combine what the ranks saw. All ranks call alike.
 
-        seen: None where no call was watched. stated: what the user says is the coarsest. Dtypes below 16 bits are left out:
+        seen: None where no call was watched. stated: what the user says is the coarsest. Observed below 16 bits are left out:
         what is computed from them is seen in the dtype of its result.
         """
         computed, travels = {*parameters}, {gradient}

@@ -50,7 +50,7 @@ def audit(
     second iteration. Where an optimizer steps, the gradient is taken as its `step()` begins. Parameters, buffers and optimizers
     are restored after every call (a learning rate schedule and the scale of a GradScaler are not). Leave clipping out of it:
     a clip that bites is a factor.
-    accumulation_steps: backward passes of a step; below float32 each of them rounds `.grad` once more.
+    accumulation_steps: backward passes of a step, which see runs of neighbouring samples.
     previous: this rank's batch of the iteration before, where staleness is to be sought.
     warm_up: calls before these two; the first runs uncompiled and is watched for the dtypes that it computes and sends in.
     precision: the coarsest of these dtypes, where no call is watched (warm_up=0) or a custom kernel hides it.
@@ -72,7 +72,8 @@ def audit(
         value = used.gradient()
         repeats = torch.equal(value.view(torch.uint8), used.gradient().view(torch.uint8))  # NaN is equal to itself here
         precisions = Precisions.of(control, watched, _dtypes(plain), value.dtype, precision)
-        loop = LoopWitness(control, plain, loss, [batch] if previous is None else [batch, previous], accumulation_steps)
+        batches = [batch] if previous is None else [batch, previous]
+        loop = LoopWitness(control, plain, loss, batches, accumulation_steps, watched.passes if watched else 0)
         way = loop.nearest(ways(precisions.computed, _dtypes(plain)), value)
         if way is NATIVE:
             precisions = precisions.without_computing(_dtypes(plain))
@@ -96,7 +97,9 @@ def _sharper(found: Explanation, own: Explanation) -> Explanation:
 
     The step and that gradient share the rounding of the forward pass, so `own` sees smaller mistakes.
     """
-    words = f"{found.distance:.2g} from the float64 reference; {own.statement}"
+    near = f"{own.distance:.2g} from the sound gradient in its own precision, where rounding makes {own.floor:.2g}; "
+    near *= own.unexplained and own.cause != PARAMETER
+    words = f"{found.distance:.2g} from the float64 reference; {near}{own.statement}"
     if own.clean and found.floor <= _LOST:
         return replace(found, verdict=PRECISION, cause=PRECISION, statement=words, advice=own.advice, limit=own.limit)
     if (own.verdict in OF_WEIGHTS and own.distance > _NAMED) or own.cause == PARAMETER:

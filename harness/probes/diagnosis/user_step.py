@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ _FACTORIES = ("empty", "zeros", "ones", "full", "new_", "rand")
 
 
 @dataclass
-class Dtypes:
-    """Floating dtypes that a step uses before its optimizer."""
+class Observed:
+    """A step up to its optimizer: the floating dtypes that it uses, and how often it accumulates."""
 
     computed: set[torch.dtype] = field(default_factory=set)
     """Dtypes of the results of out-of-place operators. In-place operators scale and accumulate buffers."""
@@ -33,6 +34,8 @@ class Dtypes:
     """Dtypes that collectives reduce."""
     any: set[torch.dtype] = field(default_factory=set)
     """Dtypes of all results, casts included."""
+    passes: int = 0
+    """Backward passes that add to one parameter's `.grad`; 0 where that is not seen (FSDP)."""
 
 
 class UserStep:
@@ -69,13 +72,20 @@ class UserStep:
             hook.remove()
             self._restore()
 
-    def watched(self) -> Dtypes:
-        """Call the step once, uncompiled, and return the dtypes that it uses."""
-        self._watch = _Watch()
-        with _uncompiled(), self._watch:
-            self.gradient()
-        seen, self._watch = self._watch.dtypes, None
-        return seen
+    def watched(self) -> Observed:
+        """Call the step once, uncompiled, and return what was seen."""
+        watch, passes = _Watch(), Counter[int]()
+        hooks = [one.register_post_accumulate_grad_hook(lambda own: passes.update([id(own)])) for one in self._trained]
+        self._watch = watch
+        try:
+            with _uncompiled(), watch:
+                self.gradient()
+        finally:
+            self._watch = None
+            for hook in hooks:
+                hook.remove()
+        watch.seen.passes = max(passes.values(), default=0)
+        return watch.seen
 
     def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         if optimizer not in self._optimizers:
@@ -190,7 +200,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtypes = Dtypes()
+        self.seen = Observed()
         self.ended = False
         """True once an optimizer steps: what it computes is no part of the gradient."""
 
@@ -203,12 +213,12 @@ class _Watch(TorchDispatchMode):
     def _note(self, func: Any, args: Any, out: Any) -> None:
         name = func._schema.name.rpartition("::")[2]
         if func.namespace in _COLLECTIVES:
-            self.dtypes.sent |= _floating(args) if not any(part in name for part in _PARAMETERS) else set()
+            self.seen.sent |= _floating(args) if not any(part in name for part in _PARAMETERS) else set()
             return
         found = _floating(out)
-        self.dtypes.any |= found
+        self.seen.any |= found
         if not (func.is_view or func._schema.is_mutable or name in _MOVES or name.startswith(_FACTORIES)):
-            self.dtypes.computed |= found
+            self.seen.computed |= found
 
 
 def _floating(tree: Any) -> set[torch.dtype]:

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -283,6 +285,164 @@ def test_a_step_that_updates_the_parameters_is_audited_at_its_optimizer(clears: 
     assert "updates the parameters" in found.statement
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not optimizer.state, "as before its first step"
+
+
+def mean_loss(model: nn.Module, batch: Batch) -> Tensor:
+    return each_loss(model, batch)[0].mean()
+
+
+def with_closure(model: nn.Module, batch: Batch) -> Callable[[], object]:
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        (loss := mean_loss(model, batch)).backward()
+        return loss
+
+    return lambda: optimizer.step(closure)
+
+
+def with_fused_scaler(model: nn.Module, batch: Batch) -> Callable[[], object]:
+    """The optimizer unscales the gradient, not the scaler."""
+    optimizer, scaler = torch.optim.AdamW(model.parameters(), fused=True), torch.amp.GradScaler("cpu")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        scaler.scale(mean_loss(model, batch)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def with_another_module(model: nn.Module, batch: Batch) -> Callable[[], object]:
+    """A learned scale of the loss with an optimizer of its own; the model's gradient depends on it."""
+    scale = nn.Parameter(torch.ones(()))
+    optimizers = [torch.optim.Adam(model.parameters()), torch.optim.SGD([scale], lr=0.5)]
+
+    def step() -> None:
+        (mean_loss(model, batch) * scale).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def with_master_weights(model: nn.Module, batch: Batch) -> Callable[[], object]:
+    """The optimizer has copies of the parameters, and the model's gradients are cleared at the end."""
+    masters = [parameter.detach().clone().requires_grad_() for parameter in model.parameters()]
+    optimizer = torch.optim.SGD(masters, lr=0.1)
+
+    def step() -> None:
+        mean_loss(model, batch).backward()
+        for master, parameter in zip(masters, model.parameters(), strict=True):
+            master.grad = parameter.grad
+        optimizer.step()
+        model.zero_grad()
+
+    return step
+
+
+STEPS = [with_closure, with_fused_scaler, with_another_module, with_master_weights]
+
+
+@pytest.mark.parametrize("made", STEPS)
+def test_a_right_step_is_clean_whatever_its_optimizer_is_like(made: Callable[[nn.Module, Batch], Callable[[], object]]) -> None:
+    model, batch = classifier(), batch_of(12)
+    found = audit(model, summed_loss, batch, made(model, batch))
+    assert (found.verdict, found.clean) == ("rounding", True), found
+
+
+def test_what_an_optimizer_holds_is_left_as_it_was() -> None:
+    """State of another dtype than the parameters', which `load_state_dict` would cast, and the running statistics of BatchNorm."""
+    model, batch = classifier(normalized=True), batch_of(12)
+    optimizer = torch.optim.Adam(model.parameters())
+    mean_loss(model, batch).backward()
+    optimizer.step()
+    for parameter, own in optimizer.state.items():
+        own["master"] = parameter.detach().double()
+    held = [value for own in optimizer.state.values() for value in own.values()]
+    before, tensors = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(model.state_dict())
+
+    def step() -> None:
+        mean_loss(model, batch).backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] *= 0.5
+
+    def fails() -> None:
+        step()
+        raise RuntimeError("planted")
+
+    for audited in (step, fails):
+        with nullcontext() if audited is step else pytest.raises(RuntimeError, match="planted"):
+            audit(model, each_loss, batch, audited)
+        assert str(optimizer.state_dict()) == str(before)
+        now = [value for own in optimizer.state.values() for value in own.values()]
+        assert all(one is other for one, other in zip(now, held, strict=True))
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_a_compiled_step_stays_compiled_and_is_audited_as_it_is(factor: float) -> None:
+    model, batch, runs = nn.Linear(8, 3), batch_of(12), count()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        def run(*arguments: Tensor) -> list[Tensor]:
+            next(runs)
+            return [factor * out for out in graph(*arguments)]
+
+        return run
+
+    compiled = torch.compile(model, backend=backend)
+    found = audit(model, summed_loss, batch, lambda: mean_loss(compiled, batch).backward())
+    assert found.clean == (factor == 1)
+    mean_loss(compiled, batch).backward()
+    assert next(runs) == 4, "three calls of the audit, of which the first is not compiled, and one afterwards"
+
+
+def test_bfloat16_beside_the_gradient_does_not_blunt_the_audit() -> None:
+    model, batch = classifier(), batch_of(12)
+
+    def step() -> None:
+        (1.004 * mean_loss(model, batch)).backward()
+        (batch[0].bfloat16() @ batch[0].bfloat16().T).mean()
+
+    found = audit(model, summed_loss, batch, step)
+    assert (found.verdict, found.factor) == ("scale", pytest.approx(1.004, abs=1e-5))
+
+
+def test_one_parameter_that_is_wrong_is_named_although_the_whole_is_within_its_floor() -> None:
+    model, batch = classifier(), batch_of(12)
+
+    def step(factor: float) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, counted = each_loss(model, batch)
+        (losses.sum() / counted).backward()
+        assert model[2].bias.grad is not None
+        model[2].bias.grad *= factor
+
+    for factor in (0.0, 0.9, 0.97):
+        found = audit(model, summed_loss, batch, partial(step, factor))
+        assert not found.clean, found
+    assert (found.cause, found.statement.split()[0]) == ("parameter", "2.bias"), found
+
+
+def test_a_parameter_whose_gradient_rounding_hides_is_named() -> None:
+    model, batch = nn.ModuleDict({"net": classifier(), "shift": nn.Linear(1, 8, bias=False)}), batch_of(12)
+    model["shift"].weight.data.zero_()
+
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+        shifted = batch[0] + 0.02 * model["shift"](torch.ones(1, 1, dtype=batch[0].dtype))  # type: ignore[index]
+        return each_loss(model["net"], (shifted, batch[1]))  # type: ignore[index]
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, counted = loss(model, batch)
+        (losses.sum() / counted).backward()
+
+    found = audit(model, loss, batch, step)
+    assert found.clean == ("would have been seen; a missing gradient of shift.weight would not" in found.statement), found
 
 
 def test_a_step_that_updates_the_parameters_by_hand_is_told_apart() -> None:

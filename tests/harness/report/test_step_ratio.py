@@ -92,6 +92,21 @@ def test_more_iterations_of_one_visit_do_not_narrow_it() -> None:
     assert (found.of, found.low, found.high, found.claimed) == (ITERATIONS, 1.0, 2.5, False)
 
 
+def test_a_difference_that_every_launch_shows_is_seen_whatever_the_medians_say() -> None:
+    """B is a tenth faster in each of five launches; A has most of its iterations in the fast one, and the lower median."""
+    rows = [("A", 0, 0.5, 1000), *(("A", launch, 1.0, 10) for launch in range(1, 5))]
+    rows += [("B", launch, 0.9 * step, 10) for _, launch, step, _ in rows]
+    frame = pd.DataFrame([(case, launch, 0, step) for case, launch, step, count in rows for _ in range(count)])
+    frame.columns = pd.Index(["case_id", "launch", "visit", "step_s"])
+    frame["step_s"] *= np.exp(1e-3 * np.random.default_rng(0).standard_normal(len(frame)))
+    assert frame[frame.case_id == "A"].step_s.median() < frame[frame.case_id == "B"].step_s.median()
+    empty = pd.DataFrame()
+    found = widest(Timing(phases=empty, ranks=empty, cases=empty, steps=frame), pd.Series("mlp", ["A", "B"]))
+    assert found is not None
+    assert (found.cheap, found.dear, found.claimed) == ("B", "A", True)
+    assert found.low < 1 / 0.9 < found.high
+
+
 def _widest(steps: np.ndarray, visits: int) -> StepRatio:
     """Of the cases, [cases, iterations]."""
     cases, iterations = np.indices(steps.shape)
