@@ -1,4 +1,4 @@
-"""How often `audit` is right below float32: right steps in bfloat16, and steps with a small mistake, on two ranks.
+"""Verdicts of `audit` below float32: right steps in bfloat16, and steps with a small mistake, on two ranks.
 
 `python -m tests.bench.audit 200` audits that many right steps, of five kinds, random widths, and random numbers of samples.
 """
@@ -13,8 +13,10 @@ from typing import Any
 from tests.worlds.pool import Pool
 
 RIGHT = 200
+OF_ONE, PARAMETERS = (0.9, 0.0), 20
+"""Factors on the gradient of one parameter; models, each with another parameter."""
 FACTORS, OTHERS, SEEDS = (1.01, 1.02, 1.05, 1.1, 1.3), (31, 28, 24, 16), (0, 1, 2)
-"""On the loss; samples of rank 1, where rank 0 has 32 and the mean of the two means is taken; models of each kind."""
+"""Factors on the loss; samples of rank 1, where rank 0 has 32 and the mean of the two means is taken; models of each kind."""
 KINDS = ("autocast", "passes", "hook", "fsdp_compute", "fsdp_reduce")
 MODELS = ("mlp", "transformer")
 LIMIT_S = 3600.0
@@ -26,7 +28,7 @@ def main(right: int = RIGHT) -> None:
         sound = worlds.run(2, "tests.worlds.audits:in_bfloat16", list(_right(right)), timeout_s=LIMIT_S)
         wrong = {name: worlds.run(2, "tests.worlds.audits:in_bfloat16", steps, timeout_s=LIMIT_S) for name, steps in _wrong()}
     print(f"audit in bfloat16: {perf_counter() - start:.0f} s")
-    print("| step | clean | cannot tell | named | else | limit of the clean ones | distance over floor |")
+    print("| step | clean | cannot tell | named | unexplained | limit of the clean ones | distance over floor |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind in KINDS:
         print(_row(f"right, {kind}", sound[KINDS.index(kind) :: len(KINDS)]))
@@ -48,6 +50,9 @@ def _wrong() -> Iterable[tuple[str, list[dict[str, Any]]]]:
         for other in OTHERS:
             means = {"model": model, "samples": [32, other], "own_means": True}
             yield f"{model}, mean of means over 32 and {other}", [{**means, "seed": seed} for seed in SEEDS]
+        for of_one in OF_ONE:
+            seeds = range(PARAMETERS)
+            yield f"{model}, one parameter times {of_one}", [{"model": model, "of_one": of_one, "seed": seed} for seed in seeds]
 
 
 def _row(name: str, found: list[dict[str, Any]]) -> str:

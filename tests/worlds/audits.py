@@ -60,6 +60,8 @@ class Step:
     """On the loss."""
     own_means: bool = False
     """True for the mean of the ranks' means."""
+    of_one: float = 1.0
+    """Factor on the gradient of one parameter, which the seed picks."""
 
 
 def in_bfloat16(world: World, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -83,6 +85,9 @@ def _audited(world: World, chosen: Step) -> dict[str, Any]:
                 with torch.autocast("cpu", _BFLOAT16, enabled=chosen.how in ("autocast", "passes")):
                     losses = functional.cross_entropy(trained(part), labels, reduction="none")
                 (chosen.factor * losses.sum() / divisor).backward()
+        if chosen.of_one != 1:
+            gradients = [parameter.grad for parameter in trained.parameters() if parameter.grad is not None]
+            gradients[chosen.seed % len(gradients)] *= chosen.of_one
 
     found = audit(model, _each_loss, (inputs, target), step, trained=trained, accumulation_steps=passes)
     kept = ("verdict", "cause", "clean", "limit", "distance", "floor", "factor", "statement")

@@ -43,6 +43,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._worlds: dict[int, _World] = {}
+        self._repeated = False
         self.started = 0
         """Worlds so far."""
 
@@ -56,11 +57,14 @@ class Pool:
         """Call `module:function(world, *arguments)` on every rank, and return what rank 0 returns.
 
         Raises WorldError with the ranks that failed and their tracebacks; the next call gets another world. A rank that ends
-        without an error in Python, as by a signal, gets a second try and a warning, like the worlds of a run (`restarts`).
+        without an error in Python, as by a signal, gets a second try and a warning, once in the life of the pool.
         """
         try:
             return self._run(ranks, function, arguments, timeout_s)
         except RankDiedError as error:
+            if self._repeated:
+                raise
+            self._repeated = True
             warnings.warn(f"a rank died, and the call is repeated in another world: {error}", stacklevel=2)
             return self._run(ranks, function, arguments, timeout_s)
 

@@ -355,7 +355,7 @@ def test_a_right_step_is_clean_whatever_its_optimizer_is_like(made: Callable[[nn
 
 
 def test_what_an_optimizer_holds_is_left_as_it_was() -> None:
-    """State of another dtype than the parameters', which `load_state_dict` would cast, and the running statistics of BatchNorm."""
+    """State of another dtype than the parameters', which `load_state_dict` would cast; running statistics of BatchNorm."""
     model, batch = classifier(normalized=True), batch_of(12)
     optimizer = torch.optim.Adam(model.parameters())
     mean_loss(model, batch).backward()
