@@ -20,7 +20,7 @@ _ADVICE = {
     "visits": "more iterations in more rounds",
     "launches": "more launches",
 }
-"""What narrows an interval, by what it is made of."""
+"""Advice on how to narrow an interval, by what it is made of."""
 
 
 def answer(run: Run, costs: pd.DataFrame, timing: Timing) -> list[str]:
@@ -84,7 +84,7 @@ def _cost(run: Run, costs: pd.DataFrame, timing: Timing) -> str:
 
 
 def _fitting(found: StepRatio) -> str:
-    """What the samples leave open."""
+    """The ratios that the samples leave open."""
     text = f"ratios from {found.low:.3g} to {found.high:.3g} fit the samples"
     if found.low <= 1:
         return text

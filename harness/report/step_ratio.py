@@ -32,11 +32,11 @@ class StepRatio:
     """case_id of the other."""
     ratio: float
     low: float
-    """Of the interval of 95 % or more; NaN where there are too few units for one."""
+    """Lower end of the interval of 95 % or more; NaN where there are too few units for one."""
     high: float
     units: int
     of: str
-    """What the interval is made of: `launches`, `visits`, or `iterations`."""
+    """Units of the interval: `launches`, `visits`, or `iterations`."""
     pairs: int
     """Pairs of cases of one workload among which this one was picked, and for all of which together the interval holds."""
 

@@ -1,4 +1,4 @@
-"""How often a report's line on cost states a ratio: of two options that do the same work, and of one with a planted wait.
+"""Runs whose line on cost states a ratio: of two options that do the same work, and of one with a planted wait.
 
 `python -m tests.bench.cost_line 10` makes ten runs of each setting.
 """
@@ -36,7 +36,7 @@ _OPEN = re.compile(r"ratios from (?P<low>.*) to (?P<high>.*) fit")
 
 @dataclass(frozen=True)
 class Line:
-    """What the line on cost says of `mean` and another case, as if the run had these two alone."""
+    """The line on cost for `mean` and another case, as if the run had these two alone."""
 
     claimed: bool
     half: float

@@ -55,7 +55,7 @@ class Step:
     width: int = 32
     seed: int = 0
     samples: tuple[int, ...] = (32, 32)
-    """Of each rank."""
+    """Samples of each rank."""
     factor: float = 1.0
     """On the loss."""
     own_means: bool = False

@@ -33,7 +33,7 @@ from harness.schema.record import (
 _WITHIN = 4.0
 """Floors that rounding may reach from float32 on: one is a root mean square, and right within a factor of about 2."""
 _WITHIN_MEASURED = 2.0
-"""Likewise below float32, where the floor is measured in the step's own precision. 200 right bfloat16 steps reached 1.3."""
+"""The same below float32, where the floor is measured in the step's own precision. 200 right bfloat16 steps reached 1.3."""
 _OF_ONE = 3.0
 """Bars that one parameter may reach: of many parameters one is far off by chance, and few numbers estimate its floor."""
 _NONE = 1e-6
@@ -56,9 +56,9 @@ class Seen:
     sizes: Sequence[int]
     """Elements of each parameter."""
     coarsest: torch.dtype
-    """Of all dtypes in which a number of the step is rounded."""
+    """Coarsest dtype in which a number of the step is rounded."""
     travels: torch.dtype
-    """Of those in which gradients are accumulated and sent."""
+    """Coarsest dtype in which gradients are accumulated and sent."""
     exact: Tensor | None = None
     """The same step's result with all numbers in float64."""
     exact_local: Tensor | None = None
@@ -84,12 +84,12 @@ class Explanation(Diagnosis):
     lengths: Sequence[float] = ()
     """|value - right|, likewise."""
     limit: float = math.nan
-    """Where nothing was found wrong: a factor of 1 + limit on the gradient, or a larger one, would have been seen."""
+    """A factor of 1 + limit on the gradient, or a larger one, would have been seen; NaN where something is wrong."""
     ladder: Ladder | None = None
 
     @property
     def unexplained(self) -> bool:
-        """Whether nothing that was tried explains the gradient."""
+        """True if nothing that was tried explains the gradient."""
         return self.verdict == UNEXPLAINED
 
     @property
@@ -147,7 +147,7 @@ class _Parameters:
     distance: float = 0.0
     """Relative to the parameter's own reference."""
     floor: float = 0.0
-    """Likewise."""
+    """Its floor, relative to the same."""
     hidden: int = 0
     """Parameters whose whole gradient is within their bars: whether it is there, rounding hides."""
     first: int = -1
@@ -306,13 +306,13 @@ class _Numbers:
         return self._rounded(relative) if self.seen.exact is not None else self._limited(relative)
 
     def _of_one_parameter(self) -> Explanation:
-        """Of one that is right as a whole, and wrong in a part that is small beside it."""
+        """The verdict on a gradient that is right as a whole, and wrong in one small part."""
         name, one = self.seen.names[self.parameters.furthest], self.parameters
         words = f"{name} is {one.distance:.2g} from {self.seen.reference}, where rounding makes {one.floor:.2g} of it"
         return _found(UNEXPLAINED, PARAMETER, f"{words}; the gradient as a whole is within its floor", _LOOK, "likely", 0.0)
 
     def _limited(self, relative: float) -> Explanation:
-        """Of one that nothing is known of in float64: clean only where a mistake would have been seen."""
+        """The verdict where no float64 rerun is known: clean only where a mistake would have been seen."""
         limit = _over(self.rounding.bar + self.rounding.own, self.apart.length)
         found = replace(self._rounded(relative), limit=limit)
         missing = self._missing()
@@ -328,7 +328,7 @@ class _Numbers:
         return replace(_clean(CANNOT_TELL, words, advice, "likely"), limit=limit)
 
     def _missing(self) -> str:
-        """What one parameter may lack without being seen."""
+        """Name the parameters that may lack their gradient without being seen."""
         if not self.parameters.hidden:
             return ""
         more = f" or of {self.parameters.hidden - 1} other parameters" if self.parameters.hidden > 1 else ""

@@ -59,10 +59,10 @@ class Noise:
     probable: float
     worst: float
     kernels: float
-    """How far the sum of the ranks' sound gradients is from the reference: where numbers cancel inside of a sample, no
+    """Distance of the sum of the ranks' sound gradients from the reference: where numbers cancel inside of a sample, no
     permutation shows it. Root mean square over `Local.gradient` and `Local.scaled`."""
     travel: float
-    """What rounding the gradient makes where it is accumulated and sent: once a pass, and once a rank that is added."""
+    """Rounding of the gradient where it is accumulated and sent: once a pass, and once a rank that is added."""
 
     @property
     def bound(self) -> float:

@@ -24,7 +24,7 @@ Loss = Callable[[nn.Module, Any], tuple[Tensor, float]]
 _SAMPLES = 512
 """Samples of all ranks that may have gradients of their own."""
 _SAMPLE_BYTES = 1 << 28
-"""What those of one rank may take in memory."""
+"""Memory that those of one rank may take."""
 _COUPLED = 1e-9
 """Two float64 gradients of one function are equal to about 1e-15."""
 
@@ -80,7 +80,7 @@ class LoopWitness(_Keeping):
         self.facts = Facts(terms, passes, iteration=len(self.batches), carries=0.0)
 
     def _terms(self, batch: Any) -> list[float]:
-        """What each sample counts; of a batch whose samples cannot be told apart, all of them together."""
+        """The terms of each sample; of a batch whose samples cannot be told apart, of all of them together."""
         if not length_of(batch):
             return []
         count = self._count(batch)
@@ -147,7 +147,7 @@ class LoopWitness(_Keeping):
         return summed_over_ranks(self.control, own, 1 / (self.facts.total or 1.0))
 
     def _permuted(self) -> Iterator[Sequence[Tensor]]:
-        """None where a sample's place in the batch matters: there a permutation is no null experiment."""
+        """The same of other orders of the samples; none where a sample's place in the batch matters: there a permutation is no null experiment."""
         orders = [
             torch.randperm(length_of(self.batches[0]), generator=torch.Generator().manual_seed(n)) for n in range(PERMUTATIONS)
         ]
@@ -160,14 +160,14 @@ class LoopWitness(_Keeping):
             )
 
     def _signed(self) -> Tensor:
-        """Of half the samples less the other half: as large as gradients are that do not know of each other."""
+        """Gradient of half the samples less the other half: as large as that of samples with random signs."""
         half = torch.randint(0, 2, (length_of(self.batches[0]),), generator=torch.Generator().manual_seed(0)).bool()
         part = picked(self.batches[0], half.nonzero().flatten())
         found = unless_refused(lambda: self._gradient(self._exact, part))
         return self.summed() if found is None else self.summed() - 2 * found
 
     def _gradient(self, model: nn.Module, batch: Any, way: Way = NATIVE, scale: float = 1.0) -> Tensor:
-        """Of the summed loss times `scale`, divided by it, on a copy: statistics that a forward keeps are the caller's."""
+        """Gradient of the summed loss times `scale`, divided by it, on a copy: statistics that a forward keeps are the caller's."""
         model = way.model(copy.deepcopy(model))
         exact = next(model.parameters()).dtype == torch.float64
         trained = parameters_of(model)
@@ -190,13 +190,13 @@ class LoopWitness(_Keeping):
         return list(self._kept["samples"])
 
     def _in_rows(self) -> bool:
-        """Whether the loss tells samples apart."""
+        """True if the loss tells samples apart."""
         with torch.no_grad():
             losses, _ = self.loss(copy.deepcopy(self._exact), each_tensor(self.batches[0], in_float64))
         return losses.dim() > 0 and len(losses) == length_of(self.batches[0])
 
     def _together(self) -> Tensor:
-        """Of each sample's loss in the batch that it is in: [samples, elements]."""
+        """Gradients of each sample's loss in the batch that it is in: [samples, elements]."""
         model = copy.deepcopy(self._exact)
         losses, _ = self.loss(model, each_tensor(self.batches[0], in_float64))
         trained, each = parameters_of(model), losses.reshape(len(losses), -1).sum(1)
@@ -204,7 +204,7 @@ class LoopWitness(_Keeping):
         return torch.stack([flat(gradient) for gradient in made])
 
     def _apart(self) -> Tensor:
-        """Of every sample in a batch of its own: [samples, elements]."""
+        """Gradients of every sample in a batch of its own: [samples, elements]."""
         places = range(length_of(self.batches[0]))
         made = [self._gradient(self._exact, picked(self.batches[0], torch.tensor([place]))) for place in places]
         return torch.stack(made) if made else torch.zeros(0, len(self.summed()))
@@ -223,7 +223,7 @@ class LoopWitness(_Keeping):
         return 0 if self.control.any(not self._separable()) else _SAMPLES
 
     def _separable(self) -> bool:
-        """Whether the samples' gradients can be had, and add up to the batch's."""
+        """True if the samples' gradients can be had, and add up to the batch's."""
         own = self.facts.terms[0][self.control.rank]
         if len(own) != length_of(self.batches[0]) or 8 * len(own) * len(self.summed()) > _SAMPLE_BYTES:
             return False

@@ -35,7 +35,7 @@ class Meaning:
     residual: float = math.nan
     weights: tuple[Weight, ...] = ()
     also: str = ""
-    """Where nothing is wrong: a mistake of the ranks' weights that rounding would hide."""
+    """A mistake of the ranks' weights that rounding would hide, where nothing is seen to be wrong."""
 
     @property
     def explained(self) -> float:

@@ -277,7 +277,7 @@ class _Search:
 
 
 _HARMLESS = 1e-3
-"""Of the gradient: a mistake that changes less is not counted as hidden."""
+"""Part of the gradient: a mistake that changes less is not counted as hidden."""
 NONFINITE = "nonfinite"
 _FINITE = "find the first layer or loss that is not finite; where the loss is scaled, lower the scale"
 _ALONE = "a model whose samples influence each other (BatchNorm, dropout) must see them together"
