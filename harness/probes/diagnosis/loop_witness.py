@@ -147,7 +147,7 @@ class LoopWitness(_Keeping):
         return summed_over_ranks(self.control, own, 1 / (self.facts.total or 1.0))
 
     def _permuted(self) -> Iterator[Sequence[Tensor]]:
-        """The same of other orders of the samples; none where a sample's place in the batch matters: there a permutation is no null experiment."""
+        """Gradients of other orders of the samples; none where a place in the batch matters: there it is no null experiment."""
         orders = [
             torch.randperm(length_of(self.batches[0]), generator=torch.Generator().manual_seed(n)) for n in range(PERMUTATIONS)
         ]
@@ -167,7 +167,7 @@ class LoopWitness(_Keeping):
         return self.summed() if found is None else self.summed() - 2 * found
 
     def _gradient(self, model: nn.Module, batch: Any, way: Way = NATIVE, scale: float = 1.0) -> Tensor:
-        """Gradient of the summed loss times `scale`, divided by it, on a copy: statistics that a forward keeps are the caller's."""
+        """Gradient of the summed loss times `scale`, divided by it. On a copy: a forward may keep statistics."""
         model = way.model(copy.deepcopy(model))
         exact = next(model.parameters()).dtype == torch.float64
         trained = parameters_of(model)
