@@ -91,7 +91,13 @@ class Session:
         named = _named(parts, materials)
         described = {**describe(world, named), "config_sha256": figures_digest(config)}
         _write_environment(run_dir, world, described, order)
+        state.enter("resume")  # rank 0 alone reads; the others wait for it
         standing = read_standing(run_dir, config, launch, world.control, retry=order.retry)
+        waiting = [inquiry for inquiry in inquiries if inquiry.name not in standing.probes]
+        writer = Writer(run_dir, launch)
+        for inquiry in waiting:
+            inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
+        state.enter("assemble")
         places = {case: place for place, case in enumerate(parts)}
         store = GradientStore(run_dir.scratch(world.rank))
         references = References(store, world.control, world.device, config.seed)
@@ -107,7 +113,6 @@ class Session:
         drifts = Drifts(config.drift, world.control, store, places, standing.pairs)
         finished = {case: standing.cases[case.case_id] for case in parts if case.case_id in standing.cases}
         aside = _aside(run_dir, world)
-        writer = Writer(run_dir, launch)
         cases = CaseWork(
             config=config,
             world=world,
@@ -124,9 +129,6 @@ class Session:
             tracer=Tracer(run_dir, world) if config.profile and not launch else None,
             rehearsal=Rehearsal(world, state, comparisons, drifts, finished, aside),
         )
-        waiting = [inquiry for inquiry in inquiries if inquiry.name not in standing.probes]
-        for inquiry in waiting:
-            inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
         machine = machine_of(world, config, named.items())
         return cls(config, world, state, cases, waiting, machine, writer, len(standing.probes), aside)
 
