@@ -1,6 +1,7 @@
 """The session of one rank: from the run directory's configuration to the last case's row."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +28,7 @@ from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.kept import Kept
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.preflight import allow_sockets, check_alike, check_interfaces, check_sum
-from harness.rank.process_group import World
+from harness.rank.process_group import World, choose_backend, choose_device
 from harness.rank.profiling import Tracer
 from harness.rank.reference import References
 from harness.rank.rehearsal import Rehearsal
@@ -217,7 +218,8 @@ def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, pro
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
     state.enter("join")
-    check_interfaces(nccl=config.backend == "nccl" or (config.backend == "auto" and torch.cuda.is_available()))
+    device = choose_device(config, int(os.environ["LOCAL_RANK"]))
+    check_interfaces(nccl=choose_backend(config, device) == "nccl")
     store, rank, size = join()
     allow_sockets(size)
     world = World.open(config, store, rank, size, check=check_alike, met=lambda line: guard.miss(line, config.deadline_s))

@@ -1,6 +1,7 @@
 """Where a rank's code stands: the line of the user's own code, and the collective that it called there."""
 
 import linecache
+import re
 import sys
 import sysconfig
 import threading
@@ -14,6 +15,10 @@ from types import CodeType, FrameType
 _HARNESS = str(Path(__file__).parents[1])
 _PACKAGES = ("site-packages", "dist-packages")
 _STDLIB = sysconfig.get_paths()["stdlib"]
+_TIMED_OUT = re.compile(
+    r"Timed out waiting \d+ms|timed out in monitoredBarrier|[Ww]ait timeout after \d+ms|collective operation timeout"
+)
+_CLOSED = re.compile(r"Connection closed by peer|pair closure|Connection reset by peer")
 _WRAPPER = "wrapper"
 """torch's function around each collective, which notes errors."""
 
@@ -41,8 +46,13 @@ def place_now() -> Place:
 
 
 def timed_out(error: BaseException) -> bool:
-    """Whether it is what gloo and torch raise where other ranks do not take part in a collective in time."""
-    return "timed out" in str(error).lower()
+    """Return True for what gloo and torch raise where other ranks do not take part in a collective in time."""
+    return isinstance(error, RuntimeError) and bool(_TIMED_OUT.search(str(error)))
+
+
+def was_closed(error: BaseException) -> bool:
+    """Return True for what gloo raises where another rank has closed their connection: it has failed before."""
+    return isinstance(error, RuntimeError) and bool(_CLOSED.search(str(error)))
 
 
 def place_of(error: BaseException) -> Place:

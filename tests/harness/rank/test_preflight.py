@@ -2,9 +2,11 @@
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 import torch
@@ -14,9 +16,12 @@ from harness.rank.guard import Guard
 from harness.rank.lifeline import Answer, Doing, Lifeline, find_address, watched
 from harness.rank.preflight import allow_sockets, check_interfaces
 from harness.rank.process_group import ranks_per_node
+from harness.rank.session import Order, run_session, silent
 from harness.rank.whereabouts import Place
-from harness.schema.rank_state import ANSWERS, DEAD, SILENT
+from harness.schema.rank_state import ANSWERS, DEAD, SILENT, RankState
 from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir
+from tests.options import CONFIG
 from tests.worlds.pool import Pool
 
 
@@ -107,6 +112,19 @@ class Asked:
 
     phase: str
     since: float = 0.0
+
+    def enter(self, phase: str) -> None:
+        """Note it."""
+        self.phase = phase
+
+
+class JoinedError(Exception):
+    """The ranks would come together now."""
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return RunDir.create(replace(CONFIG, results_dir=str(tmp_path)), datetime.now())
 
 
 class Answering:
@@ -296,6 +314,42 @@ def test_an_interface_that_is_not_there_is_refused_with_those_that_are() -> None
     )
     assert str(refused.value) == f"GLOO_SOCKET_IFNAME=eth77: {said}"
     check_interfaces(nccl=False, named={"GLOO_SOCKET_IFNAME": existing[0], "NCCL_SOCKET_IFNAME": "eth77"})
+
+
+def test_interfaces_are_listed_only_where_one_is_named_and_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[int] = []
+
+    def no_netlink() -> list[tuple[int, str]]:
+        listed.append(1)
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("socket.if_nameindex", no_netlink)
+    check_interfaces(nccl=True, named={})
+    check_interfaces(nccl=False, named={"NCCL_SOCKET_IFNAME": "ib0"})
+    assert listed == []
+    check_interfaces(nccl=False, named={"GLOO_SOCKET_IFNAME": "eth0"})
+    assert listed == [1]
+
+
+@pytest.mark.parametrize(("device", "refused"), [("cpu", False), ("auto", True)])
+def test_interfaces_of_nccl_matter_only_where_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, run_dir: RunDir, device: str, refused: bool
+) -> None:
+    """A GPU node with NCCL_SOCKET_IFNAME set for the whole cluster."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
+    for name, value in (("LOCAL_RANK", "0"), ("NCCL_SOCKET_IFNAME", "ib77"), ("GLOO_SOCKET_IFNAME", "")):
+        monkeypatch.setenv(name, value)
+    config = replace(run_dir.config(), device=device)
+    monkeypatch.setattr(run_dir, "config", lambda: config)
+
+    def join() -> NoReturn:
+        raise JoinedError
+
+    with pytest.raises(RefusedError if refused else JoinedError):
+        run_session(run_dir, join, cast(RankState, Asked("")), cast(Guard, None), silent, Order())
 
 
 @pytest.mark.parametrize(
