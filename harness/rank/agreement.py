@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from harness.probes.control import Control, PeerFailedError
-from harness.rank.settings import Settings
+from harness.rank.settings import restored
 from harness.rank.whereabouts import place_of, timed_out, was_closed
 
 T = TypeVar("T")
@@ -93,12 +93,10 @@ def describe(error: Exception) -> str:
 
 def _attempt(control: Control, work: Callable[[], T]) -> tuple[tuple[T] | None, Exception | None, float, list[str]]:
     """What came of it; or what went wrong on this rank, and when; and the settings that it changed."""
-    before, changed = Settings.now(), list[str]()
+    changed = list[str]()
     try:
-        try:
+        with restored(changed):  # the control group's own tensors depend on them, too
             result = work()
-        finally:
-            changed += before.put_back()  # the control group's own tensors depend on them, too
         control.meet()
         return (result,), None, 0.0, changed
     except PeerFailedError:
