@@ -75,9 +75,20 @@ def test_what_is_kept_is_shown_and_said(run_dir: RunDir, capsys: pytest.CaptureF
         "ended by SIGINT: 0 of 2 cases and probes are finished and kept; and 2 answers of probe collectives",
     )
     going = configure_resume([f"resume={run_dir.path}", "accept_changes=true"])
-    assert "but for 2 answers of collectives, which stand" in going.said
+    assert going.said == (
+        "0 of 2 cases and probes stand; 0 failed and 2 missing ones are done now, but for 2 answers of collectives, which stand"
+    )
     show([run_dir.path])
     assert "the run ended in it; 2 answers are kept" in " ".join(capsys.readouterr().out.split())
+
+
+def test_no_answer_is_said_to_be_kept_where_all_questions_failed(run_dir: RunDir) -> None:
+    Writer(run_dir, 0).write_part(PROBE, [Asked(PROBE, "a", FAILED)], [])
+    going = configure_resume([f"resume={run_dir.path}", "accept_changes=true"])
+    assert going.said == "0 of 2 cases and probes stand; 0 failed and 2 missing ones are done now"
+    assert judge(run_dir, Ended(signal="SIGINT"), []).lines == (
+        "ended by SIGINT: 0 of 2 cases and probes are finished and kept",
+    )
 
 
 def test_a_setting_that_failed_is_asked_again_and_the_others_stand(run_dir: RunDir) -> None:
