@@ -149,6 +149,7 @@ class CaseWork:
         if not self.world.control.any(not tracer.path(case.case_id).is_file()):
             return
         self.state.enter("trace")
+        self.world.control.changed = {}
         trial = self._knowing_usage(self._trial(case, 1))
         try:
             together(self.world.control, lambda: trial.trace(tracer, case.case_id))

@@ -109,7 +109,7 @@ class World:
             traceback.print_exc()
             broken = True
         if self.control.any(broken):
-            raise BrokenGroupError("after the failure of this case torch's default process group cannot be used any more")
+            raise BrokenGroupError("after this failure torch's default process group cannot be used any more")
 
     def subgroups(self, size: int) -> tuple[ProcessGroup, ProcessGroup]:
         """The run of `size` neighbouring ranks that this rank is in, and those that have its place in their runs.
