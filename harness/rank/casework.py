@@ -137,9 +137,13 @@ class CaseWork:
             return replace(blank, status=FAILED, reason=str(error))
 
     def _knowing_usage(self, trial: Trial) -> Trial:
-        if trial.material.trains and trial.parts.aggregation.in_backward:
-            return replace(trial, usage=self.usages.of(trial.material, trial.cut))
-        return trial
+        """Find out what the aggregation must know. Raises CaseFailedError."""
+        material = trial.material
+        if not material.trains or material.sparse:  # it is skipped
+            return trial
+        if any(0 in trial.cut.counts(lag) for lag in range(len(material.batches))):
+            self.usages.check_dense(material)
+        return replace(trial, usage=self.usages.of(material, trial.cut)) if trial.parts.aggregation.in_backward else trial
 
     def trace(self, case: Case) -> None:
         """Trace a case that was measured. A trace that cannot be made costs the run nothing; the log says why."""

@@ -146,3 +146,8 @@ def test_sparse_gradients_are_skipped_or_fail_by_name_in_one_world(measure: Meas
     }
     assert unknown(cases.reason["sparse"]) == []
     assert cases.reason["inside"].str.contains("sparse").all()
+    few = ("reduction=[mean]", "sharding=[empty_rank]", "global_batch_size=8", "iterations=1")
+    (reason,) = measure(f"--config-dir={tmp_path}", "workload=[inside]", *few).cases.reason
+    assert all(f"rank {rank}" in reason for rank in (0, 1))
+    assert reason.count("ValueError: the gradient of a parameter of shape (9, 4) is sparse_coo") == 2
+    assert "Timed out" not in reason, "the rank without samples waits for nobody"

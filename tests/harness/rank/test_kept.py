@@ -82,6 +82,30 @@ def test_what_is_kept_is_shown_and_said(run_dir: RunDir, capsys: pytest.CaptureF
     assert "the run ended in it; 2 answers are kept" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_crash_while_a_probe_is_taken_back_leaves_it_missing(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    Writer(run_dir, 0).write_probe(PROBE, [Asked(PROBE, "a", OK), Asked(PROBE, "b", FAILED)], [timing("a", 1.0)])
+    replace, calls = Path.replace, list[Path]()
+
+    def crash(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run_dir.make_part(PROBE)
+    assert run_dir.finished("probes") == set(run_dir.parts(PROBE))
+    assert Kept(run_dir, PROBE, Writer(run_dir, 0)).read() == ([], []), "a part that is not whole holds nothing"
+
+
+def test_parts_that_a_crash_left_beside_whole_files_are_dropped(run_dir: RunDir) -> None:
+    left_a_part(run_dir)
+    Writer(run_dir, 0).write_probe(PROBE, [Asked(PROBE, "a", OK)], [timing("a", 1.0)])
+    read_standing(run_dir, run_dir.config(), 0, Control(None, 0, 1), retry=False)
+    assert run_dir.parts(PROBE) == []
+
+
 def test_no_answer_is_said_to_be_kept_where_all_questions_failed(run_dir: RunDir) -> None:
     Writer(run_dir, 0).write_part(PROBE, [Asked(PROBE, "a", FAILED)], [])
     going = configure_resume([f"resume={run_dir.path}", "accept_changes=true"])
