@@ -1,8 +1,7 @@
 """Activity: CPU time, and bytes read and written, of this process. They tell slow work from a hang."""
 
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 _CPU_SHARE = 0.05
@@ -23,21 +22,21 @@ class Activity:
     """Samples of the last `window_s` seconds."""
 
     window_s: float
-    _samples: deque[_Sample] = field(default_factory=deque)
+    _samples: tuple[_Sample, ...] = ()
+    """Replaced and never changed: another thread reads."""
 
     def look(self) -> None:
         """Take a sample."""
         now = time.monotonic()
-        while self._samples and self._samples[0].at < now - self.window_s:
-            self._samples.popleft()
-        self._samples.append(_Sample(now, time.process_time(), _transferred()))
+        recent = (sample for sample in self._samples if sample.at >= now - self.window_s)
+        self._samples = (*recent, _Sample(now, time.process_time(), _transferred()))
 
     @property
     def busy(self) -> bool:
         """True if the process has computed, read or written more than a thread that only waits."""
-        if len(self._samples) < 2:
+        if not (samples := self._samples):
             return False
-        first, last = self._samples[0], self._samples[-1]
+        first, last = samples[0], samples[-1]
         seconds = last.at - first.at
         cpu_s, transferred = last.cpu_s - first.cpu_s, last.transferred - first.transferred
         return cpu_s > _CPU_SHARE * seconds or transferred > _BYTES_PER_S * seconds

@@ -83,7 +83,7 @@ class CaseWork:
             self._close(case, replace(outcome, wall_s=self._wall_s[case]))
 
     def _changed_before(self, case: Case) -> dict[str, list[int]]:
-        """What making its options and its workload's data changed; as rank 0 saw it."""
+        """Settings that making its options and its workload's data changed, on rank 0."""
         parts = self.parts[case]
         made = [
             (f"{axis.name}.{case.options[axis.name]}", getattr(parts, axis.name).changed_settings) for axis in fields(parts)

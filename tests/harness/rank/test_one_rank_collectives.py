@@ -93,6 +93,32 @@ def test_an_error_of_the_users_code_has_its_line() -> None:
     assert str(place_of(raised.value)).endswith(" in model")
 
 
+PACKAGE = """
+def fail():
+    raise ValueError
+
+
+def caught():
+    try:
+        fail()
+    except ValueError as error:
+        return error
+"""
+
+
+def test_the_users_own_line_comes_before_those_of_installed_packages() -> None:
+    package: dict[str, Callable[[], ValueError]] = {}
+    exec(compile(PACKAGE, "/lib/site-packages/third/party.py", "exec"), package)
+
+    def model() -> None:
+        package["fail"]()
+
+    with pytest.raises(ValueError) as raised:
+        model()
+    assert str(place_of(raised.value)).endswith(" in model")
+    assert str(place_of(package["caught"]())) == "party.py:3 in fail", "there is no other line"
+
+
 MODEL = """
 import time
 
