@@ -28,8 +28,8 @@ class Place:
     """Line of the user's code at which a thread stands."""
 
     line: str = ""
-    """`model.py:27 in forward`, the innermost line that is neither torch's nor the standard library's nor reducebench's. A line of
-    an installed package counts only where there is no other."""
+    """`model.py:27 in forward`, the innermost line that is neither torch's nor the standard library's nor reducebench's. An
+    installed package's counts only where there is no other."""
     collective: str = ""
     """torch's function in which that line waits: `all_reduce`. Empty: none, or one that reducebench itself called."""
     key: tuple[tuple[int, int], ...] = ()
