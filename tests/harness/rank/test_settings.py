@@ -58,14 +58,15 @@ OTHERS: dict[str, object] = {
     "default device": torch.device("meta"),
     "default dtype": torch.float64,
     "anomaly mode and its check for NaN": (True, False),
-    "deterministic algorithms": "warn only",
     "autocast dtype of cpu": torch.float16,
     "autocast dtype of cuda": torch.bfloat16,
     "float32 matmul precision": "high",
 }
 """Values other than torch's own, of settings that are neither flags nor numbers."""
-UNTRIED = {"inference mode", "CUDA device", "cuDNN's benchmark_limit", "allowed CPUs", "flushing of denormal numbers"}
-"""Settings that some machines do not have, or whose change needs a process of its own."""
+UNTRIED = {"inference mode", "CUDA device", "cuDNN's benchmark_limit", "allowed CPUs", "flushing of denormal numbers"} | {
+    "deterministic algorithms"  # torch imports its compiler for it: 1.2 s
+}
+"""Settings that some machines do not have, or that the leaking workload changes in a process of its own."""
 
 
 def another(name: str, value: object) -> object:
