@@ -97,8 +97,11 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
         raise RefusedError(
             "--multirun, --cfg, --base, --new, --gate, dry_run are for python -m launch: here the ranks run already"
         )
-    if config.resume or config.accept_changes or config.launch.get("kind", "torchrun") != "torchrun":
-        raise RefusedError("launch, resume and accept_changes are for python -m launch: here the ranks run already")
+    own_launch = config.launch.get("kind", "torchrun") != "torchrun" or config.launch.get("master_port")
+    if config.resume or config.accept_changes or own_launch:
+        raise RefusedError(
+            "launch, launch.master_port, resume and accept_changes are for python -m launch: here the ranks run already"
+        )
     if config.launches > 1:
         raise RefusedError("launches is for python -m launch, which starts new processes for each: here the ranks run already")
     if config.world_sizes:

@@ -70,7 +70,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _of_the_system(error: OSError) -> str:
-    """What it was that could not be done, where the error says it."""
+    """Return what could not be done, where the error names it."""
     why = error.strerror or str(error)
     if error.errno in _DISK:
         return f"cannot write{f' {error.filename}' if error.filename else ''}: {why}"

@@ -127,7 +127,9 @@ def _still(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
             yield _death(run_dir, status, "does not answer: it is stopped, or hangs")
         elif STUCK in found[status.rank]:
             place = next((seen for one in statuses if (seen := one.places.get(str(status.rank)))), "")
-            yield _death(run_dir, status, f"answers, but does not go on: it hangs{f' at {place}' if place else ''}")
+            how = f"answers, but does not go on: it hangs{f' at {place}' if place else ''}"
+            advice = "; try a larger deadline_s if it is still loading data" if status.phase == "assemble" else ""
+            yield _death(run_dir, status, how, advice)
 
 
 def _waited(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
@@ -200,7 +202,7 @@ def _links(run_dir: RunDir, statuses: Statuses) -> Iterator[Death]:
             )
 
 
-def _death(run_dir: RunDir, status: RankStatus, how: str) -> Death:
+def _death(run_dir: RunDir, status: RankStatus, how: str, advice: str = "") -> Death:
     last = _last_line(run_dir, status.rank) if status.ended == "died" else ""
     place = f"in case {status.case}" if status.case else f"{'after the last' if status.done else 'before the first'} case"
     words = f"; its log ends: {last}" if last else ""
@@ -210,7 +212,7 @@ def _death(run_dir: RunDir, status: RankStatus, how: str) -> Death:
         pid=status.pid,
         case=status.case,
         phase=status.phase,
-        how=plain(f"{how}, {place}, phase {status.phase}{words}"),
+        how=plain(f"{how}, {place}, phase {status.phase}{words}{advice}"),
         unwritable=status.ended == "unwritable",
     )
 

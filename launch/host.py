@@ -1,4 +1,4 @@
-"""What a host must have before ranks are started on it."""
+"""Requirements on a host, checked before ranks are started on it."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""What a log says of how its process ended: the line of the error, rather than the last line."""
+"""Last words of a process, from its log: the line of the error, rather than the last line."""
 
 import re
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def _telling(lines: Sequence[str]) -> list[str]:
 
 
 def why_it_left(run_dir: RunDir, name: str) -> str:
-    """What the log of a process that brings ranks up says of its end, and of torchrun's below it; and what to do, if known."""
+    """Return what the log of a process that starts ranks says of its end, and of torchrun's; and what to do, if known."""
     ends = (end_of_log(run_dir, log) for log in (*_torchruns(run_dir, name), name))
     return next((f"; {end}" for end in ends if end), f"; see ranks/{name}.log")
 
@@ -60,7 +60,7 @@ def _torchruns(run_dir: RunDir, name: str) -> list[str]:
 
 
 def names_an_error(run_dir: RunDir, log: str) -> bool:
-    """Whether a log's last words are those of an error."""
+    """Return True if a log's last words are those of an error."""
     return bool(_ERROR.search(last_words(run_dir.ranks.said_since_start(log))))
 
 

@@ -75,13 +75,13 @@ def _undone(run_dir: RunDir, config: BenchmarkConfig) -> _Undone:
     from harness.report.frame import load_run  # pandas: nobody measures yet
 
     run = load_run(run_dir.path)
+    missing = {*run.missing, *(name for number in range(config.launches) for name in run_dir.missing(number))}
     cases = run.launched.launch[run.launched.status == FAILED]
-    probes = run.probes.probe[run.probes.status == FAILED].unique()
+    probes = set(run.probes.probe[run.probes.status == FAILED]) - missing  # an unfinished one has rows, too
     failed = Counter(map(int, cases)) + Counter(0 for _ in probes)
     measured = run.launched.case_id[(run.launched.launch == 0) & (run.launched.status == OK)]
     traces = run_dir.traces() if config.profile else {}
     lacking = [case for case in measured if config.profile and len(traces.get(case, ())) < config.world_size]
-    missing = {*run.missing, *(name for number in range(config.launches) for name in run_dir.missing(number))}
     return _Undone(failed, Counter(map(run_dir.launch_of, missing)), Counter({0: len(lacking)}))
 
 
@@ -96,11 +96,13 @@ def _said(run_dir: RunDir, config: BenchmarkConfig, undone: _Undone) -> str:
 
 
 def _kept(run_dir: RunDir, config: BenchmarkConfig) -> str:
-    """Of probes that are not finished, how many answers stand as well."""
+    """Count the answers of probes that are not finished."""
     from harness.schema.tables import kept_answers  # pyarrow: nobody measures yet
 
     counts = {name: kept_answers(run_dir, name) for name in expected_files(config)["probes"] if run_dir.parts(name)}
-    return "".join(f", but for {count} answer{'s' * (count > 1)} of {name}, which stand" for name, count in counts.items())
+    return "".join(
+        f", but for {count} answer{'s' * (count > 1)} of {name}, which stand" for name, count in counts.items() if count
+    )
 
 
 def _changed(stored: BenchmarkConfig, overrides: Sequence[str]) -> BenchmarkConfig:

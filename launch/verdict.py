@@ -62,14 +62,14 @@ def _counted(config: BenchmarkConfig, missing: int, launch: int) -> str:
 
 
 def _kept(run_dir: RunDir, missing: Sequence[str]) -> str:
-    """Of probes that are not finished, how many answers a run that goes on need not measure again."""
+    """Count the answers of unfinished probes that a run that goes on need not measure again."""
     begun = [name for name in missing if run_dir.parts(name)]
     if not begun:
         return ""
     from harness.schema.tables import kept_answers  # pyarrow: nobody measures any more
 
     counts = {name: kept_answers(run_dir, name) for name in begun}
-    return "".join(f"; and {count} answer{'s' * (count > 1)} of probe {name}" for name, count in counts.items())
+    return "".join(f"; and {count} answer{'s' * (count > 1)} of probe {name}" for name, count in counts.items() if count)
 
 
 def _absent(

@@ -49,7 +49,7 @@ def test_no_rank_imports_pandas_or_sklearn(run: Run) -> None:
 
 
 def test_ranks_tell_when_they_reached_each_phase(run: Run) -> None:
-    phases = ("start", "import", "join", "assemble", "pre-flight", "forward", "backward")
+    phases = ("start", "import", "join", "assemble", "resume", "pre-flight", "forward", "backward")
     statuses = RunDir(run.path).ranks.statuses()
     assert len(statuses) == 2
     for status in statuses:

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from harness.probes.control import Control, PeerFailedError
-from harness.rank.settings import Settings
-from harness.rank.whereabouts import place_of, timed_out
+from harness.rank.settings import restored
+from harness.rank.whereabouts import place_of, timed_out, was_closed
 
 T = TypeVar("T")
 _NAMED = 8
 """Ranks that are listed as waiting."""
+_OWN, _LATE_OF_THE_USER, _LATE_OF_THE_HARNESS, _CLOSED = range(4)
+"""Kinds of failures: of a rank itself, collectives that were given up, and connections that a rank which gave up has closed."""
+_LATE = (_LATE_OF_THE_USER, _LATE_OF_THE_HARNESS)
 
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
@@ -36,14 +39,14 @@ def together(control: Control, work: Callable[[], T]) -> T:
     result, error, failed_at, changed = _attempt(control, work)
     own: dict[str, Any] = {"where": control.where()}
     if error:
-        own = {"at": failed_at, "words": _words(control, error, changed), **_late(error)}
+        own = {"at": failed_at, "words": _words(control, error, changed), "kind": _kind(error)}
     everyone = enumerate(control.all_gather_text(json.dumps([own, changed])))
     said = {rank: _noted(control, rank, *json.loads(text)) for rank, text in everyone}
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         raise error  # no other case could be written either
-    failed = sorted((rank for rank in said if "at" in said[rank]), key=lambda rank: _order(said[rank]))
+    failed = sorted((rank for rank in said if "at" in said[rank]), key=lambda rank: (said[rank]["kind"], said[rank]["at"]))
     if failed:
-        waited = _waited(said, failed) if any("late" in said[rank] for rank in failed) else []
+        waited = _waited(said, failed) if any(said[rank]["kind"] in _LATE for rank in failed) else []
         raise CaseFailedError("; ".join([*(f"rank {rank}{said[rank]['words']}" for rank in failed), *waited]))
     assert result is not None
     return result[0]
@@ -57,19 +60,17 @@ def _noted(control: Control, rank: int, said: dict[str, Any], changed: list[str]
     return said
 
 
-def _late(error: Exception) -> dict[str, bool]:
-    """Of a collective that was given up: whether the user's own code called it."""
-    return {"late": bool(str(place_of(error)))} if timed_out(error) else {}
-
-
-def _order(said: dict[str, Any]) -> tuple[int, float]:
-    """The first to fail comes first; then collectives that were given up, those of the user's own code before the others."""
-    kind = 0 if "late" not in said else 1 if said["late"] else 2
-    return kind, float(said["at"])
+def _kind(error: Exception) -> int:
+    """Order in which ranks are listed: errors before their consequences on other ranks."""
+    if was_closed(error):
+        return _CLOSED
+    if timed_out(error):
+        return _LATE_OF_THE_USER if str(place_of(error)) else _LATE_OF_THE_HARNESS
+    return _OWN
 
 
 def _waited(said: dict[int, dict[str, Any]], failed: list[int]) -> list[str]:
-    """Where those were that did not fail."""
+    """Name the ranks that did not fail, and where they were."""
     others = [rank for rank in said if rank not in failed]
     named = [f"rank {rank}{_placed(said[rank]['where'])}: waited meanwhile" for rank in others[:_NAMED]]
     return [*named, *([f"and {len(others) - _NAMED} ranks more"] if len(others) > _NAMED else [])]
@@ -92,12 +93,10 @@ def describe(error: Exception) -> str:
 
 def _attempt(control: Control, work: Callable[[], T]) -> tuple[tuple[T] | None, Exception | None, float, list[str]]:
     """What came of it; or what went wrong on this rank, and when; and the settings that it changed."""
-    before, changed = Settings.now(), list[str]()
+    changed = list[str]()
     try:
-        try:
+        with restored(changed):  # the control group's own tensors depend on them, too
             result = work()
-        finally:
-            changed += before.put_back()  # the control group's own tensors depend on them, too
         control.meet()
         return (result,), None, 0.0, changed
     except PeerFailedError:

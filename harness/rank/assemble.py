@@ -23,7 +23,7 @@ from harness.axes.sharding.base import Sharding
 from harness.axes.sync.base import Sync
 from harness.axes.workload.base import Workload
 from harness.probes.base import Probe
-from harness.rank.settings import Settings
+from harness.rank.settings import restored
 from harness.schema.case import AXES, PROBE, Case
 from harness.schema.config import BenchmarkConfig
 from harness.schema.context import Option
@@ -83,15 +83,14 @@ def assemble_probes(config: BenchmarkConfig) -> dict[str, Probe]:
 
 def make(axis: str, option: str, node: str) -> Any:
     """The object of an option; `node` is its config as JSON. Raises RefusedError."""
-    before, changed = Settings.now(), tuple[str, ...]()
+    changed = list[str]()
     try:
-        made = instantiate(json.loads(node), _convert_="all")
+        with restored(changed):
+            made = instantiate(json.loads(node), _convert_="all")
     except (HydraException, ValueError) as error:
         raise RefusedError(f"{axis}.{option}: {error.__cause__ or error}") from error
-    finally:
-        changed = tuple(before.put_back())
     if not isinstance(made, _BASES[axis]):
         raise RefusedError(f"{axis}.{option}: its _target_ makes a {type(made).__name__}, expected a {_BASES[axis].__name__}")
     if changed and isinstance(made, Option):
-        made.changed_settings = changed
+        made.changed_settings = tuple(changed)
     return made

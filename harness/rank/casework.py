@@ -83,7 +83,7 @@ class CaseWork:
             self._close(case, replace(outcome, wall_s=self._wall_s[case]))
 
     def _changed_before(self, case: Case) -> dict[str, list[int]]:
-        """What making its options and its workload's data changed; as rank 0 saw it."""
+        """Settings that making its options and its workload's data changed, on rank 0."""
         parts = self.parts[case]
         made = [
             (f"{axis.name}.{case.options[axis.name]}", getattr(parts, axis.name).changed_settings) for axis in fields(parts)
@@ -137,9 +137,13 @@ class CaseWork:
             return replace(blank, status=FAILED, reason=str(error))
 
     def _knowing_usage(self, trial: Trial) -> Trial:
-        if trial.material.trains and trial.parts.aggregation.in_backward:
-            return replace(trial, usage=self.usages.of(trial.material, trial.cut))
-        return trial
+        """Find out what the aggregation must know. Raises CaseFailedError."""
+        material = trial.material
+        if not material.trains or material.sparse:  # it is skipped
+            return trial
+        if any(0 in trial.cut.counts(lag) for lag in range(len(material.batches))):
+            self.usages.check_dense(material)
+        return replace(trial, usage=self.usages.of(material, trial.cut)) if trial.parts.aggregation.in_backward else trial
 
     def trace(self, case: Case) -> None:
         """Trace a case that was measured. A trace that cannot be made costs the run nothing; the log says why."""
@@ -149,6 +153,7 @@ class CaseWork:
         if not self.world.control.any(not tracer.path(case.case_id).is_file()):
             return
         self.state.enter("trace")
+        self.world.control.changed = {}
         trial = self._knowing_usage(self._trial(case, 1))
         try:
             together(self.world.control, lambda: trial.trace(tracer, case.case_id))

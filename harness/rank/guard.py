@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from harness.rank.activity import Activity
 from harness.rank.lifeline import Answer, Doing, Lifeline
 from harness.rank.whereabouts import Standstill, place_now
 from harness.schema.rank_state import ANSWERS, STUCK, process_start
@@ -21,17 +22,20 @@ _ENDING = {signal.SIGTERM, signal.SIGINT}
 _BEFORE = 0.95
 """Of the deadline: the others are asked before a collective gives up."""
 _AGAIN_S = 5.0
-"""Until they are asked once more."""
+"""Until a rank that waits asks the others once more; one that works asks once a deadline, and so disturbs no measurement."""
 _GRACE_S = 5.0
 """Beyond the deadline, for a collective to give up by itself: then its case fails, and the world goes on."""
+CONTROL_GRACE_S = 600.0
+"""How much longer than a measured collective the control group waits: there the others wait for rank 0's references too."""
 _NAMED = 8
 """Ranks whose places are listed."""
 WAITING = ("sync", "aggregate", "failed")
 """Phases in which a rank can do no more than wait for the others."""
-OWN_WORK = ("start", "import", "join", "rehearse", "drift", "compare", "diagnose", "ask", "trace", "")
+OWN_WORK = ("start", "import", "join", "resume", "rehearse", "drift", "compare", "diagnose", "ask", "trace", "")
 """Phases in which a rank may be at work for as long as it likes; in every other one the deadline holds."""
 ALIKE = ("assemble", "pre-flight")
-"""Phases in which all ranks do the same: one may work as long as it likes, but no other waits for it beyond the deadline."""
+"""Phases in which all ranks do the same. A rank that does nothing may keep no other waiting beyond the deadline. While one is
+at work, as when it loads data that only it lacks, the others wait as long as the control group does."""
 
 Leave = Callable[..., None]
 """Called from the guard's thread with why the rank must end, `lost` being the ranks that do not answer, and how: it notes it,
@@ -39,8 +43,8 @@ and does not return to the measurement."""
 
 
 Waiting = tuple[bool, float]
-"""Whether a rank waits for the others because its own part went wrong; and the seconds that it has stood in one collective of
-the control group, 0 outside of any."""
+"""(True if a rank waits for the others because its own part failed, seconds that it has stood in one collective of the control
+group or 0 outside of any)."""
 
 
 class Clocked(Protocol):
@@ -66,6 +70,8 @@ class Guard:
     _asked: float = 0.0
     _waiting: Callable[[], Waiting] = lambda: (False, 0.0)
     _standstill: Standstill = field(default_factory=Standstill)
+    _looked: float = 0.0
+    _activity: Activity = field(default_factory=lambda: Activity(0.0))
 
     def start(self, launcher_pid: int) -> None:
         """From the main thread; launcher_pid 0: there is none."""
@@ -81,6 +87,7 @@ class Guard:
         """From now on, ask the other ranks whenever a phase takes longer than a collective may, and answer them."""
         lifeline.doing = self.doing
         self._lifeline, self._deadline_s = lifeline, deadline_s
+        self._activity = Activity(max(4 * POLL_S, deadline_s / 4))
 
     def heed(self, waiting: Callable[[], Waiting]) -> None:
         """`waiting` tells for how long this rank has been waiting for the others, and why."""
@@ -92,9 +99,17 @@ class Guard:
 
     def doing(self) -> Doing:
         """The phase of now, the seconds since it began, and where the rank stands."""
-        (failed, waited), place = self._waiting(), place_now()
+        (failed, waited), place, still = self._waiting(), place_now(), self._standstill
         phase = "failed" if failed else self.state.phase
-        return Doing(phase, time.monotonic() - self.state.since, waited > 0, str(place), bool(place.collective))
+        return Doing(
+            phase=phase,
+            seconds=time.monotonic() - self.state.since,
+            waits=waited > 0,
+            place=str(place),
+            collective=bool(place.collective),
+            stands_s=still.seconds if place.collective and place.key == still.place.key else 0.0,
+            busy=phase in ALIKE and not waited and self._activity.busy,
+        )
 
     def _watch(self, read_end: int) -> None:
         while True:
@@ -104,8 +119,17 @@ class Guard:
             if any(not start or process_start(pid) != start for pid, start in self._watched.items()):
                 self.leave("orphaned")
             if self._lifeline is not None and time.monotonic() - self.state.since > 2 * POLL_S:
-                self._standstill.look()
+                self._look()
                 self._watch_others(self._lifeline)
+
+    def _look(self) -> None:
+        """Look at the main thread: seldom while a probe may be timing, which is work of a rank's own."""
+        now = time.monotonic()
+        if now - self._looked >= (_AGAIN_S if self.state.phase in OWN_WORK else 0.0):
+            self._looked = now
+            self._standstill.look()
+        if self.state.phase in ALIKE:
+            self._activity.look()
 
     def _watch_others(self, lifeline: Lifeline) -> None:
         try:
@@ -129,8 +153,11 @@ class Guard:
             self.leave("waited", words=words)
 
     def _waits_long(self) -> bool:
-        now = time.monotonic()
-        return now - self.state.since > _BEFORE * self._deadline_s and now - self._asked > min(_AGAIN_S, self._deadline_s)
+        now, soon = time.monotonic(), min(_AGAIN_S, self._deadline_s)
+        in_collective = self._standstill.seconds if self._standstill.place.collective else 0.0
+        waits = self.state.phase in WAITING or max(self._waiting()[1], in_collective) > soon
+        again = soon if waits else self._deadline_s
+        return now - self.state.since > _BEFORE * self._deadline_s and now - self._asked > again
 
     def _ask(self, lifeline: Lifeline) -> None:
         """Long work of a rank's own is none of its peers' fault: while all answer, nothing happens."""
@@ -146,19 +173,21 @@ class Guard:
 
     def _lost(self, answers: Mapping[int, Answer]) -> dict[str, str]:
         found = {str(rank): answer.found for rank, answer in answers.items() if answer.found != ANSWERS}
-        return found or {str(rank): STUCK for rank, answer in answers.items() if self._holds_up(answer.doing)}
+        busy = any(answer.doing.busy for answer in answers.values())  # another one may wait for its lock on a file
+        return found or {str(rank): STUCK for rank, answer in answers.items() if self._holds_up(answer.doing, busy)}
 
-    def _holds_up(self, other: Doing) -> bool:
-        """Whether this rank waits for one that has been at its own part for longer than a collective may take."""
+    def _holds_up(self, other: Doing, busy: bool) -> bool:
+        """Return True if this rank waits for one that has been at its own part for longer than a collective may take."""
         waited, limit = self._waiting()[1], _BEFORE * self._deadline_s
         if other.waits or other.phase in ("failed", *OWN_WORK) or not (waited or self.doing().phase in WAITING):
             return False
-        if other.phase in ALIKE and waited < limit:
+        if other.phase in ALIKE and waited < (_BEFORE * (self._deadline_s + CONTROL_GRACE_S) if busy else limit):
             return False
         if other.phase in WAITING and not waited:
             return False  # both are in the same collective, for all that is known
-        late = other.collective or other.phase in WAITING  # its collective gives up by itself, or it does
-        return other.seconds > (self._deadline_s + 2 * _GRACE_S if late else limit)
+        if other.collective:  # it gives up by itself, or its group does
+            return other.stands_s > self._deadline_s + 2 * _GRACE_S
+        return other.seconds > (self._deadline_s + 2 * _GRACE_S if other.phase in WAITING else limit)
 
 
 def _describe(answer: Answer) -> str:

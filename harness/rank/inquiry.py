@@ -49,10 +49,12 @@ class Inquiry:
 
     def run(self, world: World, machine: Machine) -> None:
         """Ask everything that is not answered. All ranks call alike."""
+        world.control.changed = {}
         questions = self.probe.questions(machine)
         for question in questions:
             if question.subject in self._answered:
                 continue
+            world.check_default()  # the question before may have broken it
             started = perf_counter()
             status, reason = self._ask(question, world)
             self.asked.append(Asked(self.name, question.subject, status, reason, perf_counter() - started))

@@ -23,11 +23,11 @@ class Kept:
     probe: str
     writer: Writer
     _written: tuple[int, int] = (0, 0)
-    """Of the questions and of what was seen."""
+    """Numbers of answers, and of rows of what was seen, in the parts."""
     _at: float = field(default_factory=time.monotonic)
 
     def read(self) -> tuple[list[Asked], list[Seen]]:
-        """What was answered well; anything else is asked again."""
+        """Return the answers, and what was seen; a question that failed or was skipped is asked again."""
         asked, seen = list[Asked](), list[Seen]()
         for part in whole_parts(self.run_dir, self.probe):
             answered = [row for row in _rows(self.run_dir, "probes", part, Asked) if row.status == OK]

@@ -26,6 +26,7 @@ _ALL = 32
 _LONGEST = 1024
 """Bytes of an answer."""
 _LONGEST_PLACE = 200
+"""Bytes."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Doing:
     """The line of the user's code at which it stands, and the collective there; empty outside of such code."""
     collective: bool = False
     """True where `place` is a collective that the user's code called."""
+    stands_s: float = 0.0
+    """Seconds in that collective; the phase may have begun long before."""
+    busy: bool = False
+    """True while the process computes, reads or writes, in a phase in which all ranks do the same."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class Lifeline:
                 caller, _ = listening.accept()
                 with caller:
                     doing = self.doing()
-                    told = json.dumps(asdict(replace(doing, place=doing.place[:_LONGEST_PLACE])))
+                    place = doing.place.encode(errors="replace")[:_LONGEST_PLACE].decode(errors="ignore")
+                    told = json.dumps(asdict(replace(doing, place=place)))
                     caller.sendall(f"{_greeting(self.rank)} {told}\n".encode())
 
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from harness.axes.workload.base import Batch, Criterion, Workload, coupling, draw, fingerprint, seeded
 from harness.probes.control import Control
 from harness.rank.agreement import describe
-from harness.rank.settings import Settings
+from harness.rank.settings import restored
 from harness.schema.refusal import RefusedError
 from harness.schema.seeding import derive_seed
 from harness.tensors.bits import bits
@@ -140,11 +140,8 @@ def _check_dtypes(model: nn.Module) -> None:
 
 def _kept(changed: list[str], call: Callable[[], T]) -> T:
     """Call the user's code; put back the settings of the process that it changes, and note them."""
-    before = Settings.now()
-    try:
+    with restored(changed):
         return call()
-    finally:
-        changed += before.put_back()
 
 
 def _draw_batches(data: Batch, size: int, seed: int, count: int) -> tuple[Batch, ...]:

@@ -15,14 +15,13 @@ from torch.distributed import ProcessGroup, Store
 
 from harness.probes.control import Control
 from harness.rank.gathering import gather
+from harness.rank.guard import CONTROL_GRACE_S
 from harness.rank.lifeline import Lifeline
 from harness.schema.config import RENDEZVOUS_S, BenchmarkConfig
 from harness.schema.refusal import RefusedError
 
 NCCL_GRACE_S = 10.0
 """Beyond the deadline, until NCCL's watchdog ends the process without a word: the guard, which names names, comes first."""
-CONTROL_GRACE_S = 600.0
-"""How much longer than a measured collective the control group waits: there the others wait for rank 0's references too."""
 
 
 class BrokenGroupError(Exception):
@@ -110,7 +109,7 @@ class World:
             traceback.print_exc()
             broken = True
         if self.control.any(broken):
-            raise BrokenGroupError("after the failure of this case torch's default process group cannot be used any more")
+            raise BrokenGroupError("after this failure torch's default process group cannot be used any more")
 
     def subgroups(self, size: int) -> tuple[ProcessGroup, ProcessGroup]:
         """The run of `size` neighbouring ranks that this rank is in, and those that have its place in their runs.

@@ -49,6 +49,7 @@ class Rehearsal:
             return
         self.state.update(case=name)
         self.state.enter("rehearse")
+        self.world.control.changed = {}  # the rows of this case stand, and those of the case that waits do not get them
         try:
             trial = trial_of(case, row)
             together(self.world.control, lambda: self._run(case, trial, row))
@@ -57,9 +58,11 @@ class Rehearsal:
         except CaseFailedError as error:  # its own rows stand; those of the others lack what they would be held against
             self._failed[case] = str(error)
             self.world.rebuild_measured()
+            self.world.check_default()  # the next one would be measured in a broken world
 
     def _run(self, case: Case, trial: Trial, row: Row) -> None:
         gradient = trial.measure(self.state.enter).gradient
+        self.state.enter("rehearse")  # rank 0 saves: its own work, however long the others wait for it
         if self.world.rank == 0:
             if digest(gradient).hex() != row.gradient_sha256:
                 self._changed.append(case)

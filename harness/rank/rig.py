@@ -15,7 +15,7 @@ from harness.rank.assemble import Parts
 from harness.rank.cut import Cut
 from harness.rank.losses import adapt_losses, adapt_model
 from harness.rank.process_group import World
-from harness.rank.usage import Usage, idle_batch
+from harness.rank.usage import Usage, check_dense, idle_batch
 from harness.tensors import collectives
 
 Summing = Callable[[list[Tensor]], None]
@@ -159,9 +159,7 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
     """A parameter that took no part still takes part in the collective, or the other ranks would wait for it."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    if parameter.grad.layout != torch.strided:
-        shape, layout = tuple(parameter.shape), str(parameter.grad.layout).removeprefix("torch.")
-        raise ValueError(f"the gradient of a parameter of shape {shape} is {layout}; accepted: dense gradients; try to_dense()")
+    check_dense(parameter.grad)
     return parameter.grad
 
 

@@ -1,6 +1,7 @@
 """The session of one rank: from the run directory's configuration to the last case's row."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +28,7 @@ from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.kept import Kept
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.preflight import allow_sockets, check_alike, check_interfaces, check_sum
-from harness.rank.process_group import World
+from harness.rank.process_group import World, choose_backend, choose_device
 from harness.rank.profiling import Tracer
 from harness.rank.reference import References
 from harness.rank.rehearsal import Rehearsal
@@ -91,7 +92,13 @@ class Session:
         named = _named(parts, materials)
         described = {**describe(world, named), "config_sha256": figures_digest(config)}
         _write_environment(run_dir, world, described, order)
+        state.enter("resume")  # rank 0 alone reads; the others wait for it
         standing = read_standing(run_dir, config, launch, world.control, retry=order.retry)
+        waiting = [inquiry for inquiry in inquiries if inquiry.name not in standing.probes]
+        writer = Writer(run_dir, launch)
+        for inquiry in waiting:
+            inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
+        state.enter("assemble")
         places = {case: place for place, case in enumerate(parts)}
         store = GradientStore(run_dir.scratch(world.rank))
         references = References(store, world.control, world.device, config.seed)
@@ -107,7 +114,6 @@ class Session:
         drifts = Drifts(config.drift, world.control, store, places, standing.pairs)
         finished = {case: standing.cases[case.case_id] for case in parts if case.case_id in standing.cases}
         aside = _aside(run_dir, world)
-        writer = Writer(run_dir, launch)
         cases = CaseWork(
             config=config,
             world=world,
@@ -124,9 +130,6 @@ class Session:
             tracer=Tracer(run_dir, world) if config.profile and not launch else None,
             rehearsal=Rehearsal(world, state, comparisons, drifts, finished, aside),
         )
-        waiting = [inquiry for inquiry in inquiries if inquiry.name not in standing.probes]
-        for inquiry in waiting:
-            inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
         machine = machine_of(world, config, named.items())
         return cls(config, world, state, cases, waiting, machine, writer, len(standing.probes), aside)
 
@@ -215,7 +218,8 @@ def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, pro
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
     state.enter("join")
-    check_interfaces(nccl=config.backend == "nccl" or (config.backend == "auto" and torch.cuda.is_available()))
+    device = choose_device(config, int(os.environ["LOCAL_RANK"]))
+    check_interfaces(nccl=choose_backend(config, device) == "nccl")
     store, rank, size = join()
     allow_sockets(size)
     world = World.open(config, store, rank, size, check=check_alike, met=lambda line: guard.miss(line, config.deadline_s))

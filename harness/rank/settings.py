@@ -34,18 +34,39 @@ class Settings:
         return cls(tuple(_read(read) for _, read, _ in SETTINGS), tuple(read() for read, _ in _generators()))
 
     def put_back(self) -> list[str]:
-        """Restore them all; return the settings that had changed, as `grad mode from True to False`."""
+        """Restore them all; return the settings that had changed, as `grad mode from True to False`.
+
+        Raises nothing: an error would hide the one of the user's code, and leave the settings after it as they are.
+        """
         changed = []
         for (name, read, write), before in zip(SETTINGS, self.values, strict=True):
             after = _read(read)
-            if after == before:
-                continue
-            changed.append(f"{name} from {before} to {after}")
-            if before != UNREADABLE:
-                write(before)
+            if after != before:
+                failure = _failure(write, before) if before != UNREADABLE else ""
+                changed.append(f"{name} from {before} to {after}{failure}")
         for state, (_, write) in zip(self.states, _generators(), strict=False):  # numpy may have been imported meanwhile
-            write(state)
+            if failure := _failure(write, state):
+                changed.append(f"a random number generator{failure}")
         return changed
+
+
+@contextlib.contextmanager
+def restored(changed: list[str]) -> Iterator[None]:
+    """Put back the settings that the block changes, and add them to `changed`, also where it raises."""
+    before = Settings.now()
+    try:
+        yield
+    finally:
+        changed += before.put_back()
+
+
+def _failure(write: Callable[[Any], object], value: Any) -> str:
+    """Write; return the words on what went wrong, if anything did: CPUs, say, may have been taken from this process."""
+    try:
+        write(value)
+    except Exception as error:
+        return f" (and could not be put back: {type(error).__name__}: {error})"
+    return ""
 
 
 def _read(read: Callable[[], Any]) -> Any:
@@ -104,6 +125,11 @@ def _set_default_device(device: torch.device) -> None:
     torch.set_default_device(None)
     with contextlib.suppress(AttributeError):  # torch 2.8 cannot read the default device once it has been None
         del torch._GLOBAL_DEVICE_CONTEXT.device_context
+
+
+def _cuda_device() -> int:
+    """Number of the current device. A process that does not use CUDA yet is on 0, and to ask torch would initialize it."""
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
 
 
 def _flushes() -> bool:
@@ -166,7 +192,7 @@ def _settings() -> Iterator[Setting]:
     if hasattr(os, "sched_getaffinity"):  # Linux
         yield "allowed CPUs", lambda: sorted(os.sched_getaffinity(0)), partial(os.sched_setaffinity, 0)
     if torch.cuda.is_available():
-        yield "CUDA device", torch.cuda.current_device, torch.cuda.set_device
+        yield "CUDA device", _cuda_device, torch.cuda.set_device
 
 
 SETTINGS: list[Setting] = list(_settings())

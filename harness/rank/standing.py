@@ -57,9 +57,12 @@ def _read(run_dir: RunDir, config: BenchmarkConfig, launch: int, *, retry: bool)
                 run_dir.forget(table, name, launch)
                 found[name] = []
     cases = {name: rows[0] for name, rows in read["cases"].items() if rows}
+    probes = frozenset(name for name, rows in read["probes"].items() if rows)
+    for name in probes:
+        run_dir.drop_parts(name)  # a crash may have come between the whole files and this
     return Standing(
         {name: Row(row["status"], row["iterations"], row["gradient_sha256"]) for name, row in cases.items()},
-        frozenset(name for name, rows in read["probes"].items() if rows),
+        probes,
         frozenset(pair for name in cases for pair in _pairs(run_dir, name, launch)),
     )
 

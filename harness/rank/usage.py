@@ -1,5 +1,6 @@
 """Usage: which parameters get a gradient from a rank's batch. Some aggregations must know beforehand."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,6 +36,13 @@ class Usages:
     device: torch.device
     _known: dict[tuple[Material, str], Usage] = field(default_factory=dict)
     """Holds the materials: an id of one that is gone may come back as another's, on one rank and not on the next."""
+    _dense: set[Material] = field(default_factory=set)
+
+    def check_dense(self, material: Material) -> None:
+        """Raise CaseFailedError, on all ranks, where a gradient is sparse: a rank without samples has none that shows it."""
+        if material not in self._dense:
+            together(self.control, lambda: _check_dense(material, self.device))
+            self._dense.add(material)
 
     def of(self, material: Material, cut: Cut) -> Usage:
         """One forward and backward of each of the rank's batches, and of its last sample alone. Raises CaseFailedError."""
@@ -72,3 +80,23 @@ def _used(material: Material, batch: Batch, device: torch.device) -> list[bool]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     loss = criterion.sum(model(*batch.inputs), batch.target)
     return [gradient is not None for gradient in torch.autograd.grad(loss, trained, allow_unused=True)]
+
+
+def _check_dense(material: Material, device: torch.device) -> None:
+    """Try the same few samples on every rank, in the mode in which they train."""
+    model, criterion = material.fresh_model(device, torch.float32), material.fresh_criterion(device, torch.float32)
+    batch = idle_batch(material).to(device, torch.float32)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = list[torch.Tensor | None]()
+    with contextlib.suppress(Exception):  # whatever else fails here fails in the case itself, which says more
+        gradients += torch.autograd.grad(criterion.sum(model(*batch.inputs), batch.target), trained, allow_unused=True)
+    for gradient in gradients:
+        if gradient is not None:
+            check_dense(gradient)
+
+
+def check_dense(gradient: torch.Tensor) -> None:
+    """Raise ValueError for a sparse gradient."""
+    if gradient.layout != torch.strided:
+        shape, layout = tuple(gradient.shape), str(gradient.layout).removeprefix("torch.")
+        raise ValueError(f"the gradient of a parameter of shape {shape} is {layout}; accepted: dense gradients; try to_dense()")

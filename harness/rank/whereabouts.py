@@ -1,6 +1,7 @@
-"""Where a rank's code stands: the line of the user's own code, and the collective that it called there."""
+"""Place in the code at which a rank stands: the line of the user's own code, and the collective that it called there."""
 
 import linecache
+import re
 import sys
 import sysconfig
 import threading
@@ -14,16 +15,21 @@ from types import CodeType, FrameType
 _HARNESS = str(Path(__file__).parents[1])
 _PACKAGES = ("site-packages", "dist-packages")
 _STDLIB = sysconfig.get_paths()["stdlib"]
+_TIMED_OUT = re.compile(
+    r"Timed out waiting \d+ms|timed out in monitoredBarrier|[Ww]ait timeout after \d+ms|collective operation timeout"
+)
+_CLOSED = re.compile(r"Connection closed by peer|pair closure|Connection reset by peer")
 _WRAPPER = "wrapper"
 """torch's function around each collective, which notes errors."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a thread stands."""
+    """Line of the user's code at which a thread stands."""
 
     line: str = ""
-    """`model.py:27 in forward`, the innermost line that is neither torch's nor the standard library's nor reducebench's."""
+    """`model.py:27 in forward`, the innermost line that is neither torch's nor the standard library's nor reducebench's. An
+    installed package's counts only where there is no other."""
     collective: str = ""
     """torch's function in which that line waits: `all_reduce`. Empty: none, or one that reducebench itself called."""
     key: tuple[tuple[int, int], ...] = ()
@@ -34,19 +40,24 @@ class Place:
 
 
 def place_now() -> Place:
-    """Where the main thread stands."""
+    """Return the place at which the main thread stands."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     frames = list(_outwards(frame))
     return _place([(one.f_code, one.f_lineno) for one in frames], tuple((id(one.f_code), one.f_lasti) for one in frames))
 
 
 def timed_out(error: BaseException) -> bool:
-    """Whether it is what gloo and torch raise where other ranks do not take part in a collective in time."""
-    return "timed out" in str(error).lower()
+    """Return True for what gloo and torch raise where other ranks do not take part in a collective in time."""
+    return isinstance(error, RuntimeError) and bool(_TIMED_OUT.search(str(error)))
+
+
+def was_closed(error: BaseException) -> bool:
+    """Return True for what gloo raises where another rank has closed their connection: it has failed before."""
+    return isinstance(error, RuntimeError) and bool(_CLOSED.search(str(error)))
 
 
 def place_of(error: BaseException) -> Place:
-    """Where it was raised."""
+    """Return the place at which it was raised."""
     return _place([(one.f_code, line) for one, line in reversed(list(traceback.walk_tb(error.__traceback__)))])
 
 
@@ -58,7 +69,7 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
 
 def _place(calls: list[tuple[CodeType, int]], key: tuple[tuple[int, int], ...] = ()) -> Place:
     """`calls` from the innermost outwards."""
-    collective, torch = "", _torch()
+    collective, torch, in_package = "", _torch(), Place(key=key)
     for depth, (code, line) in enumerate(calls):
         file = code.co_filename
         if file.startswith(f"{torch}/distributed/"):
@@ -69,11 +80,12 @@ def _place(calls: list[tuple[CodeType, int]], key: tuple[tuple[int, int], ...] =
             if collective:  # the deadline of its group holds, and what it raises then
                 break
         else:
-            waits = not depth and ".wait(" in linecache.getline(
-                file, line
-            )  # of a collective's Work, which is no Python function
-            return Place(f"{Path(file).name}:{line} in {code.co_name}", collective or "wait" * waits, key)
-    return Place(key=key)
+            own_wait = not depth and ".wait(" in linecache.getline(file, line)  # of a collective's Work, no Python function
+            place = Place(f"{Path(file).name}:{line} in {code.co_name}", collective or "wait" * own_wait, key)
+            if not any(packages in file for packages in _PACKAGES):
+                return place
+            in_package = in_package if in_package.line else place
+    return in_package
 
 
 def _torch() -> str:

@@ -18,10 +18,10 @@ class Torchrun:
     """One host: this one."""
 
     master_port: int = 0
-    """Where the rendezvous listens; 0: a free port."""
+    """Port of the rendezvous; 0: a free one."""
 
     def __post_init__(self) -> None:
-        _check_port(self.master_port, or_free=True)
+        _check_port(self.master_port, zero="a free one")
 
 
 @dataclass
@@ -35,7 +35,7 @@ class TorchrunNodes:
     master_addr: str = ""
     """The first host as the others reach it; empty: the first of `hosts`, or this host's name."""
     master_port: int = 29400
-    """Where it listens."""
+    """Port of the rendezvous there."""
     ssh: list[str] = field(default_factory=lambda: list(_SSH))
     """What takes a host and a command."""
     python: str = ""
@@ -44,7 +44,7 @@ class TorchrunNodes:
     def __post_init__(self) -> None:
         if self.rendezvous not in ("static", "c10d"):
             raise ValueError(f"launch.rendezvous={self.rendezvous!r}: expected static or c10d")
-        _check_port(self.master_port, or_free=False)
+        _check_port(self.master_port)
         _check_printable(ssh=self.ssh, python=[self.python])
         if not self.ssh or not self.ssh[0]:
             raise ValueError("launch.ssh: expected a program")
@@ -76,7 +76,7 @@ class Slurm:
     python: str = ""
     """The nodes' interpreter; empty: the same path as here."""
     master_port: int = 0
-    """Where the rendezvous listens on the first node; 0: 29400 and the last three digits of the job's number."""
+    """Port of the rendezvous on the first node; 0: 29400 and the last three digits of the job's number."""
     poll_s: float = 2.0
     """Seconds from one look at the job to the next."""
 
@@ -86,15 +86,16 @@ class Slurm:
                 raise ValueError(f"launch.{key}={getattr(self, key)!r}: expected one word")
         if self.gpus_per_node < 0 or self.cpus_per_task < 0:
             raise ValueError("launch.gpus_per_node, launch.cpus_per_task: expected whole numbers of at least 0")
-        _check_port(self.master_port, or_free=True)
+        _check_port(self.master_port, zero="29400 and the last three digits of the job's number")
         if not 0 < self.poll_s < 3600:
             raise ValueError(f"launch.poll_s={self.poll_s}: expected seconds, more than 0")
         _check_printable(extra_lines=self.extra_lines, container=self.container, python=[self.python, self.container_python])
 
 
-def _check_port(port: int, *, or_free: bool) -> None:
-    if not (0 if or_free else 1) <= port < 2**16:
-        raise ValueError(f"launch.master_port={port}: expected a port, from 1 to 65535" + ", or 0 for a free one" * or_free)
+def _check_port(port: int, zero: str = "") -> None:
+    """Raise ValueError where it is no port; `zero` says what 0 means, where it means something."""
+    if not (0 if zero else 1) <= port < 2**16:
+        raise ValueError(f"launch.master_port={port}: expected a port, from 1 to 65535{zero and f', or 0 for {zero}'}")
 
 
 def _check_printable(**texts: list[str]) -> None:

@@ -46,7 +46,7 @@ class RankStatus:
     lost: dict[str, str] = field(default_factory=dict)
     """Other ranks that did not answer when this one asked them, and how: silent, dead, unreachable or stuck."""
     places: dict[str, str] = field(default_factory=dict)
-    """Of stuck ones, where in the user's code they stand."""
+    """Stuck ranks to the line of the user's code at which they stand."""
     reached: dict[str, float] = field(default_factory=dict)
     """Phase to when it was first entered, in seconds of the host's monotonic clock; as known when a case begins or ends."""
 

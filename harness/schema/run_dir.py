@@ -144,9 +144,12 @@ class RunDir:
                 path.unlink(missing_ok=True)
 
     def make_part(self, probe: str) -> None:
-        """Take back that a probe is finished, and keep what it left as a part."""
+        """Take back that a probe is finished, and keep what it left as a part.
+
+        The row that makes it a finished one goes first: a crash midway leaves a part that is not whole, and the probe missing.
+        """
         part = self.new_part(probe)
-        for table in reversed(HELD["probes"]):  # the row that says what is answered comes last
+        for table in HELD["probes"]:
             file = self.case_file(table, probe)
             if file.is_file():
                 file.replace(self.case_file(table, part))

@@ -249,6 +249,15 @@ def test_where_a_stuck_rank_stands_is_said(run: RunDir) -> None:
     (death,) = deaths(run)
     assert (death.rank, death.how.partition(", ")[0]) == (0, "answers")
     assert "it hangs at model.py:7 in forward, in case" in death.how
+    assert "deadline_s" not in death.how
+
+
+def test_a_rank_that_may_still_be_loading_is_said_with_what_to_try(run: RunDir) -> None:
+    path = run.ranks.state(0)
+    RankState(path, RankStatus(0, 7, "node0")).enter("assemble")
+    left(run, 1, "lost", places={"0": "data.py:3 in load"}, rank0="stuck")
+    (death,) = deaths(run)
+    assert death.how.endswith("phase assemble; try a larger deadline_s if it is still loading data")
 
 
 def test_a_rank_that_refuses_alone_is_said_with_where_the_others_were(run: RunDir) -> None:

@@ -243,3 +243,8 @@ def test_what_sbatch_refuses_is_refused_in_its_words(cluster: Cluster, tmp_path:
     cluster.answers("sbatch", "echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1")
     with pytest.raises(RefusedError, match="invalid partition specified: nope"):
         slurm.submit(RunDir(tmp_path))
+
+
+def test_a_port_that_is_none_is_refused_with_what_0_means_in_a_job() -> None:
+    with pytest.raises(ValueError, match=r"from 1 to 65535, or 0 for 29400 and the last three digits of the job's number$"):
+        Slurm(master_port=70000)

@@ -63,6 +63,7 @@ REFUSED = {
     "--cfg": "here the ranks run already",
     "resume=somewhere": "here the ranks run already",
     "launch=slurm": "here the ranks run already",
+    "launch.master_port=29777": "here the ranks run already",
     "world_sizes=[1,2]": "here the ranks run already",
 }
 

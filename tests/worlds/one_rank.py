@@ -48,13 +48,15 @@ def _timeout_s() -> float:
 def _alone(world: World, group: dist.ProcessGroup) -> dict[str, str]:
     """Where rank 0 is seen to stand while it waits alone, and what all ranks say once it has given up."""
     failure, places = "", list[Place]()
-    watch = threading.Thread(target=lambda: places.extend(_looks(20)))
+    ended = threading.Event()
+    watch = threading.Thread(target=lambda: places.extend(_looks_until(ended)))
     if world.rank == 0:
         watch.start()
     try:
         together(world.control, lambda: alone(group) if world.rank == 0 else None)
     except CaseFailedError as error:
         failure = str(error)
+    ended.set()
     if world.rank == 0:
         watch.join()
     in_control = list[Place]()
@@ -69,6 +71,14 @@ def _alone(world: World, group: dist.ProcessGroup) -> dict[str, str]:
         "stands": next((str(place) for place in places if place.collective), ""),
         "control": next((str(place) for place in in_control if place.collective), ""),
     }
+
+
+def _looks_until(ended: threading.Event) -> list[Place]:
+    """Look until a collective is seen, or what is looked at has ended."""
+    found = list[Place]()
+    while not ended.is_set() and not any(place.collective for place in found):
+        found += _looks(1)
+    return found
 
 
 def _looks(times: int) -> list[Place]:

@@ -117,8 +117,9 @@ def test_complex_parameters_are_refused_by_name() -> None:
 
 def test_lazy_modules_get_their_parameters_from_the_seed() -> None:
     workload = Workload(model=odd_data.lazy, loss=nn.MSELoss, data=odd_data.plain)
-    first, again, other = (prepare(workload, "odd", seed, 8) for seed in (1, 1, 2))
+    first = prepare(workload, "odd", 1, 8)
     torch.rand(3)  # what was drawn before does not matter
+    again, other = (prepare(workload, "odd", seed, 8) for seed in (1, 2))
     weights = [material.model.state_dict() for material in (first, again, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["0.weight"], weights[2]["0.weight"])
@@ -145,3 +146,8 @@ def test_sparse_gradients_are_skipped_or_fail_by_name_in_one_world(measure: Meas
     }
     assert unknown(cases.reason["sparse"]) == []
     assert cases.reason["inside"].str.contains("sparse").all()
+    few = ("reduction=[mean]", "sharding=[empty_rank]", "global_batch_size=8", "iterations=1")
+    (reason,) = measure(f"--config-dir={tmp_path}", "workload=[inside]", *few).cases.reason
+    assert all(f"rank {rank}" in reason for rank in (0, 1))
+    assert reason.count("ValueError: the gradient of a parameter of shape (9, 4) is sparse_coo") == 2
+    assert "Timed out" not in reason, "the rank without samples waits for nobody"

@@ -75,9 +75,44 @@ def test_what_is_kept_is_shown_and_said(run_dir: RunDir, capsys: pytest.CaptureF
         "ended by SIGINT: 0 of 2 cases and probes are finished and kept; and 2 answers of probe collectives",
     )
     going = configure_resume([f"resume={run_dir.path}", "accept_changes=true"])
-    assert "but for 2 answers of collectives, which stand" in going.said
+    assert going.said == (
+        "0 of 2 cases and probes stand; 0 failed and 2 missing ones are done now, but for 2 answers of collectives, which stand"
+    )
     show([run_dir.path])
     assert "the run ended in it; 2 answers are kept" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_crash_while_a_probe_is_taken_back_leaves_it_missing(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    Writer(run_dir, 0).write_probe(PROBE, [Asked(PROBE, "a", OK), Asked(PROBE, "b", FAILED)], [timing("a", 1.0)])
+    replace, calls = Path.replace, list[Path]()
+
+    def crash(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run_dir.make_part(PROBE)
+    assert run_dir.finished("probes") == set(run_dir.parts(PROBE))
+    assert Kept(run_dir, PROBE, Writer(run_dir, 0)).read() == ([], []), "a part that is not whole holds nothing"
+
+
+def test_parts_that_a_crash_left_beside_whole_files_are_dropped(run_dir: RunDir) -> None:
+    left_a_part(run_dir)
+    Writer(run_dir, 0).write_probe(PROBE, [Asked(PROBE, "a", OK)], [timing("a", 1.0)])
+    read_standing(run_dir, run_dir.config(), 0, Control(None, 0, 1), retry=False)
+    assert run_dir.parts(PROBE) == []
+
+
+def test_no_answer_is_said_to_be_kept_where_all_questions_failed(run_dir: RunDir) -> None:
+    Writer(run_dir, 0).write_part(PROBE, [Asked(PROBE, "a", FAILED)], [])
+    going = configure_resume([f"resume={run_dir.path}", "accept_changes=true"])
+    assert going.said == "0 of 2 cases and probes stand; 0 failed and 2 missing ones are done now"
+    assert judge(run_dir, Ended(signal="SIGINT"), []).lines == (
+        "ended by SIGINT: 0 of 2 cases and probes are finished and kept",
+    )
 
 
 def test_a_setting_that_failed_is_asked_again_and_the_others_stand(run_dir: RunDir) -> None:

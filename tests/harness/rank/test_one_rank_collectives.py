@@ -12,6 +12,7 @@ from tests.running import launch
 from tests.worlds.pool import Pool
 
 LOOKS = 12
+LIMIT_S = 30.0
 
 
 @pytest.fixture(scope="module", params=[2])
@@ -44,36 +45,42 @@ def test_a_collective_of_reducebench_itself_is_no_place_of_the_user(seen: dict[s
     assert seen["control"] == ""
 
 
-def looked(call: Callable[[], object]) -> list[float]:
-    """Times since when the main thread stood where it was, over looks of another thread while it makes the call."""
-    standstill, since = Standstill(), list[float]()
+def looked(call: Callable[[threading.Event], object], enough: Callable[[list[float]], bool]) -> list[float]:
+    """Times since when the main thread stood where it was, over looks of another thread while it makes the call.
+
+    The looks end, and the event is set, as soon as they are enough; a busy machine may need more of them.
+    """
+    standstill, since, ended = Standstill(), list[float](), threading.Event()
 
     def look() -> None:
-        for _ in range(LOOKS):
+        until = time.monotonic() + LIMIT_S
+        while not enough(since) and time.monotonic() < until:
             standstill.look()
             since.append(standstill.since)
             time.sleep(0.02)
+        ended.set()
 
     thread = threading.Thread(target=look)
     thread.start()
-    while thread.is_alive():
-        call()
+    while not ended.is_set():
+        call(ended)
+    thread.join()
     return since
 
 
 def test_a_thread_that_waits_in_one_call_stands_still() -> None:
-    since = looked(lambda: time.sleep(0.5))
-    assert len(set(since[2:])) == 1
+    def still(since: list[float]) -> bool:
+        return len(since) >= LOOKS and len(set(since[-LOOKS:])) == 1
+
+    assert still(looked(lambda ended: ended.wait(), still))
 
 
 def test_a_thread_that_comes_to_the_same_line_anew_does_not() -> None:
-    def step() -> None:
-        for _ in range(20):
-            sum(range(100_000))
-            time.sleep(0.001)
+    def step(ended: threading.Event) -> None:
+        for _ in range(50):
+            sum(range(100_000))  # the other thread can look only when this one call has returned
 
-    since = looked(step)
-    assert len(set(since)) > 2
+    assert len(set(looked(step, lambda since: len(set(since)) > 2 or len(since) > 4 * LOOKS))) > 2
 
 
 def test_an_error_of_the_users_code_has_its_line() -> None:
@@ -84,6 +91,32 @@ def test_an_error_of_the_users_code_has_its_line() -> None:
         model()
     assert str(place_of(raised.value)).startswith("test_one_rank_collectives.py:")
     assert str(place_of(raised.value)).endswith(" in model")
+
+
+PACKAGE = """
+def fail():
+    raise ValueError
+
+
+def caught():
+    try:
+        fail()
+    except ValueError as error:
+        return error
+"""
+
+
+def test_the_users_own_line_comes_before_those_of_installed_packages() -> None:
+    package: dict[str, Callable[[], ValueError]] = {}
+    exec(compile(PACKAGE, "/lib/site-packages/third/party.py", "exec"), package)
+
+    def model() -> None:
+        package["fail"]()
+
+    with pytest.raises(ValueError) as raised:
+        model()
+    assert str(place_of(raised.value)).endswith(" in model")
+    assert str(place_of(package["caught"]())) == "party.py:3 in fail", "there is no other line"
 
 
 MODEL = """

@@ -2,19 +2,26 @@
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 import torch
 
+from harness.rank.activity import Activity
 from harness.rank.guard import Guard
 from harness.rank.lifeline import Answer, Doing, Lifeline, find_address, watched
 from harness.rank.preflight import allow_sockets, check_interfaces
 from harness.rank.process_group import ranks_per_node
+from harness.rank.session import Order, run_session, silent
 from harness.rank.whereabouts import Place
-from harness.schema.rank_state import ANSWERS, DEAD, SILENT
+from harness.schema.rank_state import ANSWERS, DEAD, SILENT, RankState
 from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir
+from tests.options import CONFIG
 from tests.worlds.pool import Pool
 
 
@@ -79,6 +86,13 @@ def test_what_a_lifeline_finds() -> None:
         assert asking.ask() == {1: Answer(ANSWERS, doing), 2: Answer(SILENT), 3: Answer(DEAD)}
 
 
+def test_an_answer_is_read_whole_however_long_the_place_is() -> None:
+    asking, answering = Lifeline.open(0, "127.0.0.1"), Lifeline.open(1, "127.0.0.1")
+    answering.doing = lambda: Doing("forward", 1.5, place="é" * 400)
+    asking.know([asking.address, answering.address])
+    assert asking.ask() == {1: Answer(ANSWERS, Doing("forward", 1.5, place="é" * 100))}
+
+
 def test_a_port_that_another_rank_has_now_is_no_answer() -> None:
     asking, other = Lifeline.open(0, "127.0.0.1"), Lifeline.open(2, "127.0.0.1")
     asking.know([asking.address, other.address])
@@ -98,6 +112,19 @@ class Asked:
 
     phase: str
     since: float = 0.0
+
+    def enter(self, phase: str) -> None:
+        """Note it."""
+        self.phase = phase
+
+
+class JoinedError(Exception):
+    """The ranks would come together now."""
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return RunDir.create(replace(CONFIG, results_dir=str(tmp_path)), datetime.now())
 
 
 class Answering:
@@ -134,8 +161,17 @@ PLACE = "all_reduce at model.py:7 in forward"
         ("assemble", WAITS, Answer(ANSWERS, Doing("assemble", 99.0)), {"1": "stuck"}),
         ("assemble", (False, 1.0), Answer(ANSWERS, Doing("assemble", 99.0)), {}),
         ("assemble", AWAY, Answer(ANSWERS, Doing("assemble", 99.0)), {}),
-        ("aggregate", AWAY, Answer(ANSWERS, Doing("forward", 14.0, place=PLACE, collective=True)), {}),
-        ("aggregate", AWAY, Answer(ANSWERS, Doing("forward", 99.0, place=PLACE, collective=True)), {"1": "stuck"}),
+        ("assemble", WAITS, Answer(ANSWERS, Doing("assemble", 999.0, busy=True)), {}),
+        ("assemble", (False, 999.0), Answer(ANSWERS, Doing("assemble", 999.0, busy=True)), {"1": "stuck"}),
+        ("resume", WAITS, Answer(ANSWERS, Doing("resume", 99.0)), {}),
+        ("aggregate", AWAY, Answer(ANSWERS, Doing("forward", 99.0, place=PLACE, collective=True, stands_s=14.0)), {}),
+        (
+            "aggregate",
+            AWAY,
+            Answer(ANSWERS, Doing("forward", 99.0, place=PLACE, collective=True, stands_s=99.0)),
+            {"1": "stuck"},
+        ),
+        ("assemble", WAITS, Answer(ANSWERS, Doing("assemble", 99.0, place=PLACE, collective=True, stands_s=14.0)), {}),
     ],
 )
 def test_whom_a_guard_gives_up(phase: str, waiting: tuple[bool, float], answer: Answer, lost: dict[str, str]) -> None:
@@ -147,6 +183,74 @@ def test_whom_a_guard_gives_up(phase: str, waiting: tuple[bool, float], answer: 
     guard._ask(line)  # type: ignore[arg-type]
     places = {rank: answer.doing.place for rank, how in lost.items() if how == "stuck"}
     assert given_up == ([(lost, places)] if lost else [])
+
+
+def test_no_rank_is_given_up_while_another_one_is_at_work_on_what_both_do() -> None:
+    """It may wait for the other's lock on a file."""
+    waits, works = Answer(ANSWERS, Doing("assemble", 99.0)), Answer(ANSWERS, Doing("assemble", 99.0, busy=True))
+    given_up: list[dict[str, str]] = []
+    guard = Guard(lambda why, lost, places: given_up.append(lost), Asked("assemble"))
+    guard.heed(lambda: WAITS)
+    for line in (Answering(waits, works), Answering(waits)):
+        guard.miss(line, 10.0)  # type: ignore[arg-type]
+        guard._ask(line)  # type: ignore[arg-type]
+    assert given_up == [{"1": "stuck"}]
+
+
+def test_a_rank_says_how_long_it_has_stood_in_a_collective(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(lambda: None, Asked("forward"))
+    here, elsewhere = (Place("model.py:7 in forward", "all_reduce", ((1, line),)) for line in (2, 3))
+    guard._standstill = Still(here, 7.0)  # type: ignore[assignment]
+    for place, seconds in ((here, 7.0), (elsewhere, 0.0), (Place(key=here.key), 0.0)):
+        monkeypatch.setattr("harness.rank.guard.place_now", lambda place=place: place)
+        assert guard.doing().stands_s == seconds
+
+
+def test_computing_reading_and_writing_is_activity_and_waiting_is_none(tmp_path: Path) -> None:
+    def burn() -> None:
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+
+    for work, busy in (
+        (burn, True),
+        (lambda: (tmp_path / "data").write_bytes(bytes(2**20)), True),
+        (lambda: time.sleep(0.3), False),
+    ):
+        activity = Activity(60.0)
+        activity.look()
+        work()
+        activity.look()
+        assert activity.busy == busy
+
+
+@pytest.mark.parametrize(
+    ("phase", "waiting", "asks"),
+    [
+        ("ask", AWAY, False),
+        ("ask", (False, 1.0), False),
+        ("backward", AWAY, False),
+        ("aggregate", AWAY, True),
+        ("ask", WAITS, True),
+    ],
+)
+def test_only_a_rank_that_waits_asks_more_than_once_a_deadline(phase: str, waiting: tuple[bool, float], asks: bool) -> None:
+    guard = Guard(lambda: None, Asked(phase))
+    guard.miss(Answering(), 300.0)  # type: ignore[arg-type]
+    guard.heed(lambda: waiting)
+    guard.state.since = time.monotonic() - 290.0
+    assert guard._waits_long(), "for the first time"
+    guard._asked = time.monotonic() - 6.0
+    assert guard._waits_long() == asks
+
+
+def test_the_main_thread_is_looked_at_seldom_in_work_of_its_own() -> None:
+    for phase, times in (("ask", 1), ("forward", 3)):
+        guard, looks = Guard(lambda: None, Asked(phase)), list[int]()
+        guard._standstill = SimpleNamespace(look=lambda looks=looks: looks.append(1))  # type: ignore[assignment]
+        for _ in range(3):
+            guard._look()
+        assert len(looks) == times, phase
 
 
 def test_a_rank_that_waits_in_a_collective_of_its_own_says_where_the_others_are() -> None:
@@ -210,6 +314,42 @@ def test_an_interface_that_is_not_there_is_refused_with_those_that_are() -> None
     )
     assert str(refused.value) == f"GLOO_SOCKET_IFNAME=eth77: {said}"
     check_interfaces(nccl=False, named={"GLOO_SOCKET_IFNAME": existing[0], "NCCL_SOCKET_IFNAME": "eth77"})
+
+
+def test_interfaces_are_listed_only_where_one_is_named_and_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[int] = []
+
+    def no_netlink() -> list[tuple[int, str]]:
+        listed.append(1)
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("socket.if_nameindex", no_netlink)
+    check_interfaces(nccl=True, named={})
+    check_interfaces(nccl=False, named={"NCCL_SOCKET_IFNAME": "ib0"})
+    assert listed == []
+    check_interfaces(nccl=False, named={"GLOO_SOCKET_IFNAME": "eth0"})
+    assert listed == [1]
+
+
+@pytest.mark.parametrize(("device", "refused"), [("cpu", False), ("auto", True)])
+def test_interfaces_of_nccl_matter_only_where_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, run_dir: RunDir, device: str, refused: bool
+) -> None:
+    """A GPU node with NCCL_SOCKET_IFNAME set for the whole cluster."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
+    for name, value in (("LOCAL_RANK", "0"), ("NCCL_SOCKET_IFNAME", "ib77"), ("GLOO_SOCKET_IFNAME", "")):
+        monkeypatch.setenv(name, value)
+    config = replace(run_dir.config(), device=device)
+    monkeypatch.setattr(run_dir, "config", lambda: config)
+
+    def join() -> NoReturn:
+        raise JoinedError
+
+    with pytest.raises(RefusedError if refused else JoinedError):
+        run_session(run_dir, join, cast(RankState, Asked("")), cast(Guard, None), silent, Order())
 
 
 @pytest.mark.parametrize(

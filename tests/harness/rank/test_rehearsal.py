@@ -4,10 +4,13 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 
+from harness.probes.control import Control
 from harness.rank.agreement import CaseFailedError
 from harness.rank.compare import Comparisons
 from harness.rank.drift import Drifts
@@ -25,13 +28,18 @@ OVERRIDES = ["workload=[mlp_digits]", "reduction=[sum,mean,none]", "sharding=[ev
 
 
 class Groups:
-    """The part of a world that a failed trial needs."""
+    """The part of a world that a trial needs."""
 
-    rebuilt = 0
+    def __init__(self) -> None:
+        self.rank, self.control, self.rebuilt, self.checked = 0, Control(None, 0, 1), 0, 0
 
     def rebuild_measured(self) -> None:
         """Count the calls."""
         self.rebuilt += 1
+
+    def check_default(self) -> None:
+        """Count the calls that follow one of `rebuild_measured`."""
+        self.checked = self.rebuilt
 
 
 @pytest.fixture
@@ -63,12 +71,35 @@ def test_a_failed_replay_is_reported_only_in_its_own_setting(state: RankState) -
     again.of(waiting.setting, raises)
     assert tried == [(finished, f"rehearse {finished.case_id}")], "one attempt, and none for a failed case"
     assert groups.rebuilt == 1, "a failure rebuilds the process group of the measured collectives"
+    assert groups.checked == 1, "a failure may have broken the default process group"
     assert state.status.case == "the case that waits"
     (finding,) = again.findings(waiting)
     assert (finding.case_id, finding.kind) == (waiting.case_id, "not_compared")
     assert finding.statement.startswith(f"{finished.case_id} could not be run again")
     assert finding.statement.endswith(": rank 1: MemoryError")
     assert list(again.findings(elsewhere)) == []
+
+
+def test_rank_0_saves_in_a_phase_of_its_own_and_changes_are_nobodys(state: RankState) -> None:
+    (case,) = expand_cases(compose_config([*OVERRIDES, "reduction=[sum]", "sharding=[even]"], nproc_per_node=2))
+    phases, groups = list[str](), Groups()
+    waiting: dict[str, list[int]] = {}
+    groups.control.changed = waiting
+
+    def measure(enter: Callable[[str], None]) -> SimpleNamespace:
+        enter("aggregate")
+        torch.set_grad_enabled(False)
+        return SimpleNamespace(gradient=[("weight", torch.ones(1))])
+
+    comparisons = SimpleNamespace(keep=lambda case, gradient: phases.append(state.phase))
+    drifts = SimpleNamespace(of=lambda case, trial: None)
+    again = Rehearsal(
+        cast(World, groups), state, cast(Comparisons, comparisons), cast(Drifts, drifts), {case: Row(OK, 3, "")}, {}
+    )
+    again.of(case.setting, lambda case, row: cast(Trial, SimpleNamespace(measure=measure)))
+    assert phases == ["rehearse"]
+    assert waiting == {}
+    assert groups.control.changed == {"grad mode from True to False": [0]}
 
 
 def test_a_quarantined_case_is_not_replayed(state: RankState) -> None:
