@@ -136,7 +136,7 @@ def _back() -> object:
     os.chdir(here)
 
 
-@pytest.mark.parametrize("examples", [100, pytest.param(500, marks=pytest.mark.full)])
+@pytest.mark.parametrize("examples", [40, pytest.param(500, marks=pytest.mark.full)])
 def test_through_the_entry_function(examples: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = Counter[int]()
 
