@@ -20,7 +20,7 @@ from launch.resume import configure_resume, is_resume
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
-"""What a file system answers that cannot be written to."""
+"""Error numbers of a file system that cannot be written to."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

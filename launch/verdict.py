@@ -92,7 +92,7 @@ def _absent(
 
 
 def _said_by_torchrun(run_dir: RunDir, culprits: Sequence[Death]) -> str:
-    """Where nothing has ended by itself, what torchrun's logs end with."""
+    """The last words of torchrun's logs, where no rank has reported an ending."""
     logs = [] if culprits else sorted(path.stem for path in run_dir.ranks.path.glob("torchrun*.log"))
     telling = [log for log in logs if names_an_error(run_dir, log)] or logs
     return "".join(f"; {end}" for log in telling if (end := end_of_log(run_dir, log)))

@@ -55,7 +55,7 @@ class Control:
         return int(signs)
 
     def waiting(self) -> tuple[bool, float]:
-        """Whether this rank waits because it failed, and the seconds that it has stood in a collective; 0 outside of any."""
+        """Return True if this rank waits because it failed, and its seconds in the current collective, or 0."""
         since = self.waits_since
         return self.failing, time.monotonic() - since if since else 0.0
 

@@ -92,7 +92,7 @@ def describe(error: Exception) -> str:
 
 
 def _attempt(control: Control, work: Callable[[], T]) -> tuple[tuple[T] | None, Exception | None, float, list[str]]:
-    """What came of it; or what went wrong on this rank, and when; and the settings that it changed."""
+    """Return the result, or the error of this rank and its time; and the settings that the work changed."""
     changed = list[str]()
     try:
         with restored(changed):  # the control group's own tensors depend on them, too

@@ -26,7 +26,7 @@ _AGAIN_S = 5.0
 _GRACE_S = 5.0
 """Beyond the deadline, for a collective to give up by itself: then its case fails, and the world goes on."""
 CONTROL_GRACE_S = 600.0
-"""How much longer than a measured collective the control group waits: there the others wait for rank 0's references too."""
+"""Seconds that the control group waits beyond a measured collective: ranks wait there for rank 0's references too."""
 _NAMED = 8
 """Ranks whose places are listed."""
 WAITING = ("sync", "aggregate", "failed")
@@ -160,7 +160,7 @@ class Guard:
         return now - self.state.since > _BEFORE * self._deadline_s and now - self._asked > again
 
     def _ask(self, lifeline: Lifeline) -> None:
-        """Long work of a rank's own is none of its peers' fault: while all answer, nothing happens."""
+        """Give up nobody while all ranks answer: a long computation on one rank is not an error of the others."""
         answers = lifeline.ask()
         if self._lost(answers):
             lost, answers = self._lost(answers), lifeline.ask()  # one silence may be a long call that holds the interpreter
@@ -191,7 +191,7 @@ class Guard:
 
 
 def _describe(answer: Answer) -> str:
-    """Where another rank is, as far as it says so."""
+    """Position of another rank, as reported by that rank."""
     doing = answer.doing
     if answer.found != ANSWERS:
         return f"is {answer.found}"

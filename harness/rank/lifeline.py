@@ -31,7 +31,7 @@ _LONGEST_PLACE = 200
 
 @dataclass(frozen=True)
 class Doing:
-    """What a rank does."""
+    """Activity of a rank: its phase, its case and the line of code."""
 
     phase: str = ""
     seconds: float = 0.0

@@ -28,7 +28,7 @@ class Difference:
     mean: float
     """Over the units."""
     low: float
-    """Of the interval; NaN where there are too few units."""
+    """Lower end of the interval; NaN where there are too few units."""
     high: float
     units: int
     """Launches; or where there is one launch, its visits."""

@@ -158,7 +158,7 @@ def test_no_time_is_stated_that_has_not_passed(run: RunDir) -> None:
 
 @pytest.fixture
 def two_nodes(tmp_path: Path) -> RunDir:
-    """Of two hosts, both of which have come."""
+    """Run directory of two hosts that have both reported."""
     overrides = ["launch=torchrun_nodes", "launch.hosts=[a,b]", "torchrun.nproc_per_node=1", f"results_dir={tmp_path}"]
     run = RunDir.create(configure(overrides, None), datetime.now())
     for node in (0, 1):

@@ -1,4 +1,4 @@
-"""What a host lacks is refused in its own words, before a rank is started."""
+"""Refusals for what a host lacks, before a rank is started."""
 
 import socket
 import subprocess

@@ -3,6 +3,7 @@
 import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -129,3 +130,28 @@ def other_bits_on_rank_1(world: World) -> list[str]:
 
     found = audit(model, loss, (inputs, target), step)
     return [found.verdict, found.confidence]
+
+
+def a_step_that_raises_on_rank_1(world: World) -> list[str]:
+    """Audit a step that raises on rank 1 before its collective; return the error of each rank.
+
+    Rank 0 waits in the step's all-reduce until rank 1 takes part, which it does once the audit has raised there.
+    """
+    torch.manual_seed(0)
+    model, group = nn.Linear(4, 3), dist.new_group(backend="gloo", timeout=timedelta(seconds=30))
+    batch = (torch.randn(6, 4), torch.randint(3, (6,)))
+
+    def step() -> None:
+        if world.rank == 0:
+            dist.all_reduce(torch.ones(1), group=group)
+        raise ValueError(f"planted on rank {world.rank}")
+
+    try:
+        audit(model, _each_loss, batch, step)
+        error = ""
+    except (ValueError, RuntimeError) as raised:
+        error = str(raised)
+    if world.rank == 1:
+        dist.all_reduce(torch.ones(1), group=group)
+    dist.destroy_process_group(group)
+    return world.control.all_gather_text(error)

@@ -46,7 +46,7 @@ def _timeout_s() -> float:
 
 
 def _alone(world: World, group: dist.ProcessGroup) -> dict[str, str]:
-    """Where rank 0 is seen to stand while it waits alone, and what all ranks say once it has given up."""
+    """Return the position of rank 0 while it waits alone, and the messages of all ranks after its timeout."""
     failure, places = "", list[Place]()
     ended = threading.Event()
     watch = threading.Thread(target=lambda: places.extend(_looks_until(ended)))

@@ -10,9 +10,9 @@ from harness.rank.process_group import World
 from harness.tensors import collectives
 
 ROWS, COLUMNS = 6, 4
-"""Of every value; two and three ranks divide the rows."""
+"""Values of each kind; two and three ranks divide the rows."""
 _BEYOND = 1e6
-"""What stands beside a column."""
+"""Value of the other columns."""
 
 
 def layouts(value: Tensor) -> dict[str, Tensor]:

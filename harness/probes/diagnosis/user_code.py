@@ -65,19 +65,21 @@ def audit(
     """
     plain = _unwrapped(model)
     used = UserStep(step, _unwrapped(trained or model))
-    with _control() as control, _failing_together(control):
+    with _control() as control:
+        # A rank whose step raises leaves at once: the others may wait for it in the step's own collectives.
         watched = used.watched() if warm_up else None
         for _ in range(warm_up - 1):
             used.gradient()
         value = used.gradient()
         repeats = torch.equal(value.view(torch.uint8), used.gradient().view(torch.uint8))  # NaN is equal to itself here
-        precisions = Precisions.of(control, watched, _dtypes(plain), value.dtype, precision)
-        batches = [batch] if previous is None else [batch, previous]
-        loop = LoopWitness(control, plain, loss, batches, accumulation_steps, watched.passes if watched else 0)
-        way = loop.nearest(ways(precisions.computed, _dtypes(plain)), value)
-        if way is NATIVE:
-            precisions = precisions.without_computing(_dtypes(plain))
-        found = _verdict(loop, way, precisions, value, repeats)
+        with _failing_together(control):
+            precisions = Precisions.of(control, watched, _dtypes(plain), value.dtype, precision)
+            batches = [batch] if previous is None else [batch, previous]
+            loop = LoopWitness(control, plain, loss, batches, accumulation_steps, watched.passes if watched else 0)
+            way = loop.nearest(ways(precisions.computed, _dtypes(plain)), value)
+            if way is NATIVE:
+                precisions = precisions.without_computing(_dtypes(plain))
+            found = _verdict(loop, way, precisions, value, repeats)
     return replace(found, statement=f"{found.statement}; {_RESTORED}") if used.updates else found
 
 

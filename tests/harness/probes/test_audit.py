@@ -188,6 +188,13 @@ def test_a_step_that_leaves_other_bits_on_another_rank_is_told_on_rank_0(worlds:
     assert worlds.run(ranks, "tests.worlds.audits:other_bits_on_rank_1") == ["non_deterministic", "proved"]
 
 
+@pytest.mark.parametrize("ranks", [2])
+def test_a_rank_whose_step_raises_leaves_at_once(worlds: Pool, ranks: int) -> None:
+    """Waiting for the others, it would deadlock with a rank that waits for it in the step's own collective."""
+    errors = worlds.run(ranks, "tests.worlds.audits:a_step_that_raises_on_rank_1")
+    assert errors == ["planted on rank 0", "planted on rank 1"]
+
+
 UNSEEN = {"precision", "cannot_tell"}
 IN_BFLOAT16: list[tuple[dict[str, Any], set[str]]] = [
     *(({"how": how}, {"precision"}) for how in ("autocast", "passes", "hook", "fsdp_reduce", "fsdp_compute")),

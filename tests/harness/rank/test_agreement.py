@@ -21,7 +21,7 @@ def raising(error: Exception) -> Callable[[], None]:
 
 
 def said_alone(error: Exception) -> dict[str, object]:
-    """What a rank whose work raises it tells the others."""
+    """Return the message of a rank whose work raises this error."""
     told: list[str] = []
     control = Control(None, 0, 1)
     control.all_gather_text = lambda text: told.append(text) or [text]  # type: ignore[method-assign, func-returns-value]

@@ -25,7 +25,7 @@ PROBE, SETTINGS = "collectives", 3
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
-    """Of a sweep that has not begun."""
+    """Files of a sweep that has not begun."""
     asked = ["experiment=all_reduce_sweep", "torchrun.nproc_per_node=2", f"results_dir={tmp_path}"]
     return RunDir.create(configure(asked, None), datetime.now())
 

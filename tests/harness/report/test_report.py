@@ -158,7 +158,7 @@ def test_nan_is_further_than_any_number(run_dir: RunDir) -> None:
 
 
 def test_the_first_line_is_of_every_launch(tmp_path: Path) -> None:
-    """Of a case that one launch got right and the next one wrong, and without a case that one launch failed."""
+    """The first line counts a case as wrong if any launch is, and leaves out a case that one launch failed."""
     right = {"sum": (1e-8, 2e-8), "mean": (1e-8, 3e-3), "none": (5.0, 5.0)}
     run_dir = make_run(
         tmp_path,

@@ -73,7 +73,7 @@ def test_one_case_has_no_ratio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("visits", [1, 5])
 def test_the_extremes_of_many_equal_cases_are_no_difference(visits: int) -> None:
-    """Of 20 runs one may be called different; more than 4 have a chance of 0.3 %."""
+    """One false claim in 20 runs is expected; more than 4 have a chance of 0.3 %."""
     random = np.random.default_rng(0)
     claimed = [_widest(np.exp(0.3 * random.standard_normal((CASES, 20))), visits).claimed for _ in range(DRAWS)]
     assert sum(claimed) <= 4
@@ -108,7 +108,7 @@ def test_a_difference_that_every_launch_shows_is_seen_whatever_the_medians_say()
 
 
 def _widest(steps: np.ndarray, visits: int) -> StepRatio:
-    """Of the cases, [cases, iterations]."""
+    """Widest ratio of cases whose steps are [cases, iterations] seconds."""
     cases, iterations = np.indices(steps.shape)
     frame = pd.DataFrame({"case_id": cases.ravel().astype(str), "launch": 0, "step_s": steps.ravel()})
     frame["visit"] = iterations.ravel() * visits // steps.shape[1]
