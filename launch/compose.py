@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def available_options(config_dir: str | None = None) -> dict[str, list[str]]:
 def _hydra(config_dir: str | None) -> Iterator[None]:
     if config_dir is not None and not Path(config_dir).is_dir():
         raise RefusedError(f"--config-dir {config_dir}: no such folder")
-    search_path = create_config_search_path("pkg://harness.conf")
+    search_path = create_config_search_path(_shipped())
     if config_dir is not None:
         search_path.prepend(provider="--config-dir", path=f"file://{Path(config_dir).absolute()}", anchor="schema")
     version.setbase("1.3")
@@ -77,6 +78,11 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().clear()
+
+
+def _shipped() -> str:
+    """Return where conf/ is: in the installed package, or beside it in a checkout that is not installed."""
+    return "pkg://harness.conf" if find_spec("harness.conf") else f"file://{Path(__file__).parent.parent / 'conf'}"
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -1,5 +1,6 @@
 """How many CUDA devices this host shows, asked without importing torch here."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -11,6 +12,11 @@ from harness.schema.refusal import RefusedError
 WITHOUT_GPU = 2
 """Ranks on a machine without a CUDA device: the least that reduces anything."""
 _TIMEOUT_S = 120
+_ROOT = Path("/")
+_SIGNS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*", "dev/dxg", "dev/kfd")
+"""Files of a GPU's driver; dxg is WSL's, and kfd is AMD's."""
+_NVML = "libnvidia-ml.so.1"
+"""A library of NVIDIA's driver. A host that has just started may have none of the files before a process uses a GPU."""
 
 
 def default_ranks(device: str | None) -> int:
@@ -19,8 +25,8 @@ def default_ranks(device: str | None) -> int:
 
 
 def visible_gpus() -> int:
-    """CUDA devices that a rank would see; CUDA_VISIBLE_DEVICES counts. Not asked where there is no NVIDIA device."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+    """CUDA devices that a rank would see; CUDA_VISIBLE_DEVICES counts. Torch is not asked on a host without a GPU's driver."""
+    if not _has_driver():
         return 0
     command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     try:
@@ -28,6 +34,16 @@ def visible_gpus() -> int:
         return int(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return 0
+
+
+def _has_driver() -> bool:
+    if any(any(_ROOT.glob(sign)) for sign in _SIGNS):
+        return True
+    try:
+        ctypes.CDLL(_NVML)
+    except OSError:
+        return False
+    return True
 
 
 def check_ranks(config: BenchmarkConfig, ranks: int) -> None:

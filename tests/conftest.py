@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from harness.report.frame import Run, load_run
 from harness.report.render import show
-from tests.running import launch, torchrun
+from tests.running import ENVIRONMENT, launch, torchrun
 from tests.sharing import group_by_fixture, turn
 from tests.worlds.pool import Pool, WorldError
 
@@ -23,6 +23,14 @@ _SHOWN = 2000
 # The same examples everywhere, and no opinion on how long they take: a machine that is busy for a second fails no test.
 settings.register_profile("reducebench", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("reducebench")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from every test but those of `-m gpu`: the others expect that the defaults take the CPU and gloo."""
+    if config.option.markexpr != "gpu":
+        hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+        os.environ.update(hidden)
+        ENVIRONMENT.update(hidden)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
         if not torch.cuda.is_available():
             for item in marked:
-                item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+                item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device; -m gpu shows the GPUs to the tests"))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from harness.probes.accesses import PinnedCopy, SideStream
+from harness.rank.preflight import SHARING
 from harness.report.frame import Run, load_run
 from harness.report.staleness import reads
 from harness.report.stories import tell
@@ -22,8 +24,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
 def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
-    if backend == "nccl" and ranks > torch.cuda.device_count():
-        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    check_gpus(backend, ranks)
     run = run_of(backend, ranks, tmp_path, "sync=[none,device,barrier]", "iterations=3", "precision=[fp32,fp64]")
     skipped = run.cases[run.cases.status == "skipped"]
     assert set(zip(skipped.workload, skipped.reduction, strict=True)) == {("cnn_digits", "per_sample_vmap")}
@@ -39,8 +40,7 @@ def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 2)])
 def test_where_the_time_goes_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     """Every policy of waiting, the device's own arrivals, and the twins' events."""
-    if backend == "nccl" and ranks > torch.cuda.device_count():
-        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    check_gpus(backend, ranks)
     run = run_of(
         *(backend, ranks, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "aggregation=[all_reduce,bucketed]"),
         f"sync=[{','.join(AVAILABLE['sync'])}]",
@@ -56,10 +56,9 @@ def test_where_the_time_goes_on_cuda(backend: str, ranks: int, tmp_path: Path) -
         assert (times.phases["cuda_event", "collective_alone"] > 0).all()
 
 
-@pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 1), ("nccl", 2)])
+@pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 2)])
 def test_the_sweep_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
-    if backend == "nccl" and ranks > torch.cuda.device_count():
-        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    check_gpus(backend, ranks)
     run = run_of(backend, ranks, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "probe=[collectives]")
     assert "ok" in set(run.probes.status)
     assert not (run.probes.status == "failed").any(), "what arrives is right in every size, or skipped with its reason"
@@ -69,8 +68,7 @@ def test_the_sweep_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
 def test_stale_reads_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     """Controls hold, and a read that does not wait is stale once what it should wait for is delayed."""
-    if backend == "nccl" and ranks > torch.cuda.device_count():
-        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    check_gpus(backend, ranks)
     run = experiment("gradient_sums", backend, ranks, tmp_path)
     counted = reads(run.observations[run.observations.probe.astype(str) == "staleness"])
     safe = counted[counted.safe]
@@ -98,21 +96,20 @@ def test_faults_on_cuda(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
 def test_every_strategy_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
-    if backend == "nccl" and ranks > torch.cuda.device_count():
-        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    check_gpus(backend, ranks)
     run = experiment("aggregation", backend, ranks, tmp_path, "precision=[fp64]", "workload=[mlp_digits]", "sharding=[even]")
     rows = run.discrepancies[(run.discrepancies.against == REFERENCE) & (run.discrepancies.parameter == "")]
     rows = rows.merge(run.cases, on="case_id")
     lossless = rows[~rows.aggregation.isin(["ddp_fp16", "ddp_bf16", "ddp_powersgd"])]
     assert (lossless.relative_l2 < 1e-12).all()
     assert (backend != "nccl") or "ddp_bf16" in set(rows.aggregation)
+    assert "fsdp" in set(rows.aggregation)
 
 
 @pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
 def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     """SyncBatchNorm is held against the full batch; TF32 is further away than float32, and nearer than bfloat16."""
-    if backend == "nccl" and ranks > torch.cuda.device_count():
-        pytest.skip(f"nccl takes one rank a GPU, and {torch.cuda.device_count()} are visible")
+    check_gpus(backend, ranks)
     run = run_of(
         *(backend, ranks, tmp_path, "workload=[cnn_digits,transformer_topics]", "reduction=[mean]", "iterations=2"),
         *("precision=[fp64,fp32,tf32,bf16,bf16_autocast,fp16_scaled]", "batchnorm=[per_rank,synced]", "sharding=[even,uneven]"),
@@ -151,6 +148,13 @@ def test_traces_on_cuda(tmp_path: Path) -> None:
     assert any(event.get("cat") == "kernel" for event in events)
     for phase in ("forward", "backward", "aggregate"):
         assert sum(event["name"] == phase and event.get("cat") == "user_annotation" for event in events) == 3
+
+
+def check_gpus(backend: str, ranks: int) -> None:
+    """Skip where NCCL has fewer GPUs than ranks, unless it was told that ranks may share one (NCCL 2.30 and newer)."""
+    visible = torch.cuda.device_count()
+    if backend == "nccl" and ranks > visible and os.environ.get(SHARING) != "1":
+        pytest.skip(f"nccl takes one rank a GPU, and {visible} are visible; {SHARING}=1 lets them share one")
 
 
 def experiment(name: str, backend: str, ranks: int, results: Path, *overrides: str) -> Run:

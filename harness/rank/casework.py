@@ -134,7 +134,8 @@ class CaseWork:
             return self._settle(case, trial, bare, blank) if last else None
         except CaseFailedError as error:
             self.world.rebuild_measured()
-            return replace(blank, status=FAILED, reason=str(error))
+            impossible = trial.parts.determinism.impossible(str(error))
+            return replace(blank, status=SKIPPED if impossible else FAILED, reason=impossible or str(error))
 
     def _knowing_usage(self, trial: Trial) -> Trial:
         """Find out what the aggregation must know. Raises CaseFailedError."""

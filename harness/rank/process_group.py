@@ -25,7 +25,7 @@ NCCL_GRACE_S = 10.0
 
 
 class BrokenGroupError(Exception):
-    """A failure has left the user's default group in a state in which nothing can be run in it; another world has another."""
+    """A failure has left the user's default group, or a CUDA device, so that nothing runs on it; another world can."""
 
 
 Check = Callable[[Control, torch.device, str], None]
@@ -59,6 +59,8 @@ class World:
     _subgroups: dict[int, tuple[ProcessGroup, ProcessGroup]] = field(default_factory=dict)
     _suspect: bool = False
     """True from a failure until `check_default`."""
+    _lost_device: bool = False
+    """True where a rank's CUDA device fails every call, as after a device-side assert: only another process can use it."""
 
     @classmethod
     def open(
@@ -90,15 +92,20 @@ class World:
         return replace(self, rank=0, size=1, control=Control(None, 0, 1))
 
     def rebuild_measured(self) -> None:
-        """Replace the measured group, which a failure may have broken on some ranks only."""
+        """Replace the measured group, which a failure may have broken on some ranks only; all ranks call alike."""
         self._suspect = True
+        self._lost_device = self.control.any(not _works(self.device))
+        if self._lost_device:
+            return  # a new group would raise before the case that failed has its row
         for group in (self.measured, *(group for pair in self._subgroups.values() for group in pair)):
             dist.destroy_process_group(group)
         self._subgroups.clear()
         self.measured = _measured_group(self.backend, self.deadline_s, self.device)
 
     def check_default(self) -> None:
-        """After a failure, all ranks call alike. Raises BrokenGroupError, on all, where the default group is broken by it."""
+        """After a failure, by all ranks. Raises BrokenGroupError, on all, where the default group or a device is lost."""
+        if self._lost_device:
+            raise BrokenGroupError("after this failure every call of CUDA fails in the process of a rank")
         suspect, self._suspect = self._suspect, False
         if not suspect or self.size == 1:
             return
@@ -144,8 +151,24 @@ def ranks_per_node(control: Control) -> int:
     return own
 
 
+def _works(device: torch.device) -> bool:
+    """False where CUDA answers every call with an earlier error. It does not wait for the device: a peer may never come."""
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.current_stream(device).query()
+    except RuntimeError:
+        traceback.print_exc()
+        return False
+    return True
+
+
 def choose_device(config: BenchmarkConfig, local_rank: int) -> torch.device:
-    """The device of this rank on its node: by LOCAL_RANK, never by the global rank."""
+    """The device of this rank on its node: by LOCAL_RANK, never by the global rank. A run on the CPU hides its host's GPUs."""
+    if config.device == "cpu":
+        os.environ.update(
+            CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES=""
+        )  # torch's PowerSGD hook waits for a GPU if one is seen
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -4,10 +4,13 @@ import errno
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch.__main__ import main
+from launch.compose import compose_config
+from launch.devices import visible_gpus
 from tests.needs import needs
 from tests.worlds.pool import Pool
 
@@ -157,3 +160,23 @@ def test_what_the_system_refuses_is_said_as_it_is(
     monkeypatch.setattr("launch.__main__._do", fail)
     assert main([]) == 1
     assert capsys.readouterr().err == f"reducebench: {said}\n"
+
+
+def test_a_gpu_without_device_files_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A host that has just started has none before the first process that uses a GPU: seen on an H200."""
+    monkeypatch.setattr("launch.devices._ROOT", tmp_path)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: SimpleNamespace(stdout="4\n"))
+    monkeypatch.setattr("launch.devices._NVML", "libnosuch.so.1")
+    assert visible_gpus() == 0
+    for sign in ("proc/driver/nvidia/gpus/0000:00:06.0", "dev/nvidia0", "dev/kfd"):
+        (tmp_path / sign).mkdir(parents=True)
+        assert visible_gpus() == 4
+        (tmp_path / sign).rmdir()
+    monkeypatch.setattr("launch.devices._NVML", None)  # the program itself, which loads
+    assert visible_gpus() == 4
+
+
+def test_a_checkout_that_is_not_installed_finds_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = compose_config([], nproc_per_node=1)
+    monkeypatch.setattr("launch.compose.find_spec", lambda name: None)
+    assert compose_config([], nproc_per_node=1) == installed

@@ -87,3 +87,18 @@ class Complex(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return (inputs.to(self.weight.dtype) @ self.weight).abs()
+
+
+class Putting(nn.Module):
+    """Calls an operator that has no deterministic algorithm on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(FEATURES, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        torch.zeros(2, device=inputs.device).put_(
+            torch.zeros(1, dtype=torch.long, device=inputs.device), inputs.new_ones(1).float()
+        )
+        last: Tensor = self.last(inputs)
+        return last

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from unittest.mock import patch
 
 import torch
 from torch.distributed import PrefixStore, Store
@@ -10,7 +12,7 @@ from harness.probes import crafted
 from harness.rank import preflight
 from harness.rank.environment.versions import versions
 from harness.rank.gathering import UnreachableError, gather
-from harness.rank.process_group import World, open_store
+from harness.rank.process_group import BrokenGroupError, World, open_store
 from harness.schema.refusal import RefusedError
 
 
@@ -84,3 +86,20 @@ def wrong_sum(world: World) -> None:
 def absent(store: Store, rank: int) -> None:
     """A third rank is waited for, and never comes."""
     gather(PrefixStore("absent", store), rank, 3, 3.0)
+
+
+def lost_device(world: World) -> list[list[str]]:
+    """Rebuild the measured group where rank 1's device fails every call; return what each rank says and does then."""
+    own = replace(world)
+    with patch("harness.rank.process_group._works", lambda device: world.rank != 1):
+        own.rebuild_measured()
+    told = [said_broken(own.check_default), "kept" if own.measured is world.measured else "another group"]
+    return [json.loads(text) for text in world.control.all_gather_text(json.dumps(told))]
+
+
+def said_broken(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except BrokenGroupError as error:
+        return str(error)
+    return ""

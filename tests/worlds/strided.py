@@ -1,13 +1,19 @@
 """Collectives on tensors that are not contiguous, and alike on some ranks only."""
 
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from harness.probes.control import Control
 from harness.rank.process_group import World
 from harness.tensors import collectives
+from harness.tensors.sharded import whole
 
 ROWS, COLUMNS = 6, 4
 """Values of each kind; two and three ranks divide the rows."""
@@ -105,3 +111,17 @@ def _scattered(world: World, laid: Callable[[Tensor], Tensor], total: Tensor) ->
     collectives.reduce_scatter_single(share, whole, group=world.measured)
     right = total.reshape(ROWS, COLUMNS)[:, 1]
     return torch.equal(share, right[world.rank * len(share) :][: len(share)])
+
+
+def in_pieces(world: World) -> list[str]:
+    """Return the DTensors, by shape and placement, that are not whole on some rank after gathering."""
+    mesh = DeviceMesh.from_group(world.measured, "cpu", mesh_dim_names=("pieces",))
+    found = []
+    for shape in ((6, 4), (5, 3, 2), (1, 4), (7,), (0, 4)):
+        for placement in (Shard(0), Replicate(), *[Shard(1)] * (len(shape) > 1)):
+            value = torch.arange(float(math.prod(shape))).reshape(shape)
+            pieces = distribute_tensor(value, mesh, [placement])
+            with patch.object(DTensor, "full_tensor", None) if placement == Shard(0) else nullcontext():
+                if not torch.equal(whole(pieces), value):
+                    found.append(f"{shape} {placement}")
+    return sorted({text for texts in world.control.all_gather_text("\n".join(found)) for text in texts.splitlines()})

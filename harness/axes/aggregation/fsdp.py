@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
 from harness.schema.context import Context
+from harness.tensors.sharded import whole
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,7 +81,7 @@ class ShardedExchange(Exchange):
         self._sharded.reshard()
 
     def whole(self, tensor: Tensor) -> Tensor:
-        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return whole(tensor)
 
     def _communicate(self, yes: bool) -> None:
         self._sharded.set_requires_gradient_sync(yes)

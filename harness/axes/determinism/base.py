@@ -12,3 +12,7 @@ class Determinism(Option):
     def computing(self) -> AbstractContextManager[Any]:
         """Around everything that the case computes."""
         return nullcontext()
+
+    def impossible(self, error: str) -> str | None:
+        """Why no case with this option can compute what failed with `error`; None where another reason made it fail."""
+        return None

@@ -15,6 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from harness.tensors.sharded import whole
+
 _COLLECTIVES = ("c10d", "_c10d_functional", "fsdp")
 """Namespaces of operators that send."""
 _PARAMETERS = ("gather", "broadcast", "copy_in", "copy_out", "chunk_cat")
@@ -67,7 +69,7 @@ class UserStep:
         hook = register_optimizer_step_pre_hook(self._before_optimizer)
         try:
             self._step()
-            return flat([_whole(self._of(parameter)) for parameter in self._trained])
+            return flat([whole(self._of(parameter)) for parameter in self._trained])
         finally:
             hook.remove()
             self._restore()
@@ -242,9 +244,3 @@ def _local(tensor: Tensor) -> Tensor:
     """The part of a DTensor that this rank holds; any other tensor as it is."""
     part: Tensor = getattr(tensor, "to_local", lambda: tensor)()
     return part
-
-
-def _whole(gradient: Tensor) -> Tensor:
-    """A DTensor in one piece."""
-    gathered: Tensor = getattr(gradient, "full_tensor", lambda: gradient)()
-    return gathered

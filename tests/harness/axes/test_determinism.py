@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils import deterministic
 
 from harness.axes.determinism.deterministic import DeterministicDeterminism
 
@@ -15,6 +16,8 @@ def test_deterministic_algorithms_hold_for_the_case_alone(before: bool) -> None:
     try:
         with DeterministicDeterminism().computing():
             assert (torch.are_deterministic_algorithms_enabled(), cudnn.benchmark) == (True, False)
+            assert not deterministic.fill_uninitialized_memory, "kernels that training does not have"
+        assert deterministic.fill_uninitialized_memory
         assert (torch.are_deterministic_algorithms_enabled(), cudnn.benchmark) == (before, True)
     finally:
         torch.use_deterministic_algorithms(False)

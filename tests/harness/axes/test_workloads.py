@@ -129,13 +129,8 @@ def test_lazy_modules_get_their_parameters_from_the_seed() -> None:
 
 
 def test_sparse_gradients_are_skipped_or_fail_by_name_in_one_world(measure: Measure, tmp_path: Path) -> None:
-    (tmp_path / "workload").mkdir()
     for name, model, data in (("sparse", "Sparse", "words"), ("inside", "SparseInside", "words"), ("lazy", "lazy", "plain")):
-        makers = f"model: {{_target_: tests.worlds.odd_data.{model}, _partial_: true}}\n  "
-        makers += f"data: {{_target_: tests.worlds.odd_data.{data}, _partial_: true}}\n  "
-        loss = "loss: {_target_: torch.nn.MSELoss, _partial_: true}\n"
-        text = f"{name}:\n  _target_: harness.axes.workload.base.Workload\n  {makers}{loss}"
-        (tmp_path / "workload" / f"{name}.yaml").write_text(text)
+        write_workload(tmp_path, name, model, data)
     few = ("reduction=[mean]", "aggregation=[all_reduce,ddp]", "global_batch_size=8", "iterations=1")
     run = measure(f"--config-dir={tmp_path}", "workload=[sparse,inside,lazy]", *few)
     cases = run.cases.set_index("workload")
@@ -151,3 +146,27 @@ def test_sparse_gradients_are_skipped_or_fail_by_name_in_one_world(measure: Meas
     assert all(f"rank {rank}" in reason for rank in (0, 1))
     assert reason.count("ValueError: the gradient of a parameter of shape (9, 4) is sparse_coo") == 2
     assert "Timed out" not in reason, "the rank without samples waits for nobody"
+
+
+def test_what_has_no_deterministic_algorithm_is_skipped_by_name(measure: Measure, tmp_path: Path) -> None:
+    write_workload(tmp_path, "putting", "Putting", "plain")
+    few = ("reduction=[mean]", "determinism=[default,deterministic]", "global_batch_size=8", "iterations=1")
+    run = measure(f"--config-dir={tmp_path}", "workload=[putting,mlp_digits]", *few)
+    assert run.cases.set_index(["workload", "determinism"]).status.to_dict() == {
+        ("putting", "default"): "ok",
+        ("putting", "deterministic"): "skipped",
+        ("mlp_digits", "default"): "ok",
+        ("mlp_digits", "deterministic"): "ok",
+    }
+    (reason,) = run.cases.reason[run.cases.status == "skipped"]
+    assert reason == "torch has no deterministic algorithm for put_ on this device"
+
+
+def write_workload(folder: Path, name: str, model: str, data: str) -> None:
+    """Configure a workload of `tests.worlds.odd_data`."""
+    (folder / "workload").mkdir(exist_ok=True)
+    makers = f"model: {{_target_: tests.worlds.odd_data.{model}, _partial_: true}}\n  "
+    makers += f"data: {{_target_: tests.worlds.odd_data.{data}, _partial_: true}}\n  "
+    loss = "loss: {_target_: torch.nn.MSELoss, _partial_: true}\n"
+    text = f"{name}:\n  _target_: harness.axes.workload.base.Workload\n  {makers}{loss}"
+    (folder / "workload" / f"{name}.yaml").write_text(text)

@@ -1,11 +1,14 @@
 """What a host's files tell, on trees of such files; who is busy, on real processes; and what a run writes down of both."""
 
+import ctypes
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ from harness.rank.environment import neighbours
 from harness.rank.environment.files import cpu_list, spell_cpus
 from harness.rank.environment.host import Host
 from harness.rank.environment.neighbours import Look, Process, between, family, look
+from harness.rank.environment.versions import versions
 from harness.report.frame import load_run
 from tests.running import ENVIRONMENT, HANG_S, ROOT
 
@@ -173,3 +177,19 @@ def test_a_run_names_its_busy_neighbour_and_no_secret(busy: "subprocess.Popen[by
     assert environment["environment_variables"]["NCCL_DEBUG"] == "WARN"
     assert "sesame" not in (run.path / "environment.json").read_text()
     assert f"(pid {host['others'][0]['pid']}, " in next(line for line in done.stdout.splitlines() if line.startswith("(!) On "))
+
+
+def test_the_version_of_nccl_is_that_of_the_library_in_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen with LD_PRELOAD on an H200: torch said 2.28.9, the version that it was built with, where 2.32.3 was loaded."""
+
+    def answer(number: "ctypes._CArgObject | Any") -> int:
+        number._obj.value = 23203
+        return 0
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.nccl.version", lambda: (2, 28, 9))
+    monkeypatch.setattr("harness.rank.environment.versions._MAPS", tmp_path / "maps")
+    assert versions()["nccl"] == "2.28.9", "nothing says more"
+    (tmp_path / "maps").write_text("7f0-7f1 r-xp 0 08:01 7 /opt/libc.so.6\n7f2-7f3 r-xp 0 08:01 9 /opt/libnccl.so.2\n")
+    monkeypatch.setattr("ctypes.CDLL", lambda path: SimpleNamespace(ncclGetVersion=answer, path=path))
+    assert versions()["nccl"] == "2.32.3"

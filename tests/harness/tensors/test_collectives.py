@@ -13,6 +13,15 @@ def test_collectives_take_any_strides(ranks: int, worlds: Pool) -> None:
     assert worlds.run(ranks, "tests.worlds.strided:wrong") == []
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_sharded_tensors_are_gathered(ranks: int, worlds: Pool) -> None:
+    """Rows that the ranks do not divide, fewer rows than ranks, and none; cut along another dimension, and not cut.
+
+    Rows go without torch's own gathering, which ends the process where gloo is given CUDA tensors.
+    """
+    assert worlds.run(ranks, "tests.worlds.strided:in_pieces") == []
+
+
 def test_bits_are_those_of_the_values() -> None:
     values = torch.arange(6.0)
     assert torch.equal(bits(torch.stack([values, -values], 1)[:, 0]), bits(values))
