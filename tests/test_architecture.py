@@ -21,7 +21,8 @@ PROBES = [path.stem for path in sorted((ROOT / "conf" / PROBE).glob("*.yaml"))]
 NO_AXES = {"experiment", "launch", PROBE, "__pycache__"}
 BASES = tuple(f"harness.axes.{axis}.base" for axis in AXES)
 
-# Package to what it may import of ours, and what it must never import. The composition roots import what they like.
+# Package to what it may import of ours, and what it must never import; the first that fits counts.
+# The composition roots import what they like.
 LAW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "harness.schema": ((), ("torch", "pandas", "hydra")),
     "harness.tensors": ((), ("pandas", "hydra", "omegaconf")),
@@ -30,6 +31,7 @@ LAW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "harness.axes": (("harness.schema", "harness.tensors"), ("pandas", "hydra", "omegaconf")),
     "harness.rank": (("harness.schema", "harness.numerics", "harness.tensors", "harness.probes", *BASES), ("pandas",)),
     "harness.report": (("harness.schema",), ("torch", "hydra")),
+    "launch.agent": ((), ("pandas", "hydra", "omegaconf")),
     "launch": (("harness.schema", "harness.report"), ("torch",)),
 }
 
