@@ -1,7 +1,7 @@
 """torchrun of one host: its rendezvous holds no pickles and listens at the loopback address alone.
 
 Under `--standalone` torch.distributed.run keeps its state as pickles in a store that listens on all addresses: whoever writes
-there has code executed by it. Its static rendezvous holds no pickles, but listens on all addresses too, whatever the master's is.
+there has code executed by it. Its static rendezvous holds no pickles, but listens on all addresses, whatever the master's is.
 """
 
 import os

@@ -1,12 +1,12 @@
 """`python launch/start.py MODULE ARGUMENTS`: `python -m MODULE` with this reducebench, whatever the current directory holds.
 
-`python -m` looks into the current directory first, and would run a folder `harness` or `launch` there. Here both come from beside
-this file. All other modules are found as `python -m` finds them, the user's own in the current directory among them.
+`python -m` looks into the current directory first, and would run a folder `harness` or `launch` there. Here both come from
+beside this file. All other modules are found as `python -m` finds them, the user's own in the current directory among them.
 """
 
-import os
 import runpy
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -16,14 +16,14 @@ def main() -> None:
         del sys.path[0]
     load_own()
     if not safe:
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+        sys.path.insert(0, str(Path.cwd()))
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def load_own() -> None:
     """Import both packages from beside this file; what is inside them is then found there, whatever the path becomes."""
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+    sys.path.insert(0, str(Path(__file__).absolute().parent.parent))
     try:
         import harness  # noqa: F401
         import launch  # noqa: F401
