@@ -19,7 +19,7 @@ _HEAD = """# Dependencies and their licences
 
 Every package that `make` installs for Python 3.11 on Linux with a CPU build of torch, at the versions of constraints.txt, with
 the licence that its own metadata names. `python -m tests.dependencies` writes this page, and a test compares it with what is
-installed. A CUDA build of torch adds NVIDIA's libraries (proprietary licences) and triton (MIT), whose exact versions torch names.
+installed. A CUDA build of torch adds NVIDIA's libraries (proprietary licences) and triton (MIT), at versions that torch names.
 
 "For" is what asks for the package first: `run` is reducebench itself, the others are its extras, and `build` is the wheel.
 

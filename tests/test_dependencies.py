@@ -27,7 +27,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def undeclared(files: Iterator[Path], declared: set[str]) -> dict[str, str]:
     """Module to file of what is imported from a package that is not declared."""
-    known = {*sys.stdlib_module_names, "harness", "launch"}
+    known = {*sys.stdlib_module_names, "harness", "launch", "_typeshed"}  # the last is for type checkers alone
     homes = packages_distributions()
     found = {name: str(path.relative_to(ROOT)) for path in files for name in imported(path) if name not in known}
     return {
