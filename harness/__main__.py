@@ -3,6 +3,7 @@
 The composition root beside launch: rank 0 composes, makes the run directory, tells the others of it, and renders the report.
 """
 
+import importlib.util
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 from torch.distributed import Store
@@ -81,8 +83,21 @@ def _check_even(ranks: int, size: int) -> None:
         )
 
 
+def _check_packages() -> None:
+    """Raises RefusedError where a folder of the same name is imported in place of one of ours; executes nothing of launch."""
+    for name in ("harness", "launch"):
+        found = importlib.util.find_spec(name)
+        origin = Path(found.origin).resolve() if found and found.origin else None
+        if origin is None or origin.parent.parent != Path(__file__).resolve().parent.parent:
+            raise RefusedError(
+                f"{origin or name} is another package of the name {name}, and python -m takes it, as it looks into the current "
+                "directory first; try another directory, or the command reducebench"
+            )
+
+
 def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
     """What the overrides ask for, on the ranks that torchrun has started."""
+    _check_packages()
     from launch.__main__ import parse
     from launch.compose import compose_config
     from launch.job import check
@@ -184,6 +199,11 @@ def _terminal() -> Iterator[TextIO]:
 
 
 def _answer(arguments: list[str]) -> int:
+    try:
+        _check_packages()
+    except RefusedError as error:
+        print(f"reducebench: {message_lines(str(error))}", file=sys.stderr)
+        return _REFUSAL
     from launch.__main__ import main as launch_main
 
     return launch_main(arguments)

@@ -1,11 +1,14 @@
 """Requirements on a host, checked before ranks are started on it."""
 
 import socket
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 from harness.schema.config import BenchmarkConfig
 from harness.schema.launcher import Torchrun
 from harness.schema.rank_state import check_proc
 from harness.schema.refusal import RefusedError
+from launch.targets import OWN
 
 _CONNECT_S = 5.0
 _LOOPBACK = "127.0.0.1"
@@ -16,6 +19,19 @@ def check_host(config: BenchmarkConfig) -> None:
     check_proc()
     if isinstance(config.launcher, Torchrun):
         _check_loopback()
+    else:
+        _check_directory(Path.cwd())
+
+
+def _check_directory(here: Path) -> None:
+    """Other hosts start `python -m launch.node` in the directory of this process, and it is looked into first."""
+    for name in OWN:
+        found = PathFinder.find_spec(name, [str(here)])
+        if found and found.origin and Path(found.origin).resolve().parent.parent != Path(__file__).resolve().parent.parent:
+            raise RefusedError(
+                f"{found.origin}: other hosts would run it in place of reducebench's {name}, as they start in this directory; "
+                "try another one"
+            )
 
 
 def _check_loopback() -> None:

@@ -11,6 +11,8 @@ from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig
 from harness.schema.refusal import RefusedError
 
+OWN = ("harness", "launch")
+"""reducebench's own packages."""
 _BLOCKS = (ast.If, ast.Try, ast.With, ast.For, ast.While)
 
 
@@ -44,6 +46,8 @@ def find_missing(target: str, search_path: list[str]) -> str | None:
 
 def _find_top(name: str, search_path: list[str]) -> ModuleSpec | None:
     """A top-level module, found as the ranks will; finding one, other than finding what is inside it, executes nothing."""
+    if name in OWN:  # ranks take these from beside this one, whatever the search path holds
+        return sys.modules[name].__spec__
     found = PathFinder.find_spec(name, search_path)
     finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
     return found or next((spec for find in finders if find and (spec := find(name, None))), None)

@@ -3,11 +3,16 @@
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.schema.config import BenchmarkConfig
 from harness.schema.rank_state import LAUNCHER_PID
 from harness.schema.run_dir import RunDir
+from launch import start
 from launch.task import Task
+
+START = str(Path(start.__file__).absolute())
+"""What runs a module of ours, whatever the current directory holds."""
 
 
 @dataclass(frozen=True)
@@ -21,32 +26,32 @@ class Place:
 
 
 def command(config: BenchmarkConfig, run_dir: RunDir, task: Task, place: Place | None = None) -> list[str]:
-    """What starts the ranks of a host; it can be repeated by hand. On one host the rendezvous listens for that host alone."""
+    """What starts the ranks of a host; it can be repeated by hand. On one host nothing listens for other hosts."""
+    meeting = _meeting(config, run_dir, place) if place and config.torchrun.nnodes > 1 else _one_host(config, place)
     return [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *(_meeting(config, run_dir, place) if place else _one_host(config)),
+        *(sys.executable, *meeting),
+        f"--log-dir={run_dir.scratch('torchrun')}",  # else it leaves an empty one in the folder for temporary files
         f"--nproc-per-node={config.torchrun.nproc_per_node}",
-        *("-m", "harness.rank", str(run_dir.path), *task.arguments),
+        *(START, "harness.rank", str(run_dir.path), *task.arguments),
     ]
 
 
-def _one_host(config: BenchmarkConfig) -> list[str]:
-    port = config.launcher.master_port
-    if port:
-        return ["--nnodes=1", "--node-rank=0", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    return ["--standalone", "--local-addr=127.0.0.1"]
+def _one_host(config: BenchmarkConfig, place: Place | None) -> list[str]:
+    port = place.master.rpartition(":")[2] if place else config.launcher.master_port
+    return [START, "launch.agent", f"--rdzv-endpoint=127.0.0.1:{port}"]
 
 
 def _meeting(config: BenchmarkConfig, run_dir: RunDir, place: Place) -> list[str]:
-    nodes, (host, _, port) = f"--nnodes={config.torchrun.nnodes}", place.master.rpartition(":")
+    host, _, port = place.master.rpartition(":")
+    torchrun = ["-m", "torch.distributed.run", f"--nnodes={config.torchrun.nnodes}"]
     if place.rendezvous == "static":
-        return [nodes, f"--node-rank={place.node}", f"--master-addr={host}", f"--master-port={port}"]
+        return [*torchrun, f"--node-rank={place.node}", f"--master-addr={host}", f"--master-port={port}"]
     first, seconds = place.node == 0, int(config.rendezvous_s)
     meeting = f"is_host={str(first).lower()},join_timeout={seconds},read_timeout={seconds}"
     known_as = [f"--local-addr={host}"] if first else []  # else the others would look for the name that it has for itself
     identity = f"{config.name}.{run_dir.path.name}"
     return [
-        *(nodes, "--rdzv-backend=c10d", f"--rdzv-endpoint={place.master}", f"--rdzv-id={identity}"),
+        *(*torchrun, "--rdzv-backend=c10d", f"--rdzv-endpoint={place.master}", f"--rdzv-id={identity}"),
         *(f"--rdzv-conf={meeting}", *known_as),
     ]
 

@@ -7,8 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from launch.torchrun import START
+
 ROOT = Path(__file__).parent.parent
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1")
+"""The user's own."""
+AGENT = (sys.executable, START, "launch.agent", "--rdzv-endpoint=127.0.0.1:0")
+"""The launcher's, on one host."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONWARNINGS": "default"}
 HANG_S = 900.0
 """What takes longer hangs, also on a machine that is a few times slower than a good one."""
@@ -65,6 +70,11 @@ def processes_of(path: Path) -> dict[int, str]:
             if str(path) in line:
                 found[int(entry.name)] = line
     return found
+
+
+def is_rank(line: str) -> bool:
+    """True if the command line is that of a rank that the launcher's torchrun has started."""
+    return " harness.rank " in line and " launch.agent " not in line
 
 
 def _run(*command: str, cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,8 @@ PROBES = [path.stem for path in sorted((ROOT / "conf" / PROBE).glob("*.yaml"))]
 NO_AXES = {"experiment", "launch", PROBE, "__pycache__"}
 BASES = tuple(f"harness.axes.{axis}.base" for axis in AXES)
 
-# Package to what it may import of ours, and what it must never import. The composition roots import what they like.
+# Package to what it may import of ours, and what it must never import; the first that fits counts.
+# The composition roots import what they like.
 LAW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "harness.schema": ((), ("torch", "pandas", "hydra")),
     "harness.tensors": ((), ("pandas", "hydra", "omegaconf")),
@@ -30,6 +31,7 @@ LAW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "harness.axes": (("harness.schema", "harness.tensors"), ("pandas", "hydra", "omegaconf")),
     "harness.rank": (("harness.schema", "harness.numerics", "harness.tensors", "harness.probes", *BASES), ("pandas",)),
     "harness.report": (("harness.schema",), ("torch", "hydra")),
+    "launch.agent": ((), ("pandas", "hydra", "omegaconf")),
     "launch": (("harness.schema", "harness.report"), ("torch",)),
 }
 
@@ -147,6 +149,38 @@ def test_a_collective_elsewhere_is_seen(tmp_path: Path, line: str) -> None:
     path = tmp_path / "module.py"
     path.write_text(f"import torch\nimport torch.distributed as dist\n{line}\n")
     assert collective_calls(path)
+
+
+_EXECUTES = re.compile(
+    r"eval|exec|(\w+\.)*(pickle|marshal|shelve|dill|cloudpickle|joblib)(\.\w+)?|torch\.load|np\.load|\w+\.read_pickle|"
+    r"yaml\.(unsafe_|full_)?load(_all)?|(\w+\.)*\w+_object(_list)?"
+)
+"""What executes what it reads, or unpickles it: torch's object collectives, which peers write, among them."""
+_SAFE = {"OmegaConf.to_object"}
+
+
+def executions(path: Path) -> list[str]:
+    """Calls and imports that could execute what stands in a file, in a store, or in a message of another rank."""
+    calls = (ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return [name for name in (*calls, *imports(path)) if _EXECUTES.fullmatch(name) and name not in _SAFE]
+
+
+def test_nothing_that_is_read_is_executed() -> None:
+    assert {path: found for path in modules() if (found := executions(path))} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("import pickle", "from pickle import loads", "torch.load(path)", "np.load(path, allow_pickle=True)", "eval(text)"),
+        *("yaml.load(text, yaml.Loader)", "pd.read_pickle(path)", "dist.all_gather_object(found, text)"),
+        *("from torch.distributed import broadcast_object_list", "dist.broadcast_object_list(found)"),
+    ],
+)
+def test_an_execution_is_seen(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(line)
+    assert executions(path)
 
 
 @pytest.mark.parametrize(("axis", "option"), OPTIONS)

@@ -191,12 +191,12 @@ class RunDir:
         """The folder of derived files."""
         return self.path / "report"
 
-    def scratch(self, rank: int) -> Path:
-        """Gradients of a rank that wait to be compared; gone when the run ends."""
-        return self.path / "scratch" / str(rank)
+    def scratch(self, who: int | str) -> Path:
+        """Folder of gradients of a rank that wait to be compared, or of torchrun; gone when the run ends."""
+        return self.path / "scratch" / str(who)
 
     def remove_scratch(self) -> None:
-        """Drop the waiting gradients of all ranks."""
+        """Drop the waiting gradients of all ranks, and what torchrun has left."""
         shutil.rmtree(self.path / "scratch", ignore_errors=True)
 
     def note_end(self, end: Mapping[str, Any]) -> None:

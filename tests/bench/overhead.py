@@ -9,7 +9,7 @@ from time import perf_counter
 from harness.report.frame import load_run
 from tests.running import ROOT, launch
 
-IMPORTS = ("launch.job", "torch.distributed.run", "harness.rank.session", "harness.report.render")
+IMPORTS = ("launch.job", "launch.agent", "harness.rank.session", "harness.report.render")
 """What is imported one after the other: by the launcher, by torchrun, by the ranks, and by the launcher for the report."""
 
 

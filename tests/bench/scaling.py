@@ -31,7 +31,7 @@ from harness.schema.rank_state import RankState, RankStatus
 from harness.schema.record import METRICS
 from harness.schema.run_dir import RunDir
 from launch.compose import compose_config
-from tests.running import processes_of, start_launch
+from tests.running import is_rank, processes_of, start_launch
 
 LOCAL = (2, 4, 8, 16)
 SIMULATED = (16, 64, 256, 1024, 4096)
@@ -87,7 +87,7 @@ def _most_sockets(process: "subprocess.Popen[str]", folder: Path) -> list[int]:
     most = dict[int, int]()
     while process.poll() is None:
         for pid, command in processes_of(folder).items():
-            if " -m harness.rank " in command and "torch.distributed.run" not in command:
+            if is_rank(command):
                 most[pid] = max(most.get(pid, 0), _sockets(pid))
         sleep(0.1)
     return list(most.values())

@@ -97,7 +97,7 @@ def _to_torchrun(phase: str) -> Callable[[Chaotic], None]:
         run.strike_in(phase, lambda: os.kill(torchrun(run), signal.SIGKILL))
 
     def torchrun(run: Chaotic) -> int:
-        return next(pid for pid, line in processes_of(run.results).items() if "torch.distributed.run" in line)
+        return next(pid for pid, line in processes_of(run.results).items() if " launch.agent " in line)
 
     return strike
 

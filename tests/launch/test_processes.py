@@ -10,7 +10,19 @@ import pytest
 
 from harness.report.frame import load_run
 from harness.schema.run_dir import RunDir
-from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ORPHANS_S, ROOT, launch, processes_of, start_launch, wait_until
+from tests.running import (
+    BEGUN_S,
+    ENDED_S,
+    ENVIRONMENT,
+    HANG_S,
+    ORPHANS_S,
+    ROOT,
+    is_rank,
+    launch,
+    processes_of,
+    start_launch,
+    wait_until,
+)
 
 LONG = (
     "workload=[mlp_digits]",
@@ -27,8 +39,8 @@ pytestmark = pytest.mark.full
 def test_nothing_outlives_a_torchrun_killed_before_the_ranks_report(tmp_path: Path) -> None:
     process = start_launch(*LONG, f"results_dir={tmp_path}")
     try:
-        assert wait_until(lambda: any("-u -m harness.rank" in line for line in processes_of(tmp_path).values()), BEGUN_S)
-        torchrun = next(pid for pid, line in processes_of(tmp_path).items() if "torch.distributed.run" in line)
+        assert wait_until(lambda: any(is_rank(line) for line in processes_of(tmp_path).values()), BEGUN_S)
+        torchrun = next(pid for pid, line in processes_of(tmp_path).items() if " launch.agent " in line)
         os.kill(torchrun, signal.SIGKILL)
         output, _ = process.communicate(timeout=ENDED_S)
         assert process.returncode == 1

@@ -3,6 +3,7 @@
 import shlex
 import socket
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from harness.schema.run_dir import RunDir
 from launch import nodes
 from launch.job import configure
 from launch.task import Task
-from launch.torchrun import Place, command
+from launch.torchrun import START, Place, command
 
 NODES = ("launch=torchrun_nodes", "torchrun.nnodes=2", "torchrun.nproc_per_node=4", "rendezvous_s=7", "name=two")
 
@@ -56,5 +57,24 @@ def test_without_hosts_node_0_starts_here_and_every_command_is_printed(run_dir: 
 def test_one_host_takes_a_free_port_or_the_one_that_is_asked_for(tmp_path: Path) -> None:
     asked = ["experiment=smoke", "torchrun.nproc_per_node=2", f"results_dir={tmp_path}"]
     run_dir = RunDir.create(configure([*asked, "launch.master_port=29777"], None), datetime(2026, 1, 2, 3, 4, 5))
-    assert {"--nnodes=1", "--master-addr=127.0.0.1", "--master-port=29777"} <= set(command(run_dir.config(), run_dir, Task()))
-    assert "--standalone" in command(configure(asked, None), run_dir, Task())
+    words = command(run_dir.config(), run_dir, Task())
+    assert words[:4] == [sys.executable, START, "launch.agent", "--rdzv-endpoint=127.0.0.1:29777"]
+    assert "--rdzv-endpoint=127.0.0.1:0" in command(configure(asked, None), run_dir, Task())
+
+
+@pytest.mark.parametrize("rendezvous", ["static", "c10d"])
+def test_one_host_started_as_several_are_listens_for_itself_alone(run_dir: RunDir, rendezvous: str) -> None:
+    config = replace(run_dir.config(), torchrun=replace(run_dir.config().torchrun, nnodes=1))
+    words = command(config, run_dir, Task(), Place(0, "node0:29500", rendezvous))
+    assert words[:4] == [sys.executable, START, "launch.agent", "--rdzv-endpoint=127.0.0.1:29500"]
+
+
+@pytest.mark.parametrize("place", [None, Place(1, "10.0.0.1:29500"), Place(1, "10.0.0.1:29500", "c10d")])
+def test_torchrun_leaves_its_folder_where_it_goes_with_the_run(run_dir: RunDir, place: Place | None) -> None:
+    assert f"--log-dir={run_dir.scratch('torchrun')}" in command(run_dir.config(), run_dir, Task(), place)
+
+
+@pytest.mark.parametrize("place", [None, Place(1, "10.0.0.1:29500")])
+def test_ranks_are_started_by_the_file_that_finds_reducebench_first(run_dir: RunDir, place: Place | None) -> None:
+    words = command(run_dir.config(), run_dir, Task(launch=2), place)
+    assert words[-5:] == [START, "harness.rank", str(run_dir.path), "--launch", "2"]

@@ -21,7 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ROOT, TORCHRUN, wait_until
+from tests.running import AGENT, BEGUN_S, ENDED_S, ENVIRONMENT, HANG_S, ROOT, wait_until
 
 PEERS_S = 2.0
 """Seconds that the other ranks get once one has failed: in a collective, they may wait for it forever."""
@@ -133,7 +133,7 @@ class _World:
         """Bytes of the log before the current call."""
         self._ranks: list[_Rank] = []
         address = str(self._folder / "pool")
-        command = [*TORCHRUN, f"--nproc-per-node={ranks}", "-m", "tests.worlds.serve", address]
+        command = [*AGENT, f"--log-dir={self._folder}", f"--nproc-per-node={ranks}", "-m", "tests.worlds.serve", address]
         with socket.socket(socket.AF_UNIX) as listener, self._log.open("wb") as log:
             listener.bind(address)
             listener.listen(ranks)

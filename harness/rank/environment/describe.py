@@ -15,6 +15,7 @@ from harness.rank.environment.commit import checkout
 from harness.rank.environment.files import spell_cpus
 from harness.rank.environment.gpu import Gpu, torch_facts
 from harness.rank.environment.host import Host
+from harness.rank.environment.masking import mask_text, mask_variable
 from harness.rank.environment.versions import versions
 from harness.rank.environment.watch import speaks_for_its_host
 from harness.rank.material import Material
@@ -32,7 +33,7 @@ def describe(world: World, materials: Mapping[str, Material]) -> dict[str, Any]:
     commit, dirty = checkout() if world.rank == 0 else (None, None)
     return {
         "schema_version": SCHEMA_VERSION,
-        "argv": _argv(),
+        "argv": [mask_text(word) for word in _argv()],
         "versions": versions(),
         "commit": commit,
         "dirty": dirty,
@@ -43,7 +44,7 @@ def describe(world: World, materials: Mapping[str, Material]) -> dict[str, Any]:
         "hosts": hosts,
         "ranks": said,
         "threads_per_rank": torch.get_num_threads(),
-        "environment_variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
+        "environment_variables": {k: mask_variable(k, v) for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
         "data": {key: _data(material) for key, material in materials.items()},
     }
 

@@ -15,6 +15,7 @@ import pytest
 from harness.rank.environment import neighbours
 from harness.rank.environment.files import cpu_list, spell_cpus
 from harness.rank.environment.host import Host
+from harness.rank.environment.masking import MASK, mask_text, mask_variable
 from harness.rank.environment.neighbours import Look, Process, between, family, look
 from harness.rank.environment.versions import versions
 from harness.report.frame import load_run
@@ -159,9 +160,41 @@ def test_without_proc_nobody_is_seen(tmp_path: Path) -> None:
     }
 
 
-def test_a_run_names_its_busy_neighbour_and_no_secret(busy: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "launch", "experiment=smoke", "workload=[mlp_digits]", f"results_dir={tmp_path}"]
-    settings = {"NCCL_DEBUG": "WARN", "MY_TOKEN": "sesame", "AWS_SECRET_ACCESS_KEY": "sesame"}
+SECRETS = {
+    "+env.HF_TOKEN=hf_x1": f"+env.HF_TOKEN={MASK}",
+    "++env.AWS_SECRET_ACCESS_KEY='a b'": f"++env.AWS_SECRET_ACCESS_KEY={MASK}",
+    "env={WANDB_API_KEY: x1, NCCL_ALGO: Ring}": f"env={{WANDB_API_KEY: {MASK}, NCCL_ALGO: Ring}}",
+    "+env.HTTPS_PROXY=http://me:x1@proxy:3128": f"+env.HTTPS_PROXY=http://me:{MASK}@proxy:3128",
+}
+PLAIN = (
+    "+env.NCCL_ALGO=Ring",
+    "workload.text.tokens=128",
+    "launch.master_port=29500",
+    "results_dir=/TOKENS/x",
+    "http://host:80/a@b",
+)
+
+
+@pytest.mark.parametrize("word", [*SECRETS, *PLAIN])
+def test_a_command_line_is_written_down_without_secrets(word: str) -> None:
+    assert mask_text(word) == SECRETS.get(word, word)
+
+
+def test_a_variable_of_a_secret_s_name_is_written_down_without_its_value() -> None:
+    assert mask_variable("NCCL_NET_AUTH_TOKEN", "x1") == MASK
+    assert mask_variable("TORCH_HOME", "https://me:x1@host") == f"https://me:{MASK}@host"
+    assert mask_variable("NCCL_SOCKET_IFNAME", "lo") == "lo"
+
+
+def test_a_run_names_its_busy_neighbour_and_no_secret_and_leaves_no_temporary_file(
+    busy: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    asked = ["experiment=smoke", "workload=[mlp_digits]", f"results_dir={tmp_path}", "+env.HF_TOKEN=sesame"]
+    command = [sys.executable, "-m", "launch", *asked]
+    settings = {"NCCL_DEBUG": "WARN", "MY_TOKEN": "sesame", "AWS_SECRET_ACCESS_KEY": "sesame", "NCCL_NET_TOKEN": "sesame"}
+    settings["TMPDIR"] = str(temporary)
     done = subprocess.run(
         command, cwd=ROOT, env={**ENVIRONMENT, **settings}, capture_output=True, text=True, timeout=HANG_S, check=False
     )
@@ -175,7 +208,10 @@ def test_a_run_names_its_busy_neighbour_and_no_secret(busy: "subprocess.Popen[by
     assert host["own_s"] > 0
     assert len(conditions["ranks"]) == len(environment["ranks"]) == 2
     assert environment["environment_variables"]["NCCL_DEBUG"] == "WARN"
+    assert environment["environment_variables"]["NCCL_NET_TOKEN"] == MASK
+    assert f"+env.HF_TOKEN={MASK}" in environment["argv"]
     assert "sesame" not in (run.path / "environment.json").read_text()
+    assert list(temporary.iterdir()) == []
     assert f"(pid {host['others'][0]['pid']}, " in next(line for line in done.stdout.splitlines() if line.startswith("(!) On "))
 
 

@@ -1,0 +1,35 @@
+"""`python launch/start.py MODULE ARGUMENTS`: `python -m MODULE` with this reducebench, whatever the current directory holds.
+
+`python -m` looks into the current directory first, and would run a folder `harness` or `launch` there. Here both come from
+beside this file. All other modules are found as `python -m` finds them, the user's own in the current directory among them.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Run the module under the name `__main__`, with the rest of the command line."""
+    safe = getattr(sys.flags, "safe_path", False)  # Python 3.11: neither this file's folder nor the current one is on the path
+    if not safe:
+        del sys.path[0]
+    load_own()
+    if not safe:
+        sys.path.insert(0, str(Path.cwd()))
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+def load_own() -> None:
+    """Import both packages from beside this file; what is inside them is then found there, whatever the path becomes."""
+    sys.path.insert(0, str(Path(__file__).absolute().parent.parent))
+    try:
+        import harness  # noqa: F401
+        import launch  # noqa: F401
+    finally:
+        del sys.path[0]
+
+
+if __name__ == "__main__":
+    main()
