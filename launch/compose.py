@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra import compose, version
 
@@ -26,10 +27,15 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig, to_config
 from harness.schema.launcher import KINDS
+from harness.schema.parameters import kind_of, shown
 from harness.schema.refusal import RefusedError
+from harness.schema.text import literal
+from launch.targets import checked_options
 
 LISTS = (*AXES, PROBE)
 GROUPS = (*LISTS, "experiment", "launch")
+MOST_JOBS = 10_000
+"""Runs of one multirun."""
 
 ConfigStore.instance().store(name="benchmark", node=BenchmarkConfig)
 
@@ -43,18 +49,34 @@ def compose_config(
     """
     with _hydra(config_dir):
         for override in _parse(overrides):
+            _check_key(override)
             _check_options(override)
         composed = _compose(overrides)
         _drop_parameters_of_unselected(composed, overrides)
-    composed.config_dir = str(Path(config_dir).absolute()) if config_dir else composed.config_dir
-    if composed.torchrun.nproc_per_node is None:
-        composed.torchrun.nproc_per_node = nproc_per_node
-    return to_config(composed)
+    typed = _typed(composed)
+    typed.config_dir = str(Path(config_dir).absolute()) if config_dir else None
+    if typed.torchrun.nproc_per_node is None:
+        typed.torchrun.nproc_per_node = nproc_per_node
+    return with_options(to_config(typed))
+
+
+def with_options(config: BenchmarkConfig) -> BenchmarkConfig:
+    """Return the configuration with its options checked, as the ranks will find them. Raises RefusedError."""
+    own = [config.config_dir] if config.config_dir else []
+    return checked_options(config, [*own, str(Path.cwd())])
 
 
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The jobs of a multirun: every combination of the values that `key=a,b` lists. Raises RefusedError."""
-    return [list(job) for job in product(*(list(_values(override)) for override in _parse(overrides)))]
+    listed, jobs = list[list[str]](), 1
+    for override in _parse(overrides):
+        listed.append(list(islice(_values(override), MOST_JOBS + 1)))
+        jobs *= len(listed[-1])
+        if jobs > MOST_JOBS:
+            raise RefusedError(
+                f"{override.input_line}: makes more than {MOST_JOBS} runs; accepted: at most so many; try a shorter list"
+            )
+    return [list(job) for job in product(*listed)]
 
 
 def available_options(config_dir: str | None = None) -> dict[str, list[str]]:
@@ -129,6 +151,36 @@ def _options(group: str) -> list[str]:
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
 
 
+def _check_key(override: Override) -> None:
+    """Raise RefusedError for what Hydra would take and that says nothing here, or takes away what a run cannot be without."""
+    key, line = override.get_key_element().lstrip("+~"), override.input_line
+    first, last = re.split(r"[./@:]", key)[0], key.rpartition(".")[2]
+    if first == "hydra":
+        raise RefusedError(f"{line}: Hydra composes the configuration, and does nothing else; accepted: keys of --help")
+    if key == "config_dir":
+        raise RefusedError(f"{line}: a folder that Hydra would not look in; try --config-dir FOLDER")
+    if override.is_delete() and key in set(_keys(BenchmarkConfig)) - {*GROUPS, "env", "drift.optimizers"}:
+        raise RefusedError(f"{line}: every run has {key}; accepted: {key}=VALUE; try to leave it out, for its default")
+    if override.is_delete() and last == "_target_":
+        option = key.rpartition(".")[0]
+        raise RefusedError(f"{line}: {option} would be no option any more; try ~{option} to leave it out")
+    if not override.is_delete() and not override.is_sweep_override():
+        check_typed(key, override.value())
+
+
+def check_typed(key: str, value: Any) -> None:
+    """Raise RefusedError for a value that OmegaConf would convert to another one: -1 to true, true to 1."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            check_typed(f"{key}.{name}", item)
+        return
+    kinds = _KINDS.get(key, ())
+    if bool in kinds and not (value in (0, 1) or isinstance(value, str)):
+        raise RefusedError(f"{key}={shown(value)}: {kind_of(value)}; accepted: true or false")
+    if isinstance(value, bool) and kinds and bool not in kinds and str not in kinds:
+        raise RefusedError(f"{key}={shown(value)}: true or false; accepted: a number")
+
+
 def _check_options(override: Override) -> None:
     """Hydra names the options that exist only outside a list, and lets an option stand twice in one."""
     group = override.key_or_group
@@ -201,6 +253,31 @@ def _keys(config: type[Any], prefix: str = "") -> Iterator[str]:
         yield prefix + field.name
         if isinstance(field.type, type) and is_dataclass(field.type):
             yield from _keys(field.type, f"{prefix}{field.name}.")
+
+
+def _kinds(config: type[Any], prefix: str = "") -> Iterator[tuple[str, tuple[type, ...]]]:
+    """Every key with the types that its values may have."""
+    for name, hint in get_type_hints(config).items():
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _kinds(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name, get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+_KINDS = dict(_kinds(BenchmarkConfig))
+
+
+def _typed(composed: DictConfig) -> DictConfig:
+    """The composed configuration with its interpolations resolved, each value of its key's type. Raises RefusedError."""
+    try:
+        resolved = OmegaConf.to_container(composed, resolve=True)
+        typed = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), literal(resolved))
+    except RecursionError as error:
+        raise RefusedError("an interpolation ${...} refers to itself; accepted: one that leads to a value") from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise RefusedError(_explain(error)) from error
+    assert isinstance(typed, DictConfig)
+    return typed
 
 
 def _meant(word: str, known: list[str]) -> str:
