@@ -127,6 +127,9 @@ def _drop_parameters_of_unselected(composed: DictConfig, overrides: Sequence[str
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
+    for text in overrides:
+        if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that are no UTF-8
+            raise RefusedError(f"{text!r}: is not UTF-8; accepted: key=value in UTF-8")
     try:
         parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -159,7 +162,7 @@ def _check_key(override: Override) -> None:
         raise RefusedError(f"{line}: Hydra composes the configuration, and does nothing else; accepted: keys of --help")
     if key == "config_dir":
         raise RefusedError(f"{line}: a folder that Hydra would not look in; try --config-dir FOLDER")
-    if override.is_delete() and key in set(_keys(BenchmarkConfig)) - {*GROUPS, "env", "drift.optimizers"}:
+    if override.is_delete() and key in set(declared_keys()) - {*GROUPS, "env", "drift.optimizers"}:
         raise RefusedError(f"{line}: every run has {key}; accepted: {key}=VALUE; try to leave it out, for its default")
     if override.is_delete() and last == "_target_":
         option = key.rpartition(".")[0]
@@ -236,7 +239,7 @@ def _explain_missing(key: str) -> str:
         return f"{key}: {_launch_key(key)}"
     if axis == "env" and rest:
         return f"{key}: a new environment variable is added with +{key}=VALUE"
-    return f"{key}: no such key of the configuration{_meant(key, list(_keys(BenchmarkConfig)))}"
+    return f"{key}: no such key of the configuration{_meant(key, declared_keys())}"
 
 
 def _launch_key(key: str) -> str:
@@ -246,6 +249,11 @@ def _launch_key(key: str) -> str:
     if having:
         return f"it belongs to launch={' or launch='.join(having)}"
     return f"no way of starting the ranks has it{_meant(key, [key for keys in known.values() for key in keys])}"
+
+
+def declared_keys() -> list[str]:
+    """Every key of the configuration, but for those of options and launchers."""
+    return list(_keys(BenchmarkConfig))
 
 
 def _keys(config: type[Any], prefix: str = "") -> Iterator[str]:
@@ -267,10 +275,22 @@ def _kinds(config: type[Any], prefix: str = "") -> Iterator[tuple[str, tuple[typ
 _KINDS = dict(_kinds(BenchmarkConfig))
 
 
+def _check_mappings(resolved: Any) -> None:
+    """Raise RefusedError for a value in the place of several keys."""
+    for field in fields(BenchmarkConfig):
+        value = resolved.get(field.name, {})
+        mapping = (isinstance(field.type, type) and is_dataclass(field.type)) or field.name in (*LISTS, "env", "launch")
+        if mapping and not isinstance(value, dict):
+            raise RefusedError(
+                f"{field.name}={shown(value)}: {kind_of(value)}; accepted: a mapping; try {field.name}.KEY=VALUE"
+            )
+
+
 def _typed(composed: DictConfig) -> DictConfig:
     """The composed configuration with its interpolations resolved, each value of its key's type. Raises RefusedError."""
     try:
         resolved = OmegaConf.to_container(composed, resolve=True)
+        _check_mappings(resolved)
         typed = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), literal(resolved))
     except RecursionError as error:
         raise RefusedError("an interpolation ${...} refers to itself; accepted: one that leads to a value") from error

@@ -195,7 +195,8 @@ class _Reader:
             return typing.Annotated[(self.read(inside[0]), *map(self._rule, inside[1:]))]
         if outer in (typing.Callable, collections.abc.Callable):
             return collections.abc.Callable
-        return outer[tuple(... if _is_ellipsis(one) else _annotated(self.sources, self.module, one) for one in inside)]
+        items = tuple(... if _is_ellipsis(one) else _annotated(self.sources, self.module, one) for one in inside)
+        return outer[items] if len(items) > 1 else outer[items[0]]
 
     def _rule(self, node: ast.expr) -> Any:
         """A rule of harness.schema.parameters, as `Range(1, 8)`."""

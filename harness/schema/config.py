@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema.case import AXES, PROBE
@@ -269,6 +269,8 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
     unknown = sorted(set(map(str, composed)) - {f.name for f in fields(BenchmarkConfig)})
     if unknown:
         raise RefusedError(f"{unknown[0]}: no such key of the configuration")
+    for key in ("env", "world_sizes", "drift.optimizers"):
+        _check_flat(key, OmegaConf.select(composed, key))
     try:
         config = OmegaConf.to_object(composed)
     except ValueError as error:
@@ -279,6 +281,15 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
     for group in (*AXES, PROBE):
         check_sweeps(group, getattr(config, group))
     return config
+
+
+def _check_flat(key: str, node: Any) -> None:
+    """Raise RefusedError for a list or a mapping inside another one, which OmegaConf takes for text or a number there."""
+    items = node.values() if isinstance(node, DictConfig) else node if isinstance(node, ListConfig) else []
+    for item in items:
+        if isinstance(item, DictConfig | ListConfig):
+            kind = "a mapping" if isinstance(item, DictConfig) else "a list"
+            raise RefusedError(f"{key}={item}: holds {kind}; accepted: numbers and texts")
 
 
 def load_config(path: Path) -> BenchmarkConfig:

@@ -124,6 +124,9 @@ def to_launcher(node: Mapping[str, Any]) -> Launcher:
     unknown = sorted(set(given) - known)
     if unknown:
         raise ValueError(f"launch.{unknown[0]}: no such key of launch={kind}; it has {', '.join(sorted(known)) or 'none'}")
+    for key, value in given.items():
+        if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            raise ValueError(f"launch.{key}={value}: holds a list or a mapping; accepted: a list of texts")
     try:
         made: Launcher = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[kind]), literal(given)))  # type: ignore[assignment]
     except OmegaConfBaseException as error:

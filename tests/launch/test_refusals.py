@@ -64,6 +64,29 @@ REFUSALS = {
     "drift.steps=-1": ["drift.steps=-1"],
     "drift.optimizers.foo=1": ["drift.optimizers.foo"],
     "drift.optimizers.sgd=0": ["drift.optimizers.sgd=0"],
+    "reduction.micro_batch._sweepable_=3": ["reduction.micro_batch._sweepable_=3", "list of different names"],
+    "reduction.micro_batch._sweepable_=[sizes]": ["sizes: no such parameter; accepted: size"],
+    "~torchrun": ["~torchrun", "every run has torchrun"],
+    "~torchrun.nnodes": ["every run has torchrun.nnodes"],
+    "~workload.mlp_digits._target_": ["~workload.mlp_digits to leave it out"],
+    "env=${seed}": ["env=0: is a whole number; accepted: a mapping"],
+    "drift=${seed}": ["drift=0: is a whole number; accepted: a mapping"],
+    "name=${name}": ["name: Recursive interpolation"],
+    "seed=${nosuch}": ["nosuch"],
+    "--multirun seed=range(1,1000000000)": ["seed=range(1,1000000000): makes more than 10000 runs"],
+    "--multirun seed=range(1,200) iterations=range(1,200)": ["iterations=range(1,200): makes more than 10000 runs"],
+    "profile=-1": ["profile=-1", "accepted: true or false"],
+    "profile=1.0e-3": ["profile=0.001"],
+    "iterations=true": ["iterations=true", "accepted: a number"],
+    "torchrun={nnodes:true}": ["torchrun.nnodes=true"],
+    "torchrun.nproc_per_node=1000000 global_batch_size=1000000": ["torchrun.nproc_per_node=1000000: more than 1024"],
+    "launch=slurm launch.gpus_per_node=2000": ["torchrun.nproc_per_node=2000: more than 1024"],
+    "launches=99999": ["launches=99999: more than 10000"],
+    "results_dir=": ["results_dir=", "empty"],
+    "hydra.run.dir=/tmp": ["hydra.run.dir=/tmp: Hydra composes"],
+    "+hydra.x=1": ["Hydra composes"],
+    "config_dir=/tmp": ["--config-dir FOLDER"],
+    "workload.mlp_digits.hidden=[nan]": ["workload.mlp_digits.hidden=nan: not a number"],
     "experiment=reduction_modes workload=[cnn_digits] workload.mlp_digits.samples=32": ["mlp_digits is not selected"],
 }
 
@@ -121,7 +144,6 @@ def test_an_unwritable_results_dir(tmp_path: Path) -> None:
 
 RANKS_REFUSE = {
     "workload=[mlp_digits] global_batch_size=5000": "the data set has 1797 samples",
-    "reduction=[micro_batch] reduction.micro_batch.size=0": "reduction.micro_batch: size=0",
 }
 
 
