@@ -10,7 +10,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TypeAlias
 
+import harness
+
 _BLOCKS = (ast.If, ast.Try, ast.With, ast.For, ast.While)
+_OURS = harness.__name__
 _DEPTH = 20
 """Imports from one module to the next that are followed to a definition."""
 Statement: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -124,7 +127,9 @@ class Sources:
         return PathFinder.find_spec(module, outer.submodule_search_locations or []) if outer else None
 
     def _find_top(self, name: str) -> ModuleSpec | None:
-        """Find a top-level module as the ranks will."""
+        """Find a top-level module as the ranks will; ours is the one at work here, whatever lies in the current folder."""
+        if name == _OURS:
+            return harness.__spec__
         found = PathFinder.find_spec(name, self._search_path)
         finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
         found = found or next((spec for find in finders if find and (spec := find(name, None))), None)

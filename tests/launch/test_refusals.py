@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
+from launch.verdict import FAILURE, REFUSAL, Verdict
+from tests.launch.standins import DONE, StandIn
 from tests.needs import needs
 from tests.worlds.pool import Pool
 
@@ -45,6 +47,8 @@ REFUSALS = {
     "env.NCCL_ALGO=Ring": ["+env.NCCL_ALGO"],
     "reduction=none,sum": ["--multirun"],
     "==": ["key=value"],
+    "+=64M": ["has no key"],
+    "drift.=3": ["key=value"],
     "reduction.mean._target_=harness.axes.reduction.mean.Mean": ["has no Mean"],
     "reduction.mean._target_=nosuch.module.Class": ["there is no module nosuch"],
     "reduction.mean._target_=Class": ["dotted name"],
@@ -179,3 +183,37 @@ def test_what_the_system_refuses_is_said_as_it_is(
     monkeypatch.setattr("launch.__main__._do", fail)
     assert main([]) == 1
     assert capsys.readouterr().err == f"reducebench: {said}\n"
+
+
+def test_a_run_that_ranks_refuse_leaves_nothing_and_latest_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["experiment=smoke", "workload=[mlp_digits]", "reduction=[mean]", f"results_dir={tmp_path / 'results'}"]
+    verdicts = [Verdict(REFUSAL, ("refused",)), DONE, Verdict(REFUSAL, ("refused",)), Verdict(FAILURE, ("a rank died",))]
+    monkeypatch.setattr("launch.job.run_launch", StandIn(verdicts=verdicts))
+    results = tmp_path / "results" / "smoke"
+    assert main(asked) == 2
+    assert not results.exists()
+    assert main(asked) == 0
+    (first,) = [path for path in results.iterdir() if not path.is_symlink()]
+    assert main(asked) == 2
+    assert sorted(results.iterdir()) == sorted([first, results / "latest"])
+    assert (results / "latest").resolve() == first
+    assert main(asked) == 1
+    assert (results / "latest").resolve() != first, "a run that failed is kept"
+
+
+def test_a_run_directory_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harness.schema.run_dir.write_whole", full)
+    assert main(["experiment=smoke", f"results_dir={tmp_path / 'results'}"]) == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "results"]
+
+
+def test_a_job_that_sbatch_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = ["launch=slurm", "torchrun.nproc_per_node=2", "experiment=smoke", f"results_dir={tmp_path / 'results'}"]
+    assert main(asked) == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "results"]
