@@ -29,6 +29,7 @@ from harness.schema.text import message_lines
 
 _RUN_DIR = "reducebench/run_dir"
 _FAILURE, _REFUSAL = 1, 2
+_ENDED_S, _LOOK_S = 5.0, 0.05
 _LAST_WORDS_S = 1.0
 """Until the other ranks, told to end at the same time, have noted theirs."""
 
@@ -144,7 +145,17 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
 
         return _FAILURE if show([run_dir.path]) else 0
     last_words.say(sys.stderr)
+    if status == _REFUSAL:
+        _discard(run_dir, size)
     return status
+
+
+def _discard(run_dir: RunDir, size: int) -> None:
+    """Remove a refused run once every rank has noted its end there, or has had the time to."""
+    deadline = time.monotonic() + _ENDED_S
+    while time.monotonic() < deadline and sum(bool(status.ended) for status in run_dir.ranks.statuses()) < size:
+        time.sleep(_LOOK_S)
+    run_dir.discard()
 
 
 def _say_why_it_ends(last_words: "_LastWords", terminal: TextIO) -> None:

@@ -11,7 +11,7 @@ from harness import __version__
 from harness.schema.config import BenchmarkConfig, dump_config
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from harness.schema.text import message_lines
+from harness.schema.text import message_lines, plain
 from launch.ab import compare_arguments, configure_sides, run_sides
 from launch.compose import available_options, compose_config, split_sweep
 from launch.help import help_text
@@ -181,13 +181,13 @@ def _run_all(jobs: list[list[str]], config_dir: str | None) -> int:
     """Every job runs, whatever became of the ones before; the worst status is the sweep's."""
     rows, worst = [], SUCCESS
     for number, overrides in enumerate(jobs, 1):
-        print(f"\nrun {number} of {len(jobs)}: {' '.join(overrides)}", flush=True)
+        print(f"\nrun {number} of {len(jobs)}: {plain(' '.join(overrides))}", flush=True)
         try:
             verdict, run_dir = _run(overrides, config_dir)
         except RefusedError as error:
             verdict, run_dir = Verdict(refuse(error)), None
         worst = max(worst, verdict.status)
-        rows.append((" ".join(overrides), _MEANING[verdict.status], str(run_dir.path) if run_dir else "-"))
+        rows.append((plain(" ".join(overrides)), _MEANING[verdict.status], str(run_dir.path) if run_dir else "-"))
         if verdict.stopped:
             break
     _close(rows, len(jobs))

@@ -12,7 +12,7 @@ from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.text import message_lines
 from launch.host import check_host
-from launch.job import asked, configure, launch_once, plan, total, unless_launches_remain
+from launch.job import asked, configure, kept, launch_once, plan, total, unless_launches_remain
 from launch.progress import ProgressLine
 from launch.task import Task
 from launch.verdict import Verdict
@@ -80,7 +80,7 @@ def run_sides(configs: Sequence[BenchmarkConfig]) -> tuple[Verdict, list[RunDir]
     """Both runs; after a launch that did not go well there is no next. Raises RefusedError when there is nowhere to write."""
     check_host(configs[0])
     now = datetime.datetime.now()
-    run_dirs = [RunDir.create(config, now) for config in configs]
+    run_dirs = _create(configs, now)
     for config, run_dir, side in zip(configs, run_dirs, SIDES, strict=True):
         print(message_lines(f"{side}, {config.launches} times:\n{plan(config, run_dir, Task())}"), flush=True)
     base, new = run_dirs
@@ -88,7 +88,19 @@ def run_sides(configs: Sequence[BenchmarkConfig]) -> tuple[Verdict, list[RunDir]
         verdict = _alternate(configs, run_dirs, line)
     for run_dir in run_dirs:
         run_dir.remove_scratch()
-    return verdict, run_dirs
+    return verdict, [run_dir for run_dir in run_dirs if kept(run_dir, verdict)]
+
+
+def _create(configs: Sequence[BenchmarkConfig], now: datetime.datetime) -> list[RunDir]:
+    made = list[RunDir]()
+    try:
+        for config in configs:
+            made.append(RunDir.create(config, now))
+    except RefusedError:
+        for run_dir in made:
+            run_dir.discard()
+        raise
+    return made
 
 
 def turns(launches: Sequence[int]) -> Iterator[tuple[int, int]]:

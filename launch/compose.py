@@ -1,15 +1,17 @@
 """From overrides to a checked configuration. Hydra composes here, and does nothing else."""
 
 import difflib
+import functools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra import compose, version
 
@@ -27,10 +29,15 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig, to_config
 from harness.schema.launcher import KINDS
+from harness.schema.parameters import kind_of, shown
 from harness.schema.refusal import RefusedError
+from harness.schema.text import literal
+from launch.targets import checked_options
 
 LISTS = (*AXES, PROBE)
 GROUPS = (*LISTS, "experiment", "launch")
+MOST_JOBS = 10_000
+"""Runs of one multirun."""
 
 ConfigStore.instance().store(name="benchmark", node=BenchmarkConfig)
 
@@ -44,18 +51,34 @@ def compose_config(
     """
     with _hydra(config_dir):
         for override in _parse(overrides):
+            _check_key(override)
             _check_options(override)
         composed = _compose(overrides)
         _drop_parameters_of_unselected(composed, overrides)
-    composed.config_dir = str(Path(config_dir).absolute()) if config_dir else composed.config_dir
-    if composed.torchrun.nproc_per_node is None:
-        composed.torchrun.nproc_per_node = nproc_per_node
-    return to_config(composed)
+    typed = _typed(composed)
+    typed.config_dir = str(Path(config_dir).absolute()) if config_dir else None
+    if typed.torchrun.nproc_per_node is None:
+        typed.torchrun.nproc_per_node = nproc_per_node
+    return with_options(to_config(typed))
+
+
+def with_options(config: BenchmarkConfig) -> BenchmarkConfig:
+    """Return the configuration with its options checked, as the ranks will find them. Raises RefusedError."""
+    own = [config.config_dir] if config.config_dir else []
+    return checked_options(config, [*own, str(Path.cwd())])
 
 
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The jobs of a multirun: every combination of the values that `key=a,b` lists. Raises RefusedError."""
-    return [list(job) for job in product(*(list(_values(override)) for override in _parse(overrides)))]
+    listed, jobs = list[list[str]](), 1
+    for override in _parse(overrides):
+        listed.append(list(islice(_values(override), MOST_JOBS + 1)))
+        jobs *= len(listed[-1])
+        if jobs > MOST_JOBS:
+            raise RefusedError(
+                f"{override.input_line}: makes more than {MOST_JOBS} runs; accepted: at most so many; try a shorter list"
+            )
+    return [list(job) for job in product(*listed)]
 
 
 def available_options(config_dir: str | None = None) -> dict[str, list[str]]:
@@ -73,6 +96,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
         search_path.prepend(provider="--config-dir", path=f"file://{Path(config_dir).absolute()}", anchor="schema")
     version.setbase("1.3")
     GlobalHydra.instance().clear()
+    _options.cache_clear()
     Hydra.create_main_hydra2(task_name="reducebench", config_search_path=search_path)
     try:
         yield
@@ -111,6 +135,9 @@ def _drop_parameters_of_unselected(composed: DictConfig, overrides: Sequence[str
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
+    for text in overrides:
+        if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that are no UTF-8
+            raise RefusedError(f"{text!r}: is not UTF-8; accepted: key=value in UTF-8")
     try:
         parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -131,8 +158,42 @@ def _values(override: Override) -> Iterator[str]:
         ) from error
 
 
+@functools.cache
 def _options(group: str) -> list[str]:
+    """Options of a group in the folders of this Hydra, which takes 10 ms to list them."""
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def _check_key(override: Override) -> None:
+    """Raise RefusedError for what Hydra would take and that says nothing here, or takes away what a run cannot be without."""
+    key, line = override.get_key_element().lstrip("+~"), override.input_line
+    first, last = re.split(r"[./@:]", key)[0], key.rpartition(".")[2]
+    if not all(re.split(r"[./@:]", key)):  # Hydra asserts that there are none
+        raise RefusedError(f"{line}: has no key, or one with an empty part; accepted: key=value")
+    if first == "hydra":
+        raise RefusedError(f"{line}: Hydra composes the configuration, and does nothing else; accepted: keys of --help")
+    if key == "config_dir":
+        raise RefusedError(f"{line}: a folder that Hydra would not look in; try --config-dir FOLDER")
+    if override.is_delete() and key in set(declared_keys()) - {*GROUPS, "env", "drift.optimizers"}:
+        raise RefusedError(f"{line}: every run has {key}; accepted: {key}=VALUE; try to leave it out, for its default")
+    if override.is_delete() and last == "_target_":
+        option = key.rpartition(".")[0]
+        raise RefusedError(f"{line}: {option} would be no option any more; try ~{option} to leave it out")
+    if not override.is_delete() and not override.is_sweep_override():
+        check_typed(key, override.value())
+
+
+def check_typed(key: str, value: Any) -> None:
+    """Raise RefusedError for a value that OmegaConf would convert to another one: -1 to true, true to 1."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            check_typed(f"{key}.{name}", item)
+        return
+    kinds = _KINDS.get(key, ())
+    if bool in kinds and not (value in (0, 1) or isinstance(value, str)):
+        raise RefusedError(f"{key}={shown(value)}: {kind_of(value)}; accepted: true or false")
+    if isinstance(value, bool) and kinds and bool not in kinds and str not in kinds:
+        raise RefusedError(f"{key}={shown(value)}: true or false; accepted: a number")
 
 
 def _check_options(override: Override) -> None:
@@ -190,7 +251,7 @@ def _explain_missing(key: str) -> str:
         return f"{key}: {_launch_key(key)}"
     if axis == "env" and rest:
         return f"{key}: a new environment variable is added with +{key}=VALUE"
-    return f"{key}: no such key of the configuration{_meant(key, list(_keys(BenchmarkConfig)))}"
+    return f"{key}: no such key of the configuration{_meant(key, declared_keys())}"
 
 
 def _launch_key(key: str) -> str:
@@ -202,11 +263,53 @@ def _launch_key(key: str) -> str:
     return f"no way of starting the ranks has it{_meant(key, [key for keys in known.values() for key in keys])}"
 
 
+def declared_keys() -> list[str]:
+    """Every key of the configuration, but for those of options and launchers."""
+    return list(_keys(BenchmarkConfig))
+
+
 def _keys(config: type[Any], prefix: str = "") -> Iterator[str]:
     for field in fields(config):
         yield prefix + field.name
         if isinstance(field.type, type) and is_dataclass(field.type):
             yield from _keys(field.type, f"{prefix}{field.name}.")
+
+
+def _kinds(config: type[Any], prefix: str = "") -> Iterator[tuple[str, tuple[type, ...]]]:
+    """Every key with the types that its values may have."""
+    for name, hint in get_type_hints(config).items():
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _kinds(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name, get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+_KINDS = dict(_kinds(BenchmarkConfig))
+
+
+def _check_mappings(resolved: Any) -> None:
+    """Raise RefusedError for a value in the place of several keys."""
+    for field in fields(BenchmarkConfig):
+        value = resolved.get(field.name, {})
+        mapping = (isinstance(field.type, type) and is_dataclass(field.type)) or field.name in (*LISTS, "env", "launch")
+        if mapping and not isinstance(value, dict):
+            raise RefusedError(
+                f"{field.name}={shown(value)}: {kind_of(value)}; accepted: a mapping; try {field.name}.KEY=VALUE"
+            )
+
+
+def _typed(composed: DictConfig) -> DictConfig:
+    """The composed configuration with its interpolations resolved, each value of its key's type. Raises RefusedError."""
+    try:
+        resolved = OmegaConf.to_container(composed, resolve=True)
+        _check_mappings(resolved)
+        typed = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), literal(resolved))
+    except RecursionError as error:
+        raise RefusedError("an interpolation ${...} refers to itself; accepted: one that leads to a value") from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise RefusedError(_explain(error)) from error
+    assert isinstance(typed, DictConfig)
+    return typed
 
 
 def _meant(word: str, known: list[str]) -> str:

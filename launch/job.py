@@ -9,14 +9,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
+from math import prod
 from secrets import token_hex
 
+from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
 from harness.schema.launcher import Slurm, Torchrun, TorchrunNodes
 from harness.schema.matrix import expected_files
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.sweep import check_count, count_variants
 from harness.schema.text import message_lines
 from launch import nodes, slurm, torchrun
 from launch.compose import compose_config
@@ -26,7 +28,6 @@ from launch.progress import ProgressLine
 from launch.resume import Going, check_ranks_stay, go_on, undone_launches
 from launch.signals import signals_noted
 from launch.supervise import Start
-from launch.targets import check_targets
 from launch.task import Task
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
 from launch.worlds import Starter, run_launch
@@ -39,9 +40,10 @@ def configure(overrides: list[str], config_dir: str | None) -> BenchmarkConfig:
 
 def settle(config: BenchmarkConfig) -> BenchmarkConfig:
     """The configuration with a number of nodes and of ranks, checked against this host. Raises RefusedError."""
-    counts = replace(config.torchrun, nnodes=_nodes(config), nproc_per_node=_ranks_per_node(config))
+    nodes, ranks = _nodes(config), _ranks_per_node(config)
     restarts = 0 if isinstance(config.launcher, TorchrunNodes) and not config.launcher.hosts else config.restarts
     try:
+        counts = replace(config.torchrun, nnodes=nodes, nproc_per_node=ranks)
         config = replace(config, torchrun=counts, restarts=restarts)
     except ValueError as error:  # too many ranks for what else is asked for
         raise RefusedError(str(error)) from error
@@ -76,9 +78,8 @@ def _ranks_per_node(config: BenchmarkConfig) -> int:
 
 
 def check(config: BenchmarkConfig, ranks: int) -> None:
-    """What the configuration alone does not tell: the user's classes, and the devices of this host where ranks run on it."""
-    own = [config.config_dir] if config.config_dir else []
-    check_targets(config, [*own, str(Path.cwd())])
+    """Check the number of cases, and the devices of this host where ranks run on it. Raises RefusedError."""
+    check_count(prod(count_variants(getattr(config, axis)) for axis in AXES), "the product of all axes")
     if isinstance(config.launcher, Torchrun):
         check_ranks(config, ranks)
 
@@ -90,8 +91,20 @@ def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
         return Verdict(SUCCESS), None
     check_host(config)
     run_dir = RunDir.create(config, datetime.datetime.now())
-    with _at_work(config, run_dir):
-        return _run(config, run_dir, Task())
+    try:
+        with _at_work(config, run_dir):
+            verdict, _ = _run(config, run_dir, Task())
+    except RefusedError:
+        run_dir.discard()
+        raise
+    return verdict, kept(run_dir, verdict)
+
+
+def kept(run_dir: RunDir, verdict: Verdict) -> RunDir | None:
+    """The run directory, unless the ranks refused the run: then nothing of it is left."""
+    if verdict.status == REFUSAL:
+        run_dir.discard()
+    return run_dir if run_dir.path.is_dir() else None
 
 
 def resume(going: Going) -> tuple[Verdict, RunDir]:
@@ -135,7 +148,7 @@ def run_all(config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter
     numbers = undone_launches(run_dir, config) if task.retry else range(config.launches)
     worst, told, verdict = SUCCESS, list[str](), Verdict(SUCCESS, complete=True)
     for place, number in enumerate(numbers):
-        before = sum(asked(config, earlier) for earlier in range(number))
+        before = asked_before(config, number)
         verdict = run_launch(config, run_dir, replace(task, launch=number), start, partial(show, before))
         worst, told = max(worst, verdict.status), [*told, *verdict.lines]
         if verdict.stopped or not verdict.complete:
@@ -197,7 +210,12 @@ def asked_for(config: BenchmarkConfig) -> str:
 
 def total(config: BenchmarkConfig) -> int:
     """Cases and probes of all launches."""
-    return sum(asked(config, number) for number in range(config.launches))
+    return asked_before(config, config.launches)
+
+
+def asked_before(config: BenchmarkConfig, launch: int) -> int:
+    """Cases and probes of the launches before this one; the first of them asks the probes."""
+    return asked(config, 0) + (launch - 1) * asked(config, 1) if launch else 0
 
 
 def asked(config: BenchmarkConfig, launch: int) -> int:

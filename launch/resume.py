@@ -14,7 +14,7 @@ from harness.schema.matrix import expected_files
 from harness.schema.record import FAILED, OK
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from launch.compose import GROUPS, compose_config
+from launch.compose import GROUPS, check_typed, compose_config, with_options
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,14 @@ def _changed(stored: BenchmarkConfig, overrides: Sequence[str]) -> BenchmarkConf
         raise RefusedError(f"{groups[0]}: a run that goes on keeps its cases; other ones are another run")
     base = node_of(replace(stored, launch=compose_config(chosen).launch) if chosen else stored)
     try:
-        merged = OmegaConf.merge(base, OmegaConf.from_dotlist(others))
+        given = OmegaConf.from_dotlist(others)
+        merged = OmegaConf.merge(base, given)
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise RefusedError(f"resume: cannot read the overrides: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
-    return to_config(merged)
+    for key, value in OmegaConf.to_container(given).items():  # type: ignore[union-attr]
+        check_typed(str(key), value)
+    return with_options(to_config(merged))
 
 
 def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkConfig, overrides: Sequence[str]) -> None:

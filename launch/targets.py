@@ -1,87 +1,119 @@
-"""Whether a `_target_` can be imported, found out without executing any of the user's code."""
+"""Options checked before a rank starts: each `_target_` is found, and its parameters fit, without executing the user's code."""
 
 import ast
-import sys
-from collections.abc import Iterator
-from importlib.machinery import ModuleSpec, PathFinder
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig
+from harness.schema.parameters import Signature, accepted, check_parameters, shown
 from harness.schema.refusal import RefusedError
+from harness.schema.sweep import SWEEPABLE, check_sweeps, swept, variants
+from launch.signatures import Lineage, read_signature
+from launch.source import Definition, Other, Sources
 
-OWN = ("harness", "launch")
-"""reducebench's own packages."""
-_BLOCKS = (ast.If, ast.Try, ast.With, ast.For, ast.While)
-
-
-def check_targets(config: BenchmarkConfig, search_path: list[str]) -> None:
-    """Raises RefusedError for the first `_target_` that no module defines; `search_path` comes before Python's own."""
-    for axis in (*AXES, PROBE):
-        for option, node in getattr(config, axis).items():
-            if not isinstance(node, dict) or "_target_" not in node:
-                raise RefusedError(f"{axis}.{option}: has no _target_, the class that makes it")
-            for key, target in _targets(f"{axis}.{option}", node):
-                missing = find_missing(str(target), search_path)
-                if missing:
-                    raise RefusedError(f"{key}._target_={target}: {missing}")
+_CONVERSIONS = ("none", "partial", "object", "all")
+"""Values of Hydra's `_convert_`."""
 
 
-def find_missing(target: str, search_path: list[str]) -> str | None:
-    """What of a dotted name cannot be found; None when nothing is known to be missing."""
-    names = target.split(".")
-    if len(names) < 2 or not all(name.isidentifier() for name in names):
-        return "expected a dotted name, as in package.module.Class"
-    spec = _find_top(names[0], search_path)
-    if spec is None:
-        return f"there is no module {names[0]}"
-    for depth, name in enumerate(names[1:], 1):
-        inside = PathFinder.find_spec(".".join(names[: depth + 1]), spec.submodule_search_locations or [])
-        if inside is None:
-            return _missing_in(spec, ".".join(names[:depth]), name)
-        spec = inside
-    return None
+def checked_options(config: BenchmarkConfig, search_path: list[str]) -> BenchmarkConfig:
+    """Return the configuration with the values that its options' constructors declare: sizes with a unit as numbers.
+
+    `search_path` comes before Python's own. Raises RefusedError for the first `_target_` that no module defines, that is no
+    option of its axis, or that does not accept a parameter, as far as source files tell: the ranks check the rest.
+    """
+    sources = Sources(search_path)
+    made = {axis: _checked_axis(sources, axis, getattr(config, axis)) for axis in (*AXES, PROBE)}
+    for axis, options in made.items():
+        check_sweeps(axis, options)
+    return replace(config, **made)  # type: ignore[arg-type]
 
 
-def _find_top(name: str, search_path: list[str]) -> ModuleSpec | None:
-    """A top-level module, found as the ranks will; finding one, other than finding what is inside it, executes nothing."""
-    if name in OWN:  # ranks take these from beside this one, whatever the search path holds
-        return sys.modules[name].__spec__
-    found = PathFinder.find_spec(name, search_path)
-    finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
-    return found or next((spec for find in finders if find and (spec := find(name, None))), None)
+def _checked_axis(sources: Sources, axis: str, options: dict[str, Any]) -> dict[str, Any]:
+    return {option: _checked_option(sources, axis, option, node) for option, node in options.items()}
 
 
-def _missing_in(spec: ModuleSpec, module: str, name: str) -> str | None:
-    if not spec.origin or Path(spec.origin).suffix != ".py":
-        return None if spec.origin else f"module {module} has no {name}"
+def _checked_option(sources: Sources, axis: str, option: str, node: Any) -> dict[str, Any]:
+    key = f"{axis}.{option}"
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise RefusedError(f"{key}: has no _target_, the class that makes it")
+    definition = _find(sources, key, node)
+    if node.get("_partial_"):
+        raise RefusedError(f"{key}._partial_=true: makes no option; accepted: false; try {key}._partial_=false")
+    _check_base(sources, axis, key, node["_target_"], definition)
+    signature = _signature(sources, definition)
+    _check_sweepable(key, node, signature)
+    checked: dict[str, Any] = {name: _checked_inside(sources, f"{key}.{name}", value) for name, value in node.items()}
+    return checked if signature is None else _fitted(key, option, checked, signature)
+
+
+def _fitted(key: str, option: str, node: dict[str, Any], signature: Signature) -> dict[str, Any]:
+    """The node as the signature has it, in each of the cases that its lists make."""
+    listed = swept(node)
+    made = dict[str, Any]()
+    for _, variant in variants({option: node}):
+        made = check_parameters(key, variant, signature)
+    types = {name: signature.parameters[name].annotation for name in listed}
+    lists = {name: [accepted(f"{key}.{name}", types[name], value) for value in node[name]] for name in listed}
+    return {**node, **made, **lists}
+
+
+def _find(sources: Sources, key: str, node: Mapping[str, Any]) -> Definition | Other:
+    target = str(node["_target_"])
+    _check_hydras(key, node)
     try:
-        defined = set(_defined(ast.parse(Path(spec.origin).read_bytes()).body))
-    except (OSError, SyntaxError) as error:
-        return f"cannot read module {module}: {error}"
-    known = {name, "*", "__getattr__"} & defined
-    return None if known else f"module {module} has no {name}"
+        found = sources.find(target)
+    except ValueError as error:
+        raise RefusedError(f"{key}._target_={target}: {error}") from error
+    if found is Other.MODULE:
+        raise RefusedError(f"{key}._target_={target}: is a module; accepted: a class, as package.module.Class")
+    return found
 
 
-def _targets(key: str, node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield key, node["_target_"]
-        for name, child in node.items():
-            yield from _targets(f"{key}.{name}", child)
+def _check_hydras(key: str, node: Mapping[str, Any]) -> None:
+    """Raise RefusedError for keys of Hydra's instantiate that it would not take."""
+    for name in ("_partial_", "_recursive_"):
+        if not isinstance(node.get(name, False), bool):
+            raise RefusedError(f"{key}.{name}={shown(node[name])}: not a choice; accepted: true or false")
+    if node.get("_convert_", "all") not in _CONVERSIONS:
+        raise RefusedError(f"{key}._convert_={shown(node['_convert_'])}: unknown; accepted: one of {', '.join(_CONVERSIONS)}")
+    if not isinstance(node.get("_args_", []), list):
+        raise RefusedError(f"{key}._args_={shown(node['_args_'])}: no list; accepted: a list of values")
 
 
-def _defined(body: list[ast.stmt]) -> Iterator[str]:
-    """Names that the statements bind, whatever branch is taken."""
-    for statement in body:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield statement.name
-        elif isinstance(statement, ast.Import | ast.ImportFrom):
-            yield from ((alias.asname or alias.name).split(".")[0] for alias in statement.names)
-        elif isinstance(statement, ast.Assign | ast.AnnAssign):
-            yield from (node.id for node in ast.walk(statement) if isinstance(node, ast.Name))
-        elif isinstance(statement, _BLOCKS):
-            children = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
-            handlers = [child for handler in getattr(statement, "handlers", []) for child in handler.body]
-            yield from _defined(children + handlers)
+def _check_base(sources: Sources, axis: str, key: str, target: str, definition: Definition | Other) -> None:
+    if not isinstance(definition, Definition) or not isinstance(definition.statement, ast.ClassDef):
+        return
+    lineage = Lineage(sources, definition)
+    base = f"harness.probes.base.{PROBE.capitalize()}" if axis == PROBE else f"harness.axes.{axis}.base.{axis.capitalize()}"
+    if lineage.whole and base not in lineage.names():
+        raise RefusedError(f"{key}._target_={target}: no option of {axis}; accepted: a class that inherits from {base}")
+    abstract = lineage.abstract() if lineage.whole else []
+    if abstract:
+        raise RefusedError(f"{key}._target_={target}: an abstract class; accepted: one that implements {', '.join(abstract)}")
+
+
+def _signature(sources: Sources, definition: Definition | Other) -> Signature | None:
+    return read_signature(sources, definition) if isinstance(definition, Definition) else None
+
+
+def _check_sweepable(key: str, node: Mapping[str, Any], signature: Signature | None) -> None:
+    known = None if signature is None or signature.further else signature.parameters
+    for name in node.get(SWEEPABLE, []):
+        if known is not None and name not in known:
+            raise RefusedError(f"{key}.{SWEEPABLE}: {name}: no such parameter; accepted: {', '.join(known) or 'an empty list'}")
+
+
+def _checked_inside(sources: Sources, key: str, value: Any) -> Any:
+    """A value of an option, with what it makes by a `_target_` of its own checked, however deep."""
+    inside = partial(_checked_inside, sources)
+    if isinstance(value, list):
+        return [inside(key, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    definition = _find(sources, key, value) if "_target_" in value else None
+    made = {name: inside(f"{key}.{name}", item) for name, item in value.items()}
+    signature = _signature(sources, definition) if definition is not None else None
+    return made if signature is None else check_parameters(key, made, signature)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from harness.numerics.discrepancy import compare_all
 from harness.probes.base import Machine, Probe, Question, Subject
 from harness.probes.bits import Gradient
+from harness.schema.parameters import Count, Several
 from harness.schema.record import Observation
 
 RATE = 0.1
@@ -21,9 +22,7 @@ class AveragingProbe(Probe):
     the loss of one run, and to the mean of them all.
     """
 
-    def __init__(self, runs: int = 16, steps: int = 8) -> None:
-        if runs < 2 or steps < 1:
-            raise ValueError(f"runs={runs}, steps={steps}: expected at least 2 and 1")
+    def __init__(self, runs: Several = 16, steps: Count = 8) -> None:
         self._runs, self._steps = runs, steps
 
     def questions(self, machine: Machine) -> list[Question]:

@@ -5,11 +5,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from typing import Annotated
 
 from harness.probes.base import ONE_RANK, CannotError, Machine, Probe, Question
-from harness.probes.transfer import ALL_REDUCE, COLLECTIVES, DTYPES, Setting, Transfer
+from harness.probes.transfer import ALL_REDUCE, COLLECTIVES, DTYPES, Collective, Dtype, Setting, Transfer
+from harness.schema.parameters import AtLeast, Bytes, Count, Distinct, NotEmpty, Range, Whole
 from harness.schema.record import Observation, Timing
 
+Flights = Annotated[int, Range(1, 1024)]
+"""Calls under way at once, each with buffers of its own."""
 _CANNOT = re.compile("not supported|unsupported|invalid scalar type|not implemented", re.IGNORECASE)
 """How a backend says that it has no such collective for such a dtype."""
 _ROOM = 0.5
@@ -31,28 +35,16 @@ class CollectivesProbe(Probe):
 
     def __init__(
         self,
-        collectives: Sequence[str] = COLLECTIVES,
-        dtypes: Sequence[str] = ("float32",),
-        in_place: Sequence[bool] = (True, False),
-        in_flight: Sequence[int] = (1, 4),
-        least_bytes: int = 4,
-        most_bytes: int = 2**26,
-        beside_bytes: int = 2**20,
-        iterations: int = 16,
-        warm_up: int = 3,
+        collectives: Annotated[Sequence[Collective], NotEmpty(), Distinct()] = COLLECTIVES,
+        dtypes: Annotated[Sequence[Dtype], NotEmpty(), Distinct()] = ("float32",),
+        in_place: Annotated[Sequence[bool], NotEmpty(), Distinct()] = (True, False),
+        in_flight: Annotated[Sequence[Flights], NotEmpty()] = (1, 4),
+        least_bytes: Bytes = 4,
+        most_bytes: Annotated[Bytes, AtLeast("least_bytes")] = 2**26,
+        beside_bytes: Bytes = 2**20,
+        iterations: Count = 16,
+        warm_up: Whole = 3,
     ) -> None:
-        _check_known("collectives", collectives, COLLECTIVES)
-        _check_known("dtypes", dtypes, tuple(DTYPES))
-        _check_known("in_place", in_place, (True, False))
-        numbers = {"least_bytes": least_bytes, "beside_bytes": beside_bytes, "iterations": iterations}
-        for name, value in (*numbers.items(), *(("in_flight", number) for number in in_flight)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected a whole number of at least 1")
-        if not in_flight or warm_up < 0 or most_bytes < least_bytes:
-            raise ValueError(
-                f"in_flight={list(in_flight)}, warm_up={warm_up}, most_bytes={most_bytes}: expected numbers of calls, "
-                f"at least 0, and at least least_bytes={least_bytes}"
-            )
         self._families = list(product(collectives, dtypes, in_place, in_flight))
         self._first = dtypes[0], in_flight[0]
         self._least, self._most, self._beside = least_bytes, most_bytes, beside_bytes
@@ -124,8 +116,3 @@ def _no_such(family: Setting, machine: Machine) -> str | None:
 
 def _nothing() -> Iterable[Observation]:
     return ()
-
-
-def _check_known(name: str, values: Sequence[object], known: Sequence[object]) -> None:
-    if not values or any(value not in known for value in values) or len(set(values)) < len(values):
-        raise ValueError(f"{name}={list(values)}: expected different ones of {', '.join(map(str, known))}")

@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from harness.probes.base import Machine, Probe, Question
 from harness.probes.bits import patterns_of
+from harness.schema.parameters import MOST, Range, Several
 from harness.schema.record import Observation
 
 
 class FloatSumsProbe(Probe):
     """`orders` random orders of `elements` float32 terms."""
 
-    def __init__(self, elements: int = 10_000, orders: int = 200) -> None:
-        if elements < 3 or orders < 2:
-            raise ValueError(f"elements={elements}, orders={orders}: expected at least 3 and 2")
+    def __init__(self, elements: Annotated[int, Range(3, MOST)] = 10_000, orders: Several = 200) -> None:
         self._elements, self._orders = elements, orders
 
     def questions(self, machine: Machine) -> list[Question]:

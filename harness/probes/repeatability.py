@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from harness.probes import rounds
 from harness.probes.base import Machine, Probe, Question, Subject
 from harness.probes.bits import Gradient, digest, patterns_of
 from harness.probes.descent import drift
+from harness.schema.parameters import NotEmpty, Range, Several
 from harness.schema.record import Observation
 from harness.tensors import collectives
 
 T = TypeVar("T")
+Threads = Annotated[int, Range(1, 1024)]
 TIMED_ROUNDS = 20
 
 
@@ -29,11 +31,12 @@ class RepeatabilityProbe(Probe):
     threads, which are the rank's again afterwards.
     """
 
-    def __init__(self, runs: int = 1000, orders: int = 50, threads: Sequence[int] = (1, 2, 4)) -> None:
-        if runs < 2 or orders < 2:
-            raise ValueError(f"runs={runs}, orders={orders}: expected at least 2 of each")
-        if not threads or min(threads) < 1:
-            raise ValueError(f"threads={list(threads)}: expected counts of at least 1")
+    def __init__(
+        self,
+        runs: Several = 1000,
+        orders: Several = 50,
+        threads: Annotated[Sequence[Threads], NotEmpty()] = (1, 2, 4),
+    ) -> None:
         self._runs, self._orders, self._threads = runs, orders, tuple(threads)
 
     def questions(self, machine: Machine) -> list[Question]:

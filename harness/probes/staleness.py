@@ -3,13 +3,18 @@
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from typing import Annotated
 
 import torch
 
 from harness.probes import accesses
 from harness.probes.accesses.base import Access, Read
 from harness.probes.base import Machine, Probe, Question
+from harness.schema.parameters import Count, Range
 from harness.schema.record import Observation
+
+Delay = Annotated[float, Range(0, 1e4, above=True)]
+"""Milliseconds."""
 
 
 class StalenessProbe(Probe):
@@ -23,12 +28,7 @@ class StalenessProbe(Probe):
     elements: in the tensor that is read.
     """
 
-    def __init__(self, trials: int = 200, controls: int = 1000, delay_ms: float = 2.0, elements: int = 16384) -> None:
-        for name, value in (("trials", trials), ("controls", controls), ("elements", elements)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected a whole number of at least 1")
-        if not 0 < delay_ms <= 1e4:
-            raise ValueError(f"delay_ms={delay_ms}: expected milliseconds, more than 0 and at most 1e4")
+    def __init__(self, trials: Count = 200, controls: Count = 1000, delay_ms: Delay = 2.0, elements: Count = 16384) -> None:
         self._trials, self._controls, self._delay_s, self._elements = trials, controls, delay_ms / 1e3, elements
 
     def questions(self, machine: Machine) -> list[Question]:

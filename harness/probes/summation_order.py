@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -9,10 +10,14 @@ from torch import Tensor
 from harness.numerics.trees import describe, height
 from harness.probes.base import ONE_RANK, Machine, Probe, Question
 from harness.probes.order import Chunk, replayed, reveal, unsupported
+from harness.schema.parameters import Count, Distinct, InBytes, NotEmpty, Range
 from harness.schema.record import Observation
 from harness.schema.seeding import derive_seed
 from harness.tensors import collectives
 
+Message = Annotated[int, InBytes(), Range(8, 2**50)]
+"""Of at least one float64."""
+Dtype = Literal["float32", "float64", "float16", "bfloat16"]
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 
 
@@ -24,15 +29,10 @@ class SummationOrderProbe(Probe):
 
     def __init__(
         self,
-        bytes: Sequence[int] = (64, 4096, 2**22),  # noqa: A002
-        dtypes: Sequence[str] = ("float32", "bfloat16"),
-        most_ranks: int = 32,
+        bytes: Annotated[Sequence[Message], NotEmpty(), Distinct()] = (64, 4096, 2**22),  # noqa: A002
+        dtypes: Annotated[Sequence[Dtype], NotEmpty(), Distinct()] = ("float32", "bfloat16"),
+        most_ranks: Count = 32,
     ) -> None:
-        unknown = [dtype for dtype in dtypes if dtype not in _DTYPES]
-        if unknown or not dtypes:
-            raise ValueError(f"dtypes={list(dtypes)}: expected some of {', '.join(_DTYPES)}")
-        if not bytes or any(size < 8 for size in bytes):
-            raise ValueError(f"bytes={list(bytes)}: expected sizes of at least 8, the bytes of one float64")
         self._bytes, self._dtypes, self._most_ranks = list(bytes), [_DTYPES[dtype] for dtype in dtypes], most_ranks
 
     def questions(self, machine: Machine) -> list[Question]:

@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from harness.probes.base import Machine, Probe, Question
 from harness.probes.bits import patterns_of
+from harness.schema.parameters import Several
 from harness.schema.record import Observation
 
 
 class TextExamplesProbe(Probe):
     """Each example `runs` times: how many different derivatives come out."""
 
-    def __init__(self, runs: int = 10_000) -> None:
-        if runs < 2:
-            raise ValueError(f"runs={runs}: expected at least 2")
+    def __init__(self, runs: Several = 10_000) -> None:
         self._runs = runs
 
     def questions(self, machine: Machine) -> list[Question]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +12,11 @@ from harness.probes import crafted
 from harness.tensors import collectives
 from harness.tensors.collectives import Pending
 
-ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather")
+Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
+Dtype = Literal["float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64"]
+"""Keys of DTYPES."""
+COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "reduce_scatter", "all_gather")
+ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = COLLECTIVES
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -107,12 +112,12 @@ class Transfer:
         return self.rank * self.setting.count(self.size)
 
     def _start(self, whole: Tensor, share: Tensor, *, blocking: bool) -> Pending | None:
-        go = {
+        calls: dict[str, partial[Pending | None]] = {
             ALL_REDUCE: partial(collectives.all_reduce, whole),
             REDUCE_SCATTER: partial(collectives.reduce_scatter_single, share, whole),
             ALL_GATHER: partial(collectives.all_gather_single, whole, share),
-        }[self.setting.collective]
-        work: Pending | None = go(group=self.group, async_op=not blocking)
+        }
+        work: Pending | None = calls[self.setting.collective](group=self.group, async_op=not blocking)
         return work
 
     def _craft(self, whole: Tensor, share: Tensor, seed: int) -> None:

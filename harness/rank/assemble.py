@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
 from harness.axes.aggregation.base import Aggregation
 from harness.axes.batchnorm.base import Batchnorm
@@ -28,6 +28,7 @@ from harness.schema.case import AXES, PROBE, Case
 from harness.schema.config import BenchmarkConfig
 from harness.schema.context import Option
 from harness.schema.matrix import option_node
+from harness.schema.parameters import check_parameters, signature_of
 from harness.schema.refusal import RefusedError
 
 _BASES: dict[str, type] = {
@@ -81,12 +82,22 @@ def assemble_probes(config: BenchmarkConfig) -> dict[str, Probe]:
     return {option: make(PROBE, option, json.dumps(node)) for option, node in config.probe.items()}
 
 
+def _checked(key: str, node: dict[str, Any]) -> dict[str, Any]:
+    """The node as its class's annotations have it. The launcher has read them from source files, where that tells them."""
+    try:
+        maker = get_object(str(node.get("_target_")))
+    except (ImportError, ValueError):
+        return node  # instantiate says what it cannot find
+    signature = signature_of(maker) if callable(maker) else None
+    return check_parameters(key, node, signature) if signature else node
+
+
 def make(axis: str, option: str, node: str) -> Any:
     """The object of an option; `node` is its config as JSON. Raises RefusedError."""
     changed = list[str]()
     try:
         with restored(changed):
-            made = instantiate(json.loads(node), _convert_="all")
+            made = instantiate(_checked(f"{axis}.{option}", json.loads(node)), _convert_="all")
     except (HydraException, ValueError) as error:
         raise RefusedError(f"{axis}.{option}: {error.__cause__ or error}") from error
     if not isinstance(made, _BASES[axis]):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema.case import AXES, PROBE
@@ -25,6 +25,7 @@ OPTIMIZERS = ("sgd", "adam")
 ORDERS = ("matrix", "shuffled", "interleaved")
 STORIES = ("", "reduction_modes", "gradient_sums", "unequal_derivatives")
 RENDEZVOUS_S = 120.0
+_MOST_RANKS = {"nproc_per_node": 1024, "nnodes": 2**16}
 _NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
@@ -38,10 +39,11 @@ class TorchrunConfig:
     """Number of nodes."""
 
     def __post_init__(self) -> None:
-        for key in ("nproc_per_node", "nnodes"):
+        for key, most in _MOST_RANKS.items():
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"torchrun.{key}={value}: expected a whole number of at least 1")
+            if value is not None and not 1 <= value <= most:
+                problem = "less than 1" if value < 1 else f"more than {most}"
+                raise ValueError(f"torchrun.{key}={value}: {problem}; accepted: a whole number, at least 1 and at most {most}")
 
 
 @dataclass
@@ -189,6 +191,8 @@ class BenchmarkConfig:
         return (self.torchrun.nproc_per_node or 1) * self.torchrun.nnodes
 
     def _check_name(self) -> None:
+        if not self.results_dir.strip():
+            raise ValueError(f"results_dir={self.results_dir}: empty; accepted: a folder; try results_dir=.")
         for key in ("results_dir", "config_dir", "resume"):
             if not (getattr(self, key) or "").isprintable():
                 raise ValueError(f"{key}={getattr(self, key)!r}: expected a path without control characters")
@@ -198,10 +202,11 @@ class BenchmarkConfig:
             )
 
     def _check_numbers(self) -> None:
-        for key, least in _LEAST.items():
+        for key, (least, most) in _LIMITS.items():
             value = getattr(self, key)
-            if not least <= value < 2**63:
-                raise ValueError(f"{key}={value}: expected a whole number of at least {least}")
+            if not least <= value <= most:
+                problem = f"less than {least}" if value < least else f"more than {most}"
+                raise ValueError(f"{key}={value}: {problem}; accepted: a whole number, at least {least} and at most {most}")
         if any(size < 1 for size in self.world_sizes) or len(set(self.world_sizes)) < len(self.world_sizes):
             raise ValueError(f"world_sizes={self.world_sizes}: expected different numbers of ranks, each at least 1")
         for key in ("deadline_s", "rendezvous_s"):
@@ -246,17 +251,17 @@ class BenchmarkConfig:
             )
 
 
-_LEAST = {
-    "seed": 0,
-    "global_batch_size": 1,
-    "iterations": 1,
-    "warm_up": 0,
-    "threads_per_rank": 1,
-    "launches": 1,
-    "rounds": 1,
-    "restarts": 0,
+_LIMITS = {
+    "seed": (0, 2**63 - 1),
+    "global_batch_size": (1, 2**31 - 1),
+    "iterations": (1, 10**9),
+    "warm_up": (0, 10**9),
+    "threads_per_rank": (1, 1024),
+    "launches": (1, 10_000),
+    "rounds": (1, 10**9),
+    "restarts": (0, 10**6),
 }
-"""Keys that are whole numbers."""
+"""Keys that are whole numbers, with the least and the most of each: what is larger is a slip, not a run."""
 
 
 def to_config(composed: DictConfig) -> BenchmarkConfig:
@@ -264,6 +269,8 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
     unknown = sorted(set(map(str, composed)) - {f.name for f in fields(BenchmarkConfig)})
     if unknown:
         raise RefusedError(f"{unknown[0]}: no such key of the configuration")
+    for key in ("env", "world_sizes", "drift.optimizers"):
+        _check_flat(key, OmegaConf.select(composed, key))
     try:
         config = OmegaConf.to_object(composed)
     except ValueError as error:
@@ -274,6 +281,15 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
     for group in (*AXES, PROBE):
         check_sweeps(group, getattr(config, group))
     return config
+
+
+def _check_flat(key: str, node: Any) -> None:
+    """Raise RefusedError for a list or a mapping inside another one, which OmegaConf takes for text or a number there."""
+    items = node.values() if isinstance(node, DictConfig) else node if isinstance(node, ListConfig) else []
+    for item in items:
+        if isinstance(item, DictConfig | ListConfig):
+            kind = "a mapping" if isinstance(item, DictConfig) else "a list"
+            raise RefusedError(f"{key}={item}: holds {kind}; accepted: numbers and texts")
 
 
 def load_config(path: Path) -> BenchmarkConfig:

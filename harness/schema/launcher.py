@@ -12,6 +12,9 @@ from harness.schema.text import literal
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2")
 """It asks nothing, and notices within seconds that a host is gone."""
 
+_MOST_PER_NODE = 2**16
+"""GPUs or CPUs of a node."""
+
 
 @dataclass
 class Torchrun:
@@ -84,8 +87,10 @@ class Slurm:
         for key in ("partition", "account", "time"):
             if any(not character.isprintable() or character.isspace() for character in getattr(self, key)):
                 raise ValueError(f"launch.{key}={getattr(self, key)!r}: expected one word")
-        if self.gpus_per_node < 0 or self.cpus_per_task < 0:
-            raise ValueError("launch.gpus_per_node, launch.cpus_per_task: expected whole numbers of at least 0")
+        for key in ("gpus_per_node", "cpus_per_task"):
+            if not 0 <= getattr(self, key) <= _MOST_PER_NODE:
+                limits = f"a whole number, at least 0 and at most {_MOST_PER_NODE}"
+                raise ValueError(f"launch.{key}={getattr(self, key)}: out of range; accepted: {limits}")
         _check_port(self.master_port, zero="29400 and the last three digits of the job's number")
         if not 0 < self.poll_s < 3600:
             raise ValueError(f"launch.poll_s={self.poll_s}: expected seconds, more than 0")
@@ -119,6 +124,9 @@ def to_launcher(node: Mapping[str, Any]) -> Launcher:
     unknown = sorted(set(given) - known)
     if unknown:
         raise ValueError(f"launch.{unknown[0]}: no such key of launch={kind}; it has {', '.join(sorted(known)) or 'none'}")
+    for key, value in given.items():
+        if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            raise ValueError(f"launch.{key}={value}: holds a list or a mapping; accepted: a list of texts")
     try:
         made: Launcher = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[kind]), literal(given)))  # type: ignore[assignment]
     except OmegaConfBaseException as error:

@@ -47,6 +47,7 @@ class RunDir:
     def create(cls, config: BenchmarkConfig, now: datetime.datetime) -> "RunDir":
         """Make `<results_dir>/<name>/<now>/`, alone, and write config.yaml. Raises RefusedError where that cannot be."""
         parent = Path(config.results_dir).absolute() / config.name
+        run_dir = None
         try:
             run_dir = cls(_make_alone(parent, now.strftime("%Y-%m-%d_%H-%M-%S")))
             for folder in (*TABLES, "ranks"):
@@ -54,8 +55,29 @@ class RunDir:
             write_whole(run_dir.path / "config.yaml", dump_config(config).encode())
             _point_latest(parent, run_dir.path.name)
         except OSError as error:
+            if run_dir is not None:
+                run_dir.discard()
             raise RefusedError(f"results_dir={config.results_dir}: cannot write there: {error.strerror or error}") from error
         return run_dir
+
+    def discard(self) -> None:
+        """Remove a run that was refused before anything was measured, and point `latest` to the newest run that is left.
+
+        For the launcher, once no process of the run is left. A run that has a finished case or probe stays.
+        """
+        if self.finished() or self.finished("probes"):
+            return
+        parent, latest = self.path.parent, self.path.parent / "latest"
+        with contextlib.suppress(OSError):  # what cannot be removed stays
+            led_here = latest.is_symlink() and latest.readlink() == Path(self.path.name)
+            shutil.rmtree(self.path, ignore_errors=True)
+            left = [path for path in parent.iterdir() if path.is_dir() and not path.is_symlink()]
+            if led_here and left:
+                _point_latest(parent, max(left, key=lambda path: path.stat().st_mtime_ns).name)
+            elif led_here:
+                latest.unlink()
+            if not left:
+                parent.rmdir()
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDir":

@@ -11,6 +11,8 @@ import pytest
 from launch.__main__ import main
 from launch.compose import compose_config
 from launch.devices import visible_gpus
+from launch.verdict import FAILURE, REFUSAL, Verdict
+from tests.launch.standins import DONE, StandIn
 from tests.needs import needs
 from tests.worlds.pool import Pool
 
@@ -48,6 +50,8 @@ REFUSALS = {
     "env.NCCL_ALGO=Ring": ["+env.NCCL_ALGO"],
     "reduction=none,sum": ["--multirun"],
     "==": ["key=value"],
+    "+=64M": ["has no key"],
+    "drift.=3": ["key=value"],
     "reduction.mean._target_=harness.axes.reduction.mean.Mean": ["has no Mean"],
     "reduction.mean._target_=nosuch.module.Class": ["there is no module nosuch"],
     "reduction.mean._target_=Class": ["dotted name"],
@@ -67,6 +71,29 @@ REFUSALS = {
     "drift.steps=-1": ["drift.steps=-1"],
     "drift.optimizers.foo=1": ["drift.optimizers.foo"],
     "drift.optimizers.sgd=0": ["drift.optimizers.sgd=0"],
+    "reduction.micro_batch._sweepable_=3": ["reduction.micro_batch._sweepable_=3", "list of different names"],
+    "reduction.micro_batch._sweepable_=[sizes]": ["sizes: no such parameter; accepted: size"],
+    "~torchrun": ["~torchrun", "every run has torchrun"],
+    "~torchrun.nnodes": ["every run has torchrun.nnodes"],
+    "~workload.mlp_digits._target_": ["~workload.mlp_digits to leave it out"],
+    "env=${seed}": ["env=0: is a whole number; accepted: a mapping"],
+    "drift=${seed}": ["drift=0: is a whole number; accepted: a mapping"],
+    "name=${name}": ["name: Recursive interpolation"],
+    "seed=${nosuch}": ["nosuch"],
+    "--multirun seed=range(1,1000000000)": ["seed=range(1,1000000000): makes more than 10000 runs"],
+    "--multirun seed=range(1,200) iterations=range(1,200)": ["iterations=range(1,200): makes more than 10000 runs"],
+    "profile=-1": ["profile=-1", "accepted: true or false"],
+    "profile=1.0e-3": ["profile=0.001"],
+    "iterations=true": ["iterations=true", "accepted: a number"],
+    "torchrun={nnodes:true}": ["torchrun.nnodes=true"],
+    "torchrun.nproc_per_node=1000000 global_batch_size=1000000": ["torchrun.nproc_per_node=1000000: more than 1024"],
+    "launch=slurm launch.gpus_per_node=2000": ["torchrun.nproc_per_node=2000: more than 1024"],
+    "launches=99999": ["launches=99999: more than 10000"],
+    "results_dir=": ["results_dir=", "empty"],
+    "hydra.run.dir=/tmp": ["hydra.run.dir=/tmp: Hydra composes"],
+    "+hydra.x=1": ["Hydra composes"],
+    "config_dir=/tmp": ["--config-dir FOLDER"],
+    "workload.mlp_digits.hidden=[nan]": ["workload.mlp_digits.hidden=nan: not a number"],
     "experiment=reduction_modes workload=[cnn_digits] workload.mlp_digits.samples=32": ["mlp_digits is not selected"],
 }
 
@@ -124,7 +151,6 @@ def test_an_unwritable_results_dir(tmp_path: Path) -> None:
 
 RANKS_REFUSE = {
     "workload=[mlp_digits] global_batch_size=5000": "the data set has 1797 samples",
-    "reduction=[micro_batch] reduction.micro_batch.size=0": "reduction.micro_batch: size=0",
 }
 
 
@@ -180,3 +206,37 @@ def test_a_checkout_that_is_not_installed_finds_its_configuration(monkeypatch: p
     installed = compose_config([], nproc_per_node=1)
     monkeypatch.setattr("launch.compose.find_spec", lambda name: None)
     assert compose_config([], nproc_per_node=1) == installed
+
+
+def test_a_run_that_ranks_refuse_leaves_nothing_and_latest_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["experiment=smoke", "workload=[mlp_digits]", "reduction=[mean]", f"results_dir={tmp_path / 'results'}"]
+    verdicts = [Verdict(REFUSAL, ("refused",)), DONE, Verdict(REFUSAL, ("refused",)), Verdict(FAILURE, ("a rank died",))]
+    monkeypatch.setattr("launch.job.run_launch", StandIn(verdicts=verdicts))
+    results = tmp_path / "results" / "smoke"
+    assert main(asked) == 2
+    assert not results.exists()
+    assert main(asked) == 0
+    (first,) = [path for path in results.iterdir() if not path.is_symlink()]
+    assert main(asked) == 2
+    assert sorted(results.iterdir()) == sorted([first, results / "latest"])
+    assert (results / "latest").resolve() == first
+    assert main(asked) == 1
+    assert (results / "latest").resolve() != first, "a run that failed is kept"
+
+
+def test_a_run_directory_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harness.schema.run_dir.write_whole", full)
+    assert main(["experiment=smoke", f"results_dir={tmp_path / 'results'}"]) == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "results"]
+
+
+def test_a_job_that_sbatch_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = ["launch=slurm", "torchrun.nproc_per_node=2", "experiment=smoke", f"results_dir={tmp_path / 'results'}"]
+    assert main(asked) == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "results"]

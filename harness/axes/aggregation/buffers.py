@@ -7,15 +7,14 @@ import torch
 from torch import Tensor
 
 from harness.axes.aggregation.base import Aggregation, Fabric, FollowingSync
+from harness.schema.parameters import Bytes
 from harness.tensors import collectives
 
 
 class InBuckets(Aggregation):
     """Gradients in buffers of up to `bytes`, in the order of the parameters."""
 
-    def __init__(self, bytes: int) -> None:  # noqa: A002
-        if bytes < 1:
-            raise ValueError(f"bytes={bytes}: expected at least 1")
+    def __init__(self, bytes: Bytes) -> None:  # noqa: A002
         self._bytes = bytes
 
     def buckets(self, gradients: list[Tensor]) -> Iterator[list[Tensor]]:

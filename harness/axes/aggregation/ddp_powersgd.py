@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from harness.axes.aggregation.base import Fabric
 from harness.axes.aggregation.replicas import Replicated
+from harness.schema.parameters import Count, Positive
 
 _START = 2
 """The least that torch allows with error feedback; until then the hook is an exact all-reduce."""
@@ -31,10 +32,8 @@ class DdpPowersgdAggregation(Replicated):
     sends_gradients = False
     warm_up = _START + 1
 
-    def __init__(self, bucket_cap_mb: float = 25.0, rank: int = 1) -> None:
+    def __init__(self, bucket_cap_mb: Positive = 25.0, rank: Count = 1) -> None:
         super().__init__(bucket_cap_mb)
-        if rank < 1:
-            raise ValueError(f"rank={rank}: expected at least 1, the rank of the approximation")
         self._rank = rank
 
     def register(self, replica: DistributedDataParallel, fabric: Fabric) -> None:

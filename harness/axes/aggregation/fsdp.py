@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,7 @@ class FsdpAggregation(Aggregation):
     needs_equal_use = True
     warm_up = 1
 
-    def __init__(self, blocks: bool = True, reduce_dtype: str | None = None) -> None:
-        if reduce_dtype is not None and reduce_dtype not in _DTYPES:
-            raise ValueError(f"reduce_dtype={reduce_dtype}: expected one of {', '.join(_DTYPES)}, or null")
+    def __init__(self, blocks: bool = True, reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = None) -> None:
         self._by_block, self.sends = blocks, _DTYPES[reduce_dtype] if reduce_dtype else None
 
     def unsupported(self, context: Context) -> str | None:

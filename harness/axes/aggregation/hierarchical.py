@@ -6,6 +6,7 @@ from torch.distributed import ProcessGroup
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
 from harness.axes.aggregation.buffers import by_dtype, flatten, unflatten
 from harness.schema.context import Context
+from harness.schema.parameters import Count
 from harness.tensors import collectives
 
 
@@ -15,9 +16,7 @@ class HierarchicalAggregation(Aggregation):
     ranks_per_node: how many neighbouring ranks count as one node; None: as many as torchrun started on a host.
     """
 
-    def __init__(self, ranks_per_node: int | None = None) -> None:
-        if ranks_per_node is not None and ranks_per_node < 1:
-            raise ValueError(f"ranks_per_node={ranks_per_node}: expected at least 1, or null for those of one host")
+    def __init__(self, ranks_per_node: Count | None = None) -> None:
         self._ranks_per_node = ranks_per_node
 
     def unsupported(self, context: Context) -> str | None:

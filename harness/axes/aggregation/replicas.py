@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.axes.aggregation.base import Aggregation, Exchange, Fabric
+from harness.schema.parameters import Positive
 from harness.tensors import collectives
 
 
@@ -60,9 +61,7 @@ class Replicated(Aggregation):
     needs_a_pass = True
     warm_up = 1
 
-    def __init__(self, bucket_cap_mb: float = 25.0) -> None:
-        if not bucket_cap_mb > 0:
-            raise ValueError(f"bucket_cap_mb={bucket_cap_mb}: expected MiB, more than 0")
+    def __init__(self, bucket_cap_mb: Positive = 25.0) -> None:
         self._bucket_cap_mb = bucket_cap_mb
 
     def begin(self, model: nn.Module, fabric: Fabric) -> ReplicatedExchange:

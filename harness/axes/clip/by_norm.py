@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from harness.axes.clip.base import Clip
+from harness.schema.parameters import Positive
 
 _EPSILON = 1e-6
 """torch.nn.utils.clip_grad_norm_ adds it to the norm."""
@@ -17,9 +18,7 @@ class ByNormClip(Clip):
     Where gradients are sharded, the norm is that of the ranks' norms: a collective, and another order of summation.
     """
 
-    def __init__(self, max_norm: float = 1.0) -> None:
-        if not 0 < max_norm < float("inf"):
-            raise ValueError(f"max_norm={max_norm}: expected a norm of more than 0")
+    def __init__(self, max_norm: Positive = 1.0) -> None:
         self._max_norm = max_norm
 
     def clipping(self, parameters: list[nn.Parameter]) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from harness.schema.context import Context, Option
+from harness.schema.parameters import Whole
 
 Pass = Callable[[bool], AbstractContextManager[Any]]
 """Made for each case; entered around every forward and backward of several, told whether it is the last."""
@@ -125,9 +126,7 @@ class Fault(Option):
 class OneRankFault(Fault):
     """A mistake of one rank."""
 
-    def __init__(self, rank: int = 0) -> None:
-        if rank < 0:
-            raise ValueError(f"rank={rank}: expected a rank, from 0")
+    def __init__(self, rank: Whole = 0) -> None:
         self._rank = rank
 
     def unsupported(self, context: Context) -> str | None:
@@ -143,10 +142,8 @@ class OneRankFault(Fault):
 class OneSampleFault(OneRankFault):
     """A mistake with one sample of one rank."""
 
-    def __init__(self, rank: int = 0, sample: int = 0) -> None:
+    def __init__(self, rank: Whole = 0, sample: Whole = 0) -> None:
         super().__init__(rank)
-        if sample < 0:
-            raise ValueError(f"sample={sample}: expected a place in the rank's shard, from 0")
         self._sample = sample
 
     def unsupported(self, context: Context) -> str | None:

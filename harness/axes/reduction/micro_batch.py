@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from harness.axes.reduction.base import Interleaved, LocalWork, parts
+from harness.schema.parameters import Count
 
 
 class MicroBatchReduction(Interleaved):
     """Backward of the mean of each micro-batch of `size` samples, weighted by the micro-batch's share of n."""
 
-    def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"size={size}: expected at least 1 sample a micro-batch")
+    def __init__(self, size: Count) -> None:
         self._size = size
 
     def splits(self, samples: int) -> bool:

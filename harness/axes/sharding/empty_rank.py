@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from harness.axes.sharding.base import Sharding, runs
 from harness.schema.context import Context
+from harness.schema.parameters import Whole
 
 
 class EmptyRankSharding(Sharding):
     """Rank `rank` has nothing, the others share evenly: it contributes zeros, and its mean is 0. The end of an epoch."""
 
-    def __init__(self, rank: int = 1) -> None:
-        if rank < 0:
-            raise ValueError(f"rank={rank}: expected a rank, from 0")
+    def __init__(self, rank: Whole = 1) -> None:
         self._rank = rank
 
     def unsupported(self, context: Context) -> str | None:

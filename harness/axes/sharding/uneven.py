@@ -2,16 +2,19 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Annotated
 
 from harness.axes.sharding.base import Sharding
+from harness.schema.parameters import NotEmpty, Range
+
+Share = Annotated[float, Range(0, 1e9, above=True)]
+"""Sums of so large ones are exact enough to cut a batch by."""
 
 
 class UnevenSharding(Sharding):
     """Runs of neighbouring samples in proportion to `shares`, which ranks take in turn; every rank has one sample at least."""
 
-    def __init__(self, shares: Sequence[float] = (3, 1)) -> None:
-        if not shares or not all(0 < share < float("inf") for share in shares):
-            raise ValueError(f"shares={list(shares)}: expected numbers of more than 0, one a rank")
+    def __init__(self, shares: Annotated[Sequence[Share], NotEmpty()] = (3, 1)) -> None:
         self._shares = tuple(shares)
 
     def shards(self, terms: Sequence[float], world_size: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from harness.schema.context import Option
+from harness.schema.parameters import Count
 from harness.tensors.bits import bits
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -91,10 +92,8 @@ class Workload(Option):
         model: Callable[[], nn.Module],
         loss: Callable[..., LossFunction],
         data: Callable[[], tuple[Tensor, ...]],
-        samples: int | None = None,
+        samples: Count | None = None,
     ) -> None:
-        if samples is not None and samples < 1:
-            raise ValueError(f"samples={samples}: expected at least 1 sample in the global batch, or null")
         self._model, self._loss, self._data, self.samples = model, loss, data, samples
 
     def build_model(self, seed: int) -> nn.Module:

@@ -6,12 +6,13 @@ from torch import nn
 
 from harness.axes.workload.base import Workload
 from harness.axes.workload.digits import load_digits
+from harness.schema.parameters import Count, Width
 
 
 class CnnDigitsWorkload(Workload):
     """Two convolutions of `channels` and twice as many channels, each with BatchNorm in train mode; cross entropy."""
 
-    def __init__(self, channels: int = 8, samples: int | None = None) -> None:
+    def __init__(self, channels: Width = 8, samples: Count | None = None) -> None:
         super().__init__(model=partial(_build, channels), loss=nn.CrossEntropyLoss, data=load_digits, samples=samples)
 
 

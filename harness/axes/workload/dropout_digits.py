@@ -1,6 +1,7 @@
 """A network with dropout on digits, whose masks come from the rank or from the sample."""
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +9,8 @@ from torch.nn import functional
 
 from harness.axes.workload.base import Workload
 from harness.axes.workload.digits import load_digits
+from harness.schema.parameters import Count, Probability, Width
 
-_MASKS = ("rank", "sample")
 _ROUNDS = ((30, -4658895280553007687), (27, -7723592293110705685), (31, 0))
 """(shift, factor) of splitmix64's finalizer (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014), as
 signed 64-bit integers."""
@@ -24,11 +25,13 @@ class DropoutDigitsWorkload(Workload):
     forwards draw others. `sample`: a function of the sample's index in the data, so that it has one mask wherever it lands.
     """
 
-    def __init__(self, hidden: int = 64, p: float = 0.5, masks: str = "rank", samples: int | None = None) -> None:
-        if not 0 < p < 1:
-            raise ValueError(f"p={p}: expected a probability between 0 and 1")
-        if masks not in _MASKS:
-            raise ValueError(f"masks={masks}: expected one of {', '.join(_MASKS)}")
+    def __init__(
+        self,
+        hidden: Width = 64,
+        p: Probability = 0.5,
+        masks: Literal["rank", "sample"] = "rank",
+        samples: Count | None = None,
+    ) -> None:
         super().__init__(
             model=partial(DroppingNetwork, hidden, p, by_sample=masks == "sample"),
             loss=nn.CrossEntropyLoss,

@@ -6,12 +6,13 @@ from torch import nn
 
 from harness.axes.workload.base import Workload
 from harness.axes.workload.digits import load_digits
+from harness.schema.parameters import Count, Width
 
 
 class MlpDigitsWorkload(Workload):
     """Two hidden layers of `hidden` units on 8x8 digits; cross entropy over ten classes."""
 
-    def __init__(self, hidden: int = 64, samples: int | None = None) -> None:
+    def __init__(self, hidden: Width = 64, samples: Count | None = None) -> None:
         super().__init__(model=partial(_build, hidden), loss=nn.CrossEntropyLoss, data=load_digits, samples=samples)
 
 

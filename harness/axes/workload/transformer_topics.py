@@ -1,11 +1,13 @@
 """A byte-level causal language model on CPython's own help texts: sequences of unequal length, padding ignored by the loss."""
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from harness.axes.workload.base import Workload
+from harness.schema.parameters import Count, MultipleOf, Range, Width
 
 PADDING = 256
 IGNORED = -100
@@ -15,7 +17,14 @@ IGNORED = -100
 class TransformerTopicsWorkload(Workload):
     """A pre-norm transformer, `layers` deep and `width` wide, on paragraphs of pydoc_data.topics cut to `context` bytes."""
 
-    def __init__(self, context: int = 96, width: int = 32, heads: int = 2, layers: int = 2, samples: int | None = None) -> None:
+    def __init__(
+        self,
+        context: Annotated[int, Range(1, 2**14)] = 96,
+        width: Annotated[Width, MultipleOf("heads")] = 32,
+        heads: Width = 2,
+        layers: Annotated[int, Range(1, 1024)] = 2,
+        samples: Count | None = None,
+    ) -> None:
         super().__init__(
             model=partial(CausalTransformer, context, width, heads, layers),
             loss=nn.CrossEntropyLoss,

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pandas as pd
 import pytest
 
 from harness.probes.collectives import CollectivesProbe
-from harness.probes.transfer import DTYPES
+from harness.probes.transfer import DTYPES, Dtype
 from harness.report.collectives import SETTING, collectives
 from harness.report.frame import Run
 from harness.report.render import show
@@ -129,17 +130,5 @@ def test_one_rank_has_nobody_to_send_to() -> None:
     assert all("one rank" in str(question.unsupported) for question in questions)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"dtypes": ["complex64"]}, "dtypes="),
-        ({"collectives": []}, "collectives="),
-        ({"in_place": [True, True]}, "in_place="),
-        ({"in_flight": [0]}, "in_flight=0"),
-        ({"least_bytes": 64, "most_bytes": 32}, "most_bytes=32"),
-        ({"iterations": 0}, "iterations=0"),
-    ],
-)
-def test_wrong_numbers_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CollectivesProbe(**wrong)
+def test_the_names_of_dtypes_are_those_that_are_known() -> None:
+    assert get_args(Dtype) == tuple(DTYPES)
