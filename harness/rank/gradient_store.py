@@ -18,9 +18,9 @@ _ALIGNMENT = 8
 class GradientStore:
     """A rank's gradients by name. A file holds the bits of one parameter after the other; nothing is pickled."""
 
-    def __init__(self, folder: Path, below: Path | None = None) -> None:
-        """below: the folder under which `folder` is made, and no link followed; by default the one that holds it."""
-        self._folder, self._below = folder, below or folder.parent
+    def __init__(self, folder: Path, below: Path) -> None:
+        """below: the folder under which `folder` is made, and no link followed."""
+        self._folder, self._below = folder, below
         self._layouts: dict[str, list[tuple[str, torch.Size, torch.dtype]]] = {}
 
     def save(self, name: str, gradient: Iterable[tuple[str, Tensor]]) -> None:
