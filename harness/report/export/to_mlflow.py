@@ -46,13 +46,14 @@ def export(run: Run, to: str | None, experiment: str | None) -> str:
 
 
 def _log_all(client: MlflowClient, run: Run, name: str, experiment: str) -> str:
+    pages = _pages(run)
     whole = client.create_run(experiment, run_name=run.path.resolve().name)
     tags = {"reducebench.run": str(run.path), "reducebench.commit": str(run.environment.get("commit"))}
     client.log_batch(whole.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     for content in contents(run):
         _log_case(client, whole.info.experiment_id, whole.info.run_id, content)
-    for path in _pages(run):
-        client.log_text(whole.info.run_id, read_own(path, run.path).decode(errors="replace"), path.name)
+    for file, text in pages.items():
+        client.log_text(whole.info.run_id, text, file)
     client.set_terminated(whole.info.run_id, _DONE)
     return f"experiment {name}, run {whole.info.run_id}"
 
@@ -99,12 +100,13 @@ def _log_case(client: MlflowClient, experiment: str, parent: str, content: Conte
     client.set_terminated(run.info.run_id, _DONE)
 
 
-def _pages(run: Run) -> list[Path]:
-    """The report, rendered anew, and what the run directory says of itself."""
-    return [
-        write(build(run.path)),
-        *(run.path / name for name in ("config.yaml", "environment.json") if (run.path / name).is_file()),
-    ]
+def _pages(run: Run) -> dict[str, str]:
+    """File name to content: of the report, rendered anew, and of what the run directory says of itself.
+
+    Raises RefusedError where one is a link: a file of the reader's would go to a server.
+    """
+    own = [run.path / name for name in ("config.yaml", "environment.json") if (run.path / name).is_file()]
+    return {path.name: read_own(path, run.path).decode(errors="replace") for path in [write(build(run.path)), *own]}
 
 
 def _batches(entries: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,8 +1,6 @@
 """Files of a run directory are written where they are asked for: links that somebody planted lead nowhere."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from harness.schema.ranks_dir import RanksDir
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.whole_files import make_folder, open_in_place, open_new, read_own, remove, remove_all, write_whole, writing
-from tests.running import ROOT
 
 MINE = b"mine"
 
