@@ -114,9 +114,10 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
             "--multirun, --cfg, --base, --new, --gate, dry_run are for python -m launch: here the ranks run already"
         )
     own_launch = config.launch.get("kind", "torchrun") != "torchrun" or config.launch.get("master_port")
-    if config.resume or config.accept_changes or own_launch:
+    if config.resume or config.accept_changes or config.accept_owner or own_launch:
         raise RefusedError(
-            "launch, launch.master_port, resume and accept_changes are for python -m launch: here the ranks run already"
+            "launch, launch.master_port, resume, accept_changes and accept_owner are for python -m launch: here the ranks run "
+            "already"
         )
     if config.launches > 1:
         raise RefusedError("launches is for python -m launch, which starts new processes for each: here the ranks run already")

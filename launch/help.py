@@ -24,7 +24,8 @@ reducebench: which gradient did the ranks really compute, what did it cost, and 
                                                            an A/B run: launches in turn, then the comparison
 
   python -m launch resume=RUN_DIR [overrides]              go on with a run: what is missing in it, or failed, and nothing
-                                                           else; accept_changes=true: although its environment has changed
+                                                           else; accept_changes=true: although its environment has changed;
+                                                           dry_run=true: show what its configuration would execute here
 
   --config-dir DIR   options and classes of your own      --cfg       print the composed configuration, run nothing
   --multirun, -m     sweep over key=a,b                   --version   print the version

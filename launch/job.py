@@ -4,6 +4,7 @@ import datetime
 import gc
 import importlib
 import shlex
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -21,6 +22,7 @@ from harness.schema.run_dir import RunDir
 from harness.schema.sweep import check_count, count_variants
 from harness.schema.text import message_lines
 from launch import nodes, slurm, torchrun
+from launch.brought import brought, doubt
 from launch.compose import compose_config
 from launch.devices import check_ranks, default_ranks
 from launch.host import check_host
@@ -115,10 +117,15 @@ def resume(going: Going) -> tuple[Verdict, RunDir]:
     config, run_dir, task = going.config, going.run_dir, Task(retry=True, accept=going.config.accept_changes)
     print(going.said, flush=True)
     if config.dry_run:
-        print(message_lines(f"would run:\n{plan(config, run_dir, task)}"))
+        lines = [*brought(run_dir, config), "would run:", plan(config, run_dir, task)]
+        print(message_lines("\n".join(lines)))
         return Verdict(SUCCESS), run_dir
     if not going.launches:
         return Verdict(SUCCESS, complete=True), run_dir
+    if doubt(run_dir):  # accept_owner=true
+        print(
+            message_lines("\n".join(f"reducebench: {line}" for line in brought(run_dir, config))), file=sys.stderr, flush=True
+        )
     check_host(config)
     with _at_work(config, run_dir):
         go_on(going)

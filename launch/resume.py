@@ -10,10 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema.config import CONDUCT, BenchmarkConfig, figures_digest, node_of, to_config
+from harness.schema.file_names import file_name
 from harness.schema.matrix import expected_files
 from harness.schema.record import FAILED, OK
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from launch.brought import check_owner
 from launch.compose import GROUPS, check_typed, compose_config, with_options
 
 
@@ -38,9 +40,12 @@ def configure_resume(overrides: Sequence[str]) -> Going:
     """The run that `resume=RUN_DIR` names, with what the other overrides say. Raises RefusedError."""
     path = next(override.partition("=")[2] for override in overrides if _key(override) == "resume")
     run_dir = RunDir.open(Path(path.strip("'\"")).resolve())  # `latest` may lead elsewhere a moment later
-    with run_dir.occupied():  # nobody is at work on it
-        stored = replace(run_dir.config(), accept_changes=False, dry_run=False, resume=None)
+    with run_dir.looked_at():  # nobody is at work on it
+        stored = replace(run_dir.config(), accept_changes=False, accept_owner=False, dry_run=False, resume=None)
         config = _changed(stored, overrides)
+        if not (config.dry_run or config.accept_owner):
+            check_owner(run_dir)
+        run_dir.ranks.check_logs()
         if not config.accept_changes:
             _refuse_changes(run_dir, stored, config, overrides)
         undone = _undone(run_dir, config)
@@ -49,7 +54,7 @@ def configure_resume(overrides: Sequence[str]) -> Going:
 
 def go_on(going: Going) -> None:
     """Let the run directory know how it is gone on with."""
-    going.run_dir.write_config(replace(going.config, accept_changes=False, resume=None))
+    going.run_dir.write_config(replace(going.config, accept_changes=False, accept_owner=False, resume=None))
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def _undone(run_dir: RunDir, config: BenchmarkConfig) -> _Undone:
     failed = Counter(map(int, cases)) + Counter(0 for _ in probes)
     measured = run.launched.case_id[(run.launched.launch == 0) & (run.launched.status == OK)]
     traces = run_dir.traces() if config.profile else {}
-    lacking = [case for case in measured if config.profile and len(traces.get(case, ())) < config.world_size]
+    lacking = [case for case in measured if config.profile and len(traces.get(file_name(case), ())) < config.world_size]
     return _Undone(failed, Counter(map(run_dir.launch_of, missing)), Counter({0: len(lacking)}))
 
 

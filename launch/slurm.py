@@ -23,6 +23,7 @@ _LIVING = (
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"),
     *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
 )
+_JOB = re.compile(r"\d[\w.+\[\]-]*", re.ASCII)
 UNKNOWN = "UNKNOWN"
 """The state of a job of which Slurm's controller says nothing."""
 _UNKNOWN_S = 300.0
@@ -78,7 +79,7 @@ def follow(job: str, launcher: Slurm, watch: Watch, received: list[str]) -> str:
 def check_no_job(run_dir: RunDir) -> None:
     """Raises RefusedError where a batch job works on the run, or waits for its turn."""
     job = run_dir.ranks.job()
-    state = job_state(job) if job else ""
+    state = job_state(job) if _JOB.fullmatch(job) else ""  # the file may be somebody else's: no option of scontrol
     if state in _LIVING:
         raise RefusedError(f"{run_dir.path} is the work of job {job}, which is {state.lower()}: let it end, or scancel {job}")
 

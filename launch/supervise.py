@@ -63,7 +63,7 @@ def run_world(
 def _started(start: Start, run_dir: RunDir) -> Process:
     try:
         run_dir.ranks.note_start(start.log, start.command)
-        with run_dir.ranks.log(start.log).open("ab") as log:
+        with run_dir.ranks.open_log(start.log) as log:
             # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
             return subprocess.Popen(
                 start.command,

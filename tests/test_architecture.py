@@ -261,3 +261,60 @@ def test_ranks_hold_no_pandas_and_no_sklearn() -> None:
 def test_the_report_holds_no_torch() -> None:
     modules = ("render", "export.to_tensorboard", "export.to_mlflow")
     assert "torch" not in loaded_after("; ".join(f"import harness.report.{module}" for module in modules))
+
+
+_WRITES = {
+    *(
+        "mkdir",
+        "makedirs",
+        "unlink",
+        "rmdir",
+        "rmtree",
+        "renames",
+        "symlink_to",
+        "symlink",
+        "hardlink_to",
+        "touch",
+    ),
+    *("write_text", "write_bytes", "copy2", "copyfile", "copytree", "move", "truncate", "chmod", "utime", "savez", "tofile"),
+    *("TemporaryDirectory", "NamedTemporaryFile", "mkstemp", "mkdtemp", "SummaryWriter", "EventFileWriter", "log_artifact"),
+    *("np.save", "torch.save", "os.open", "os.replace", "os.remove", "os.rename", "Path.replace"),
+}
+_ELSEWHERE = {
+    "harness/schema/run_dir.py": 7,  # a new run's folders and `latest`; scratch, by rmtree; the lock's content
+    "harness/report/gate_files.py": 2,  # --json and --junit, which the reader names
+    "harness/report/export/to_tensorboard.py": 1,  # --to
+    "harness/rank/memory.py": 1,  # /proc/self/clear_refs
+    "harness/rank/profiling.py": 2,  # into an open file; a folder of random name, in one that was made without following links
+}
+"""Files to how many calls in them may write by a path of their own."""
+
+
+def _writes(path: Path) -> list[str]:
+    """Calls that change the file system by a path; `open` and the like where a mode says so."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        last = name.rpartition(".")[2]
+        modes = [
+            *call.args[: 2 if name in ("open", "gzip.open") else 1],
+            *(key.value for key in call.keywords if key.arg == "mode"),
+        ]
+        texts = [mode.value for mode in modes if isinstance(mode, ast.Constant) and isinstance(mode.value, str)]
+        to_path = [*call.args[:1], *(key.value for key in call.keywords)] and last in ("savefig", "to_csv", "to_parquet")
+        opened = last == "open" and any(re.fullmatch(r"[rwaxbt+]+", text) and set(text) & set("wax+") for text in texts)
+        if (_WRITES & {name, last}) or opened or (to_path and not _in_memory(call)):
+            found.append(f"{path.relative_to(ROOT)}:{call.lineno}: {name}")
+    return found
+
+
+def _in_memory(call: ast.Call) -> bool:
+    return not call.args or ast.unparse(call.args[0]) == "buffer"
+
+
+def test_files_are_written_in_one_place() -> None:
+    """Other calls would follow links that somebody planted in a run."""
+    found = {str(path.relative_to(ROOT)): _writes(path) for path in modules()}
+    assert len(found.pop("harness/schema/whole_files.py")) > 4, "calls are found at all"
+    counted = {name: len(calls) for name, calls in found.items() if calls}
+    assert counted == _ELSEWHERE, {name: found[name] for name in counted if counted[name] != _ELSEWHERE.get(name)}

@@ -18,6 +18,7 @@ from harness.rank.guard import Guard
 from harness.schema.rank_state import LAUNCHER_PID, RankState, RankStatus, check_proc, this_machine
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.whole_files import open_in_place
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -48,8 +49,8 @@ def main() -> int:
 
 
 def redirect_output(log: Path) -> None:
-    """Send what this process prints, in Python or below it, to its log."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Send what this process prints, in Python or below it, to its log, RUN/ranks/<rank>.log."""
+    descriptor = open_in_place(log, log.parent.parent, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)

@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
+from harness.schema.whole_files import make_folder, open_new, remove
 from harness.tensors.bits import bits
 
 _ALIGNMENT = 8
@@ -16,15 +18,15 @@ _ALIGNMENT = 8
 class GradientStore:
     """A rank's gradients by name. A file holds the bits of one parameter after the other; nothing is pickled."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, below: Path) -> None:
+        """below: the folder under which `folder` is made, and no link followed."""
+        self._folder, self._below = folder, below
         self._layouts: dict[str, list[tuple[str, torch.Size, torch.dtype]]] = {}
 
     def save(self, name: str, gradient: Iterable[tuple[str, Tensor]]) -> None:
         """Write the (parameter name, tensor) pairs, one at a time."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         layout = []
-        with self._path(name).open("wb") as file:
+        with self._new(name) as file:
             for parameter, tensor in gradient:
                 layout.append((parameter, tensor.shape, tensor.dtype))
                 file.write(bits(tensor).numpy().data)
@@ -33,9 +35,8 @@ class GradientStore:
 
     def save_flat(self, name: str, parts: Iterable[Tensor]) -> None:
         """Write tensors of one dtype as one vector, one at a time."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         elements, dtype = 0, torch.float32
-        with self._path(name).open("wb") as file:
+        with self._new(name) as file:
             for part in parts:
                 elements, dtype = elements + part.numel(), part.dtype
                 file.write(bits(part).numpy().data)
@@ -43,9 +44,8 @@ class GradientStore:
 
     def blank(self, name: str, elements: int) -> Tensor:
         """A float64 vector to be written to, held by its file."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._layouts[name] = [("", torch.Size([elements]), torch.float64)]
-        self._path(name).unlink(missing_ok=True)
+        self._new(name).close()
         return torch.from_file(str(self._path(name)), shared=True, size=elements, dtype=torch.float64)
 
     def flat(self, name: str) -> Tensor:
@@ -74,7 +74,11 @@ class GradientStore:
         """Remove gradients that nothing is compared with any more."""
         for name in names:
             if self._layouts.pop(name, None) is not None:
-                self._path(name).unlink(missing_ok=True)
+                remove(self._path(name), self._below)
+
+    def _new(self, name: str) -> IO[bytes]:
+        make_folder(self._folder, self._below)
+        return open_new(self._path(name), self._below)
 
     def _path(self, name: str) -> Path:
         return self._folder / hashlib.sha256(name.encode()).hexdigest()

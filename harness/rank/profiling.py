@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from harness.axes.reduction.base import Phases
 from harness.rank.process_group import World
 from harness.schema.run_dir import RunDir
-from harness.schema.whole_files import writing
+from harness.schema.whole_files import make_folder, writing
 
 MOST = 10
 """Iterations that are traced; a trace grows by a few hundred kilobytes each."""
@@ -32,11 +32,11 @@ class Tracer:
         traced = min(iterations, MOST)
         warm_up = max(1, warm_up)  # the profiler has one of its own
         path = self.path(case_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, self.run_dir.path)
         with profile(
             activities=self._activities(),
             schedule=schedule(wait=0, warmup=warm_up, active=traced, repeat=1),
-            on_trace_ready=partial(_export, path=path),
+            on_trace_ready=partial(_export, path=path, below=self.run_dir.path),
             record_shapes=True,
         ) as profiler:
             for left in reversed(range(warm_up + traced)):
@@ -71,10 +71,10 @@ def named(phases: Phases) -> Callable[[], None]:
     return run
 
 
-def _export(profiler: profile, path: Path) -> None:
+def _export(profiler: profile, path: Path, below: Path) -> None:
     """Whole, or not at all: torch writes where it likes first."""
-    with TemporaryDirectory(dir=path.parent, prefix=".") as folder, writing(path) as part:
+    with TemporaryDirectory(dir=path.parent, prefix=".") as folder, writing(path, below) as file:
         plain = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(plain))
-        with plain.open("rb") as trace, gzip.open(part, "wb") as packed:
+        with plain.open("rb") as trace, gzip.open(file, "wb") as packed:
             shutil.copyfileobj(trace, packed)

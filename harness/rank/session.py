@@ -100,7 +100,7 @@ class Session:
             inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
         state.enter("assemble")
         places = {case: place for place, case in enumerate(parts)}
-        store = GradientStore(run_dir.scratch(world.rank))
+        store = GradientStore(run_dir.scratch(world.rank), run_dir.path)
         references = References(store, world.control, world.device, config.seed)
         comparisons = Comparisons(
             control=world.control,

@@ -211,8 +211,8 @@ class Writer:
         self._save(table, name, pa.Table.from_arrays(arrays, schema=schema))
 
     def _save(self, table: str, name: str, content: pa.Table) -> None:
-        with writing(self._run_dir.case_file(table, name, self._launch)) as part:
-            pq.write_table(content, part)
+        with writing(self._run_dir.case_file(table, name, self._launch), self._run_dir.path) as file:
+            pq.write_table(content, file)
 
 
 _DIAGNOSED: dict[str, type[Diagnosis | Weight | Step | Floor]] = {

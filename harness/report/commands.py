@@ -10,7 +10,7 @@ from harness.report import compare_page
 from harness.report.comparison import Comparison, check_across
 from harness.report.comparison import compare as hold_against
 from harness.report.frame import load_run
-from harness.report.gate_files import junit, summary, write_file
+from harness.report.gate_files import junit, summary, write_files
 from harness.report.gates import BROKEN, Judged, judge_comparison, judge_run, parse_gate, parse_limit, parse_share
 from harness.report.sides import DISCREPANCY, MEMORY, TIME, load_side
 from harness.report.timing import timing
@@ -34,14 +34,15 @@ def compare(arguments: argparse.Namespace) -> int:
     compared = hold_against(base, new, again, margin=margin, phases=phases)
     judged = judge_comparison(gates, compared)
     lines, tables = compare_page.headlines(compared, judged), list(compare_page.tables(compared, judged))
-    report = RunDir(new.runs[-1].path).report
-    write_file(report / "compare.md", compare_page.page(_title(compared), lines, tables))
-    write_file(report / "compare.csv", compare_page.long_frame(compared).to_csv(index=False).encode())
-    write_file(arguments.json or report / "compare.json", summary(judged, **_told(compared, margin)))
-    if gates:
-        write_file(arguments.junit or report / "compare.xml", junit(judged))
+    files = {
+        "compare.md": (None, compare_page.page(_title(compared), lines, tables)),
+        "compare.csv": (None, compare_page.long_frame(compared).to_csv(index=False).encode()),
+        "compare.json": (arguments.json, summary(judged, **_told(compared, margin))),
+    }
+    run_dir = RunDir(new.runs[-1].path)
+    write_files(run_dir, files | ({"compare.xml": (arguments.junit, junit(judged))} if gates else {}))
     compare_page.show(lines, tables, _console())
-    print(report / "compare.md")
+    print(run_dir.report / "compare.md")
     return _status(judged)
 
 
@@ -59,9 +60,8 @@ def check(arguments: argparse.Namespace) -> int:
     judged = judge_run(run, timing(run), limits)
     if not judged:
         raise RefusedError(f"{run.path} has measured no case")
-    report = RunDir(run.path).report
-    write_file(arguments.json or report / "check.json", summary(judged, run=str(run.path)))
-    write_file(arguments.junit or report / "check.xml", junit(judged))
+    files = {"check.json": (arguments.json, summary(judged, run=str(run.path))), "check.xml": (arguments.junit, junit(judged))}
+    write_files(RunDir(run.path), files)
     compare_page.show([compare_page.counted(judged)], [compare_page.gate_table(judged)], _console())
     return _status(judged)
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
+from harness.schema.file_names import file_name
 from harness.schema.matrix import expected_files
 from harness.schema.record import FAILED, OK
 from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
@@ -115,13 +116,13 @@ def _sorted_out(run_dir: RunDir, config: BenchmarkConfig) -> tuple[Sound, list[P
     for launch in range(config.launches):
         for kind, names in expected_files(config, launch).items():
             finished = run_dir.finished(kind, launch)
-            for name in filter(finished.__contains__, names):
+            for name in [name for name in names if file_name(name) in finished]:
                 files = [run_dir.case_file(table, name, launch) for table in HELD[kind]]
                 broken = [file for file in files if file.is_file() and not is_whole(file, name)]
                 damaged += broken
                 sound[kind] += [] if broken else [(name, launch)]
             if kind == "probes":
-                unfinished = [name for name in names if name not in finished]
+                unfinished = [name for name in names if file_name(name) not in finished]
                 sound[kind] += [(part, launch) for name in unfinished for part in whole_parts(run_dir, name)]
     return sound, damaged
 

@@ -3,24 +3,38 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from harness.report.gates import BROKEN, KEPT, UNTOLD, Judged
 from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
 from harness.schema.whole_files import write_whole
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Raises RefusedError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise RefusedError(f"cannot write {path}: {error.strerror or error}") from error
+def write_files(run_dir: RunDir, files: Mapping[str, tuple[Path | None, bytes]]) -> None:
+    """Write each (where the reader asked for it, content) there, or by its name to the report of the run.
+
+    Raises RefusedError where it cannot be written.
+    """
+    for name, (asked, content) in files.items():
+        try:
+            _write_to(asked, content) if asked else run_dir.write_report(name, content)
+        except OSError as error:
+            raise RefusedError(f"cannot write {asked or run_dir.report / name}: {error.strerror or error}") from error
+
+
+def _write_to(asked: Path, content: bytes) -> None:
+    """The reader named it: links that lead to it are followed, and what is no regular file, as /dev/stdout, is written to."""
+    path = asked.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content, path.parent)
 
 
 def summary(judged: Sequence[Judged], **more: Any) -> bytes:

@@ -34,10 +34,10 @@ from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
 from harness.report.trust import doubts
 from harness.report.why import why_tables
+from harness.schema.file_names import file_name
 from harness.schema.record import FAILED, OK, VERDICT
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
-from harness.schema.whole_files import write_whole
 
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
@@ -187,25 +187,20 @@ def _show_across(runs: list[Run], console: Console) -> Callable[[], Path]:
 
 def _write_across(runs: list[Run], rows: pd.DataFrame, tables: list[Table]) -> Path:
     run_dir = RunDir(runs[-1].path)
-    page = run_dir.report / "across.md"
-    write_whole(run_dir.report / "across.csv", rows.to_csv(index=False).encode())
+    run_dir.write_report("across.csv", rows.to_csv(index=False).encode())
     head = [f"# {escape(runs[-1].config.name)}: {len(runs)} runs", "\n".join(f"- {escape(str(run.path))}" for run in runs)]
-    write_whole(page, "\n\n".join([*head, *(table.markdown() for table in tables)]).encode())
-    return page
+    return run_dir.write_report("across.md", "\n\n".join([*head, *(table.markdown() for table in tables)]).encode())
 
 
 def write(report: Report) -> Path:
     """Write the CSV files and report.md; returns the page's path."""
     run_dir = RunDir(report.run.path)
-    run_dir.report.mkdir(exist_ok=True)
     for name, frame in report.frames.items():
         if len(frame) or name not in _ON_REQUEST:
-            write_whole(run_dir.report / f"{name}.csv", frame.to_csv(index=False).encode())
+            run_dir.write_report(f"{name}.csv", frame.to_csv(index=False).encode())
     for name, picture in report.pictures.items():
-        write_whole(run_dir.report / name, picture)
-    page = run_dir.report / "report.md"
-    write_whole(page, _markdown(report).encode())
-    return page
+        run_dir.write_report(name, picture)
+    return run_dir.write_report("report.md", _markdown(report).encode())
 
 
 def _print(report: Report, console: Console) -> None:
@@ -292,7 +287,7 @@ def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[t
         from harness.report.picture import pictures
 
         for workload, picture in pictures(traded, resident=run.environment.get("device") == "cpu"):
-            yield f"trade-{workload}.png", picture
+            yield f"trade-{file_name(workload)}.png", picture
     if len(run.budget):
         from harness.report.waterfall import waterfalls
 

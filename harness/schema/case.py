@@ -33,7 +33,7 @@ class Case:
 
     @property
     def case_id(self) -> str:
-        """Readable, unique in a run, equal between runs that ask for the same, and safe as a file name.
+        """Readable, unique in a run, and equal between runs that ask for the same; `file_name` makes a file name of it.
 
         Options of the axes without a usual one stand by themselves, the others as `axis=option` where they are not usual.
         """

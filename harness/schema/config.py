@@ -150,6 +150,8 @@ class BenchmarkConfig:
     """A run directory to go on with: what is missing in it, or failed, is done, and nothing else. For python -m launch."""
     accept_changes: bool = False
     """Go on with a run although its configuration or its environment has changed."""
+    accept_owner: bool = False
+    """Go on with a run that belongs to another user, or that every user may change: it says what is executed."""
     launch: dict[str, Any] = field(default_factory=dict)
     """How the ranks are started, and what that needs: `launch=slurm launch.partition=gpu` (conf/launch/)."""
     torchrun: TorchrunConfig = field(default_factory=TorchrunConfig)
@@ -316,7 +318,7 @@ def _parsed(path: Path, content: bytes) -> BenchmarkConfig:
     return to_config(loaded)
 
 
-CONDUCT = ("accept_changes", "deadline_s", "dry_run", "launch", "rendezvous_s", "restarts", "resume")
+CONDUCT = ("accept_changes", "accept_owner", "deadline_s", "dry_run", "launch", "rendezvous_s", "restarts", "resume")
 """Keys on which no figure depends, and which may change while a run goes on."""
 _PLACES = ("config_dir", "name", "results_dir")
 """Keys that say where things lie."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from harness.schema.refusal import RefusedError
+from harness.schema.whole_files import open_in_place, open_new
 
 LAUNCHER_PID = "REDUCEBENCH_LAUNCHER_PID"
 """Environment variable by which a rank knows its launcher; unset where the user starts the ranks, also by hand once more."""
@@ -52,10 +53,13 @@ class RankStatus:
 
 
 class RankState:
-    """A rank's own file. `enter` is called between the phases of a sample, so it only touches mapped memory (~0.2 us)."""
+    """A rank's own file, RUN/ranks/<rank>.state.
+
+    `enter` is called between the phases of a sample, so it only touches mapped memory (~0.2 us).
+    """
 
     def __init__(self, path: Path, status: RankStatus) -> None:
-        with path.open("w+b") as file:
+        with open_new(path, path.parent.parent) as file:
             os.posix_fallocate(file.fileno(), 0, _SIZE)  # a full disk is an error here, and no SIGBUS later
             self._map = mmap.mmap(file.fileno(), _SIZE)
         self.status, self.path = status, path
@@ -106,7 +110,7 @@ def read_rank_status(path: Path) -> RankStatus | None:
 
 def note_death(path: Path, status: RankStatus, words: str, ended: str = "died") -> None:
     """What the rank cannot say any more. Only for a process that is gone: while it lives, the file is its own."""
-    with path.open("r+b") as file:
+    with os.fdopen(open_in_place(path, path.parent.parent, os.O_RDWR), "r+b") as file:
         file.write(status.phase.encode()[:_PHASE].ljust(_PHASE))
         file.write(_encoded(replace(status, ended=ended, words=words, at=status.at or time.time())))
 

@@ -6,9 +6,10 @@ import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from harness.schema.rank_state import RankStatus, read_rank_status
-from harness.schema.whole_files import read_json, write_whole
+from harness.schema.whole_files import check_in_place, open_in_place, read_json, remove, write_whole
 
 _TAIL = 2**16
 """Bytes of a log's end."""
@@ -20,6 +21,7 @@ class RanksDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._run = path.parent
 
     def log(self, who: int | str) -> Path:
         """What rank `who`, or torchrun, said."""
@@ -40,8 +42,17 @@ class RanksDir:
 
     def note_start(self, who: str, command: Sequence[str]) -> None:
         """Begin a process's part of its log, which may hold those of earlier worlds."""
-        with self.log(who).open("a") as file:
-            file.write(f"{_STARTS}{shlex.join(command)}\n")
+        with self.open_log(who) as file:
+            file.write(f"{_STARTS}{shlex.join(command)}\n".encode())
+
+    def open_log(self, who: str) -> IO[bytes]:
+        """A log, to be added to. Raises RefusedError where it is a link, or no regular file."""
+        return os.fdopen(open_in_place(self.log(who), self._run, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
+
+    def check_logs(self) -> None:
+        """Raise RefusedError where a log is a link, or no regular file: ranks would write to something else."""
+        for path in sorted(self.path.glob("*.log")):
+            check_in_place(path, self._run)
 
     def said_since_start(self, who: str) -> list[str]:
         """The last lines of a log, as `said`, without those of earlier worlds."""
@@ -62,11 +73,11 @@ class RanksDir:
     def forget(self) -> None:
         """Drop the states of an earlier world, so that its ranks are not taken for those of the next."""
         for path in [*self.path.glob("*.state"), *self.path.glob("node*.came")]:
-            path.unlink(missing_ok=True)
+            remove(path, self._run)
 
     def note_node(self, node: int) -> None:
         """A host of several has come, whatever becomes of its ranks."""
-        write_whole(self.path / f"node{node}.came", socket.gethostname().encode())
+        self._write(self.path / f"node{node}.came", socket.gethostname())
 
     def absent_nodes(self, nodes: int) -> list[int]:
         """Those of `nodes` hosts that have not come."""
@@ -74,7 +85,7 @@ class RanksDir:
 
     def note_job(self, job: str) -> None:
         """Which batch job works on this run, or waits for its turn."""
-        write_whole(self._job, job.encode())
+        self._write(self._job, job)
 
     def job(self) -> str:
         """The last batch job; empty where there was none."""
@@ -89,7 +100,7 @@ class RanksDir:
 
     def order_end(self, world: str) -> None:
         """Tell whoever supervises ranks of this world on another host to end them."""
-        write_whole(self._end, world.encode())
+        self._write(self._end, world)
 
     def ordered_end(self) -> str:
         """The world that was told last to end; empty where none was."""
@@ -109,7 +120,7 @@ class RanksDir:
 
     def set_aside(self, names: Mapping[str, str]) -> None:
         """Cases, and probes, that are not to be tried again, and why."""
-        write_whole(self.path / "set_aside.json", json.dumps(dict(names)).encode())
+        self._write(self.path / "set_aside.json", json.dumps(dict(names)))
 
     def aside(self) -> dict[str, str]:
         """What `set_aside` was told last."""
@@ -117,7 +128,7 @@ class RanksDir:
 
     def write_verdict(self, status: int, lines: Sequence[str]) -> None:
         """What a batch job has to tell the launcher that waits for it: its exit status, and lines for the user."""
-        write_whole(self._verdict, json.dumps({"status": status, "lines": list(lines)}).encode())
+        self._write(self._verdict, json.dumps({"status": status, "lines": list(lines)}))
 
     def verdict(self) -> tuple[int | None, list[str]]:
         """What the last batch job told; None where none has ended by itself."""
@@ -127,7 +138,10 @@ class RanksDir:
 
     def forget_verdict(self) -> None:
         """Drop what an earlier batch job told."""
-        self._verdict.unlink(missing_ok=True)
+        remove(self._verdict, self._run)
+
+    def _write(self, path: Path, text: str) -> None:
+        write_whole(path, text.encode(), self._run)
 
     @property
     def _verdict(self) -> Path:

@@ -11,15 +11,26 @@ import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
+from harness.schema.file_names import file_name
 from harness.schema.matrix import expected_files
 from harness.schema.ranks_dir import RanksDir
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 from harness.schema.text import plain
-from harness.schema.whole_files import read_json, write_whole
+from harness.schema.whole_files import (
+    PART,
+    check_no_link,
+    make_folder,
+    open_in_place,
+    read_json,
+    remove,
+    remove_all,
+    rename,
+    write_whole,
+)
 
 DIAGNOSED = ("diagnoses", "weights", "budget", "floors")
 """Tables of a run with diagnose=true."""
@@ -33,12 +44,17 @@ TABLES = tuple(table for tables in HELD.values() for table in tables)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system answers that is mounted without them, as Lustre may be."""
 _TRACE = ".pt.trace.json.gz"
-_PART = re.compile(r".+\.part(?P<number>\d+)")
-_LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?")
+_FOLDERS = ("ranks", "report", "traces", "scratch")
+"""Folders beside the tables."""
+_PART = re.compile(r"(?P<probe>.+)\.part(?P<number>\d+)", re.DOTALL)
+_LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?", re.DOTALL)
 
 
 class RunDir:
-    """One run on disk. Files are written whole under another name and then renamed, so none is ever seen half written."""
+    """One run on disk. Files are written whole under another name and then renamed, so none is ever seen half written.
+
+    `path` may be a link, as `latest` is one; nothing below it is written through a link, nor removed.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -52,7 +68,7 @@ class RunDir:
             run_dir = cls(_make_alone(parent, now.strftime("%Y-%m-%d_%H-%M-%S")))
             for folder in (*TABLES, "ranks"):
                 (run_dir.path / folder).mkdir()
-            write_whole(run_dir.path / "config.yaml", dump_config(config).encode())
+            run_dir.write_config(config)
             _point_latest(parent, run_dir.path.name)
         except OSError as error:
             if run_dir is not None:
@@ -81,10 +97,15 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDir":
-        """An existing run directory. Raises RefusedError when `path` is none, or one of another schema_version."""
+        """An existing run directory. Raises RefusedError when `path` is none, or one of another schema_version.
+
+        Nor may one of its folders be a link: what is written into it, or removed, would be somewhere else.
+        """
         run_dir = cls(path)
         if not (run_dir.path / "config.yaml").is_file():
             raise RefusedError(f"{path} is not a run directory: it has no config.yaml")
+        for folder in (*TABLES, *_FOLDERS):
+            check_no_link(run_dir.path / folder)
         version = run_dir.environment().get("schema_version", SCHEMA_VERSION)
         if version != SCHEMA_VERSION:
             raise RefusedError(f"{path} is of schema_version {version}, and this version reads {SCHEMA_VERSION}: see CHANGELOG")
@@ -100,8 +121,8 @@ class RunDir:
         return load_config(self.path / "config.yaml")
 
     def write_config(self, config: BenchmarkConfig) -> None:
-        """Go on with another configuration than the run began with."""
-        write_whole(self.path / "config.yaml", dump_config(config).encode())
+        """Write config.yaml."""
+        self.write("config.yaml", dump_config(config).encode())
 
     @property
     def batch_script(self) -> Path:
@@ -110,7 +131,11 @@ class RunDir:
 
     def write_batch_script(self, script: str) -> None:
         """For a batch system; a user may read and edit it."""
-        write_whole(self.batch_script, script.encode())
+        self.write(self.batch_script.name, script.encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the run directory itself."""
+        write_whole(self.path / name, content, self.path)
 
     @contextlib.contextmanager
     def occupied(self) -> Iterator[None]:
@@ -118,20 +143,42 @@ class RunDir:
 
         The lock goes with its process, however that ends.
         """
-        with (self.ranks.path / "launcher").open("a+") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                held.seek(0)
-                raise RefusedError(f"{self.path} is at work: its launcher is {plain(held.read())}") from None
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                print(f"reducebench: {self.path}: this file system has no locks: see to it that nobody else works on it")
+        with os.fdopen(open_in_place(self._lock, self.path, os.O_RDWR | os.O_CREAT), "r+") as held:
+            self._hold(held, fcntl.LOCK_EX)
             held.truncate(0)
+            held.seek(0)
             held.write(f"process {os.getpid()} on {socket.gethostname()}")
             held.flush()
             yield
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Keep launchers away while the run directory is read; nothing in it changes.
+
+        Raises RefusedError where one is at work.
+        """
+        try:
+            descriptor = open_in_place(self._lock, self.path, os.O_RDONLY)
+        except (FileNotFoundError, PermissionError):  # no launcher was ever at work, or another user's
+            yield
+            return
+        with os.fdopen(descriptor) as held:
+            self._hold(held, fcntl.LOCK_SH)
+            yield
+
+    @property
+    def _lock(self) -> Path:
+        return self.ranks.path / "launcher"
+
+    def _hold(self, held: IO[str], how: int) -> None:
+        try:
+            fcntl.flock(held, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError(f"{self.path} is at work: its launcher is {plain(held.read())}") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(f"reducebench: {self.path}: this file system has no locks: see to it that nobody else works on it")
 
     def table(self, table: str) -> Path:
         """The folder of one of TABLES."""
@@ -142,18 +189,22 @@ class RunDir:
 
         The ones in `cases` and `probes` are written last: with it the case, or the probe, is finished.
         """
-        return self.table(table) / f"{_of_launch(case_id, launch)}.parquet"
+        return self.table(table) / f"{_of_launch(_stem(case_id), launch)}.parquet"
 
     def finished(self, table: str = "cases", launch: int = 0) -> set[str]:
-        """case_ids, or names of probes, whose rows of this launch are complete."""
+        """case_ids, or names of probes, whose rows of this launch are complete; each as `file_name` gives it."""
         names = [path.stem for path in self.table(table).glob("*.parquet") if not path.name.startswith(".")]
         parts = [_LAUNCH.fullmatch(name) for name in names]
         return {part["name"] for part in parts if part and int(part["launch"] or 0) == launch}
 
     def parts(self, probe: str) -> list[str]:
         """Names, for `case_file`, of the parts of a probe that is not finished; in the order in which they were written."""
-        found = [_PART.fullmatch(path.stem) for path in self.table("probes").glob(f"{probe}.part*.parquet")]
-        return [part[0] for part in sorted((part for part in found if part), key=lambda part: int(part["number"]))]
+        return [f"{probe}.part{number}" for number in sorted(self._numbers("probes", probe))]
+
+    def _numbers(self, table: str, probe: str) -> list[int]:
+        """Numbers of the parts of a probe that lie in a table."""
+        found = [_PART.fullmatch(path.stem) for path in self.table(table).glob("*.parquet")]
+        return [int(part["number"]) for part in found if part and part["probe"] == file_name(probe)]
 
     def new_part(self, probe: str) -> str:
         """A name for the next part."""
@@ -162,8 +213,8 @@ class RunDir:
     def drop_parts(self, probe: str) -> None:
         """Remove the parts of a probe; those of a table of its own, which a crash may have left alone, too."""
         for table in HELD["probes"]:
-            for path in self.table(table).glob(f"{probe}.part*.parquet"):
-                path.unlink(missing_ok=True)
+            for number in self._numbers(table, probe):
+                remove(self.case_file(table, f"{probe}.part{number}"), self.path)
 
     def make_part(self, probe: str) -> None:
         """Take back that a probe is finished, and keep what it left as a part.
@@ -174,7 +225,7 @@ class RunDir:
         for table in HELD["probes"]:
             file = self.case_file(table, probe)
             if file.is_file():
-                file.replace(self.case_file(table, part))
+                rename(file, self.case_file(table, part).name, self.path)
 
     @staticmethod
     def launch_of(name: str) -> int:
@@ -190,19 +241,20 @@ class RunDir:
 
     def _missing(self, expected: dict[str, list[str]], launch: int) -> list[str]:
         finished = {table: self.finished(table, launch) for table in expected}
-        return [_of_launch(name, launch) for table, names in expected.items() for name in names if name not in finished[table]]
+        unfinished = [name for table, names in expected.items() for name in names if file_name(name) not in finished[table]]
+        return [_of_launch(name, launch) for name in unfinished]
 
     def forget(self, table: str, name: str, launch: int = 0) -> None:
         """Take back that a case, or a probe, is finished, with all that it left: it is to be done again."""
         for held in HELD[table]:
-            self.case_file(held, name, launch).unlink(missing_ok=True)
+            remove(self.case_file(held, name, launch), self.path)
 
     def trace(self, case_id: str, rank: int) -> Path:
         """The trace of a rank: its name is one that TensorBoard takes for a worker, its folder one that it takes for a run."""
-        return self.path / "traces" / case_id / f"rank{rank}{_TRACE}"
+        return self.path / "traces" / file_name(case_id) / f"rank{rank}{_TRACE}"
 
     def traces(self) -> dict[str, list[Path]]:
-        """case_id to the traces of its ranks."""
+        """case_id, as `file_name` gives it, to the traces of its ranks."""
         found: dict[str, list[Path]] = {}
         for path in sorted((self.path / "traces").glob(f"*/rank*{_TRACE}"), key=lambda path: (len(path.name), path.name)):
             found.setdefault(path.parent.name, []).append(path)
@@ -213,17 +265,27 @@ class RunDir:
         """The folder of derived files."""
         return self.path / "report"
 
+    def write_report(self, name: str, content: bytes) -> Path:
+        """Write a derived file; returns its path. Raises RefusedError where the folder is a link."""
+        path = self.report / name
+        make_folder(self.report, self.path)
+        write_whole(path, content, self.path)
+        return path
+
     def scratch(self, who: int | str) -> Path:
         """Folder of gradients of a rank that wait to be compared, or of torchrun; gone when the run ends."""
         return self.path / "scratch" / str(who)
 
     def remove_scratch(self) -> None:
-        """Drop the waiting gradients of all ranks, and what torchrun has left."""
+        """Drop waiting gradients, and what torchrun or processes that were killed have left; no link is followed."""
         shutil.rmtree(self.path / "scratch", ignore_errors=True)
+        for folder in (*TABLES, "ranks"):
+            with contextlib.suppress(OSError):
+                remove_all(self.path / folder, self.path, f".*{PART}")
 
     def note_end(self, end: Mapping[str, Any]) -> None:
         """Add to ends.json, which tells of worlds that ended before all was done."""
-        write_whole(self.path / "ends.json", json.dumps([*self.ends(), dict(end)], indent=2).encode())
+        self.write("ends.json", json.dumps([*self.ends(), dict(end)], indent=2).encode())
 
     def ends(self) -> list[dict[str, Any]]:
         """What is in ends.json; empty when nothing went wrong."""
@@ -232,7 +294,7 @@ class RunDir:
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write environment.json."""
-        write_whole(self.path / "environment.json", json.dumps(environment, indent=2).encode())
+        self.write("environment.json", json.dumps(environment, indent=2).encode())
 
     def environment(self) -> dict[str, Any]:
         """environment.json; empty when the run ended before it was written."""
@@ -241,6 +303,12 @@ class RunDir:
 
 def _are_dicts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _stem(name: str) -> str:
+    """File name of a case, a probe, or a part of one."""
+    part = _PART.fullmatch(name)
+    return f"{file_name(part['probe'])}.part{part['number']}" if part else file_name(name)
 
 
 def _of_launch(name: str, launch: int) -> str:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from tests.chaos.run import sorted_rows, stamps
 from tests.launch.standins import StandIn
 from tests.running import launch
 from tests.synthetic import make_run, steps
+from tests.watching import look
 from tests.worlds.pool import Pool
 
 SMALL = ("experiment=smoke", "workload=[mlp_digits]", "probe=[float_sums]")
@@ -127,6 +129,9 @@ class Resumed:
     """Files of the cases that stand, before the run went on, and `after`."""
     after: dict[str, tuple[int, int]]
     harmed: Run
+    foreign: dict[str, tuple[Any, ...]]
+    """Files that links of the run led to, before it went on, and `foreign_after`."""
+    foreign_after: dict[str, tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +145,23 @@ def resumed(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     _plant_torch(run)
     harmed, kept = load_run(run.path), {cases[place] for place in KEPT}
     before = stamps(run, kept)
+    foreign = tmp_path_factory.mktemp("foreign")
+    _plant_links(run, cases[0], foreign)
+    foreign_before = look(foreign)
     done = launch(f"resume={run.path}", "accept_changes=true")
     assert done.returncode == 0, done.stderr
-    return Resumed(load_run(run.path), done.stdout, cases, before, stamps(run, kept), harmed)
+    return Resumed(load_run(run.path), done.stdout, cases, before, stamps(run, kept), harmed, foreign_before, look(foreign))
+
+
+def _plant_links(run: RunDir, case: str, foreign: Path) -> None:
+    """In the place of files that are written when the run goes on: links to copies of them elsewhere."""
+    paths = [run.case_file(table, case) for table in ("cases", "samples", "memory")]
+    paths += [run.path / "config.yaml", run.path / "environment.json", run.report / "report.md", run.report / "cost.csv"]
+    paths += [run.ranks.state(0), run.ranks.path / "set_aside.json"]
+    for number, path in enumerate(paths):
+        shutil.copy(path, foreign / str(number))
+        path.unlink()
+        path.symlink_to(foreign / str(number))
 
 
 def test_only_what_is_missing_or_failed_is_done(resumed: Resumed) -> None:
@@ -158,6 +177,12 @@ def test_everything_is_there_afterwards_and_equal(resumed: Resumed, whole: Path)
     assert set(resumed.run.cases.status) == {"ok"}
     assert sorted_rows(resumed.run.path).equals(sorted_rows(whole))
     assert len(resumed.run.observations) == len(load_run(whole).observations)
+
+
+def test_nothing_is_written_through_links_of_the_run(resumed: Resumed) -> None:
+    assert len(resumed.foreign) == 9
+    assert resumed.foreign_after == resumed.foreign
+    assert not [path for path in resumed.run.path.rglob("*") if path.is_symlink()]
 
 
 def test_a_case_that_is_not_repeated_is_said_beside_those_held_against_it(resumed: Resumed) -> None:

@@ -89,7 +89,7 @@ def budgets(world: World) -> dict[str, dict[str, object]]:
     }
     told: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        store = GradientStore(Path(folder))
+        store = GradientStore(Path(folder), Path(folder))
         references = References(store, world.control, world.device, 0)
         diagnoses = Diagnoses(store, references)
         for cause, (workload, size, chosen, reduction) in cases.items():

@@ -249,7 +249,7 @@ def rows(world: World, seeds: Sequence[int], kind: str) -> list[dict[str, Any]]:
 def _rows(world: World, seeds: Sequence[int], kind: str) -> Iterator[dict[str, Any]]:
     maker = Maker(world)
     with tempfile.TemporaryDirectory() as folder:
-        store = GradientStore(Path(folder))
+        store = GradientStore(Path(folder), Path(folder))
         diagnoses = Diagnoses(store, References(store, world.control, world.device, 0))
         for seed in seeds:
             drawn = maker.draw(seed, kind)

@@ -99,7 +99,7 @@ def peaks(world: World) -> dict[str, float]:
     for name in ("summed", "signed", "samples"):
         setattr(Regressors, name, watched(watch, getattr(Regressors, name)))
     with tempfile.TemporaryDirectory() as folder:
-        store = GradientStore(Path(folder))
+        store = GradientStore(Path(folder), Path(folder))
         references = References(store, world.control, world.device, 0)
         known = Known(
             references.shard_wise("large", trial.material, trial.cut.shards()), references.full_batch("large", trial.material)

@@ -1,5 +1,6 @@
 """A run as MLflow runs: one of the whole, with report and environment, and one beneath it for each case and launch."""
 
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import TypeVar
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.validation import (
     MAX_ENTITY_KEY_LENGTH,
@@ -21,7 +23,9 @@ from mlflow.utils.validation import (
 from harness.report.export.content import Content, contents
 from harness.report.frame import Run
 from harness.report.render import build, write
+from harness.schema.file_names import file_name
 from harness.schema.refusal import RefusedError
+from harness.schema.whole_files import read_own
 
 T = TypeVar("T")
 _UNSAFE = re.compile(r"[^\w.\- /]", re.ASCII)
@@ -33,27 +37,49 @@ def export(run: Run, to: str | None, experiment: str | None) -> str:
 
     Raises RefusedError where MLflow takes it not.
     """
+    name = experiment or f"reducebench/{run.config.name}"
     try:
-        return _log_all(MlflowClient(tracking_uri=to), run, experiment or f"reducebench/{run.config.name}")
+        client = MlflowClient(tracking_uri=to)
+        return _log_all(client, run, name, _experiment(client, name, to or os.environ.get("MLFLOW_TRACKING_URI")))
     except MlflowException as error:
         raise RefusedError(f"export mlflow: {error}") from error
 
 
-def _log_all(client: MlflowClient, run: Run, name: str) -> str:
-    whole = client.create_run(_experiment(client, name), run_name=run.path.resolve().name)
+def _log_all(client: MlflowClient, run: Run, name: str, experiment: str) -> str:
+    pages = _pages(run)
+    whole = client.create_run(experiment, run_name=run.path.resolve().name)
     tags = {"reducebench.run": str(run.path), "reducebench.commit": str(run.environment.get("commit"))}
     client.log_batch(whole.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     for content in contents(run):
         _log_case(client, whole.info.experiment_id, whole.info.run_id, content)
-    for path in _pages(run):
-        client.log_artifact(whole.info.run_id, str(path))
+    for file, text in pages.items():
+        client.log_text(whole.info.run_id, text, file)
     client.set_terminated(whole.info.run_id, _DONE)
     return f"experiment {name}, run {whole.info.run_id}"
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def _experiment(client: MlflowClient, name: str, store: str | None) -> str:
     found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name))
+    return str(found.experiment_id if found else client.create_experiment(name, _artifacts(store, name)))
+
+
+def _artifacts(store: str | None, name: str) -> str | None:
+    """Where a new experiment keeps its files; None where MLflow knows: a database says nothing, and means ./mlruns.
+
+    Beside the file of a database that has one. Raises RefusedError where there is none.
+    """
+    kind = (store or "").partition(":")[0].partition("+")[0]
+    if store is None or kind not in DATABASE_ENGINES:
+        return None
+    from sqlalchemy.engine import make_url  # a client of a server needs none
+
+    file = make_url(store).database
+    if kind != "sqlite" or not file or file == ":memory:":
+        raise RefusedError(
+            "export mlflow: this database does not say where files are kept; try --to with an MLflow server, or make the "
+            f"experiment {name} with an artifact location first"
+        )
+    return (Path(file).absolute().parent / "mlartifacts").as_uri()
 
 
 def _log_case(client: MlflowClient, experiment: str, parent: str, content: Content) -> None:
@@ -74,12 +100,13 @@ def _log_case(client: MlflowClient, experiment: str, parent: str, content: Conte
     client.set_terminated(run.info.run_id, _DONE)
 
 
-def _pages(run: Run) -> list[Path]:
-    """The report, rendered anew, and what the run directory says of itself."""
-    return [
-        write(build(run.path)),
-        *(run.path / name for name in ("config.yaml", "environment.json") if (run.path / name).is_file()),
-    ]
+def _pages(run: Run) -> dict[str, str]:
+    """File name to content: of the report, rendered anew, and of what the run directory says of itself.
+
+    Raises RefusedError where one is a link: a file of the reader's would go to a server.
+    """
+    own = [run.path / name for name in ("config.yaml", "environment.json") if (run.path / name).is_file()]
+    return {path.name: read_own(path, run.path).decode(errors="replace") for path in [write(build(run.path)), *own]}
 
 
 def _batches(entries: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -90,5 +117,5 @@ def _batches(entries: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _key(name: str) -> str:
-    """As MLflow allows it."""
-    return _UNSAFE.sub("_", name)[:MAX_ENTITY_KEY_LENGTH]
+    """As MLflow allows it. A store of files makes folders of it."""
+    return _UNSAFE.sub("_", "/".join(map(file_name, name.split("/"))))[:MAX_ENTITY_KEY_LENGTH]

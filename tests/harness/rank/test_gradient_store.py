@@ -9,7 +9,7 @@ from harness.schema.run_dir import RunDir
 
 
 def test_bits_come_back(tmp_path: Path) -> None:
-    store = GradientStore(tmp_path / "scratch")
+    store = GradientStore(tmp_path / "scratch", tmp_path)
     gradient = [
         ("a", torch.tensor([1.5, float("nan"), -0.0])),
         ("b", torch.randn(3, 5).double().T),
@@ -30,7 +30,7 @@ def test_bits_come_back(tmp_path: Path) -> None:
 def test_ranks_do_not_share_a_store(tmp_path: Path) -> None:
     """A rank that writes under another one's name would truncate what that one has mapped."""
     run_dir = RunDir(tmp_path)
-    stores = [GradientStore(run_dir.scratch(rank)) for rank in range(2)]
+    stores = [GradientStore(run_dir.scratch(rank), tmp_path) for rank in range(2)]
     stores[0].save("reference", [("w", torch.ones(3))])
     stores[1].save("reference", [])
     assert [tensor.tolist() for _, tensor in stores[0].load("reference")] == [[1, 1, 1]]

@@ -85,12 +85,15 @@ def test_texts_are_escaped_for_tensorboard(run_dir: RunDir) -> None:
 
 
 def test_mlflow_reads_what_was_exported(run_dir: RunDir, tmp_path: Path) -> None:
-    """In a process of its own: MLflow keeps threads and settings, and puts artifacts where it was started."""
+    """In a process of its own: MLflow keeps threads and settings. It leaves nothing where it was started."""
+    here = tmp_path / "here"
+    here.mkdir()
     store = f"sqlite:///{tmp_path}/mlflow.db"
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "harness.report", "export", "mlflow", str(run_dir.path), "--to", store]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr
+    assert list(here.iterdir()) == []
     program = f"""
 from mlflow import MlflowClient
 client = MlflowClient(tracking_uri={store!r})

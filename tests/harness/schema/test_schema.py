@@ -75,8 +75,8 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    with pytest.raises(KeyboardInterrupt), writing(path) as part:
-        part.write_bytes(b"half")
+    with pytest.raises(KeyboardInterrupt), writing(path, tmp_path) as part:
+        part.write(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,93 @@
+"""What an existing run would execute here by its own configuration, and whose run it is: shown before it goes on."""
+
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from harness.schema.case import AXES, PROBE
+from harness.schema.config import BenchmarkConfig
+from harness.schema.launcher import Torchrun, TorchrunNodes
+from harness.schema.refusal import RefusedError
+from harness.schema.run_dir import RunDir
+from harness.schema.text import plain
+
+_OWN = re.compile(r"harness\.(axes|probes)(\.[a-z_]\w*)+\.[A-Z]\w*|torch\.(nn|optim)\.[A-Z]\w*", re.ASCII)
+"""Classes of the harness, and modules and optimizers of torch. Other names, as torch.hub.load, execute what they are given."""
+_HEAD = "config.yaml decides what is executed:"
+_NOTHING = "config.yaml sets no env and no config_dir, and every _target_ is a class of harness or torch"
+
+
+def brought(run_dir: RunDir, config: BenchmarkConfig) -> list[str]:
+    """Lines for a person: what the configuration has executed that is not part of harness and torch, and where."""
+    told = [*_settings(config), *_launch(config)]
+    width = max((len(key) for key, _ in told), default=0)
+    lines = [f"  {plain(key):<{width}}  {plain(value)}" for key, value in told]
+    whose = doubt(run_dir)
+    return [*([f"this run {whose}"] if whose else []), *([_HEAD, *lines] if lines else [_NOTHING])]
+
+
+def _settings(config: BenchmarkConfig) -> Iterator[tuple[str, str]]:
+    for key, value in config.env.items():
+        yield f"env.{key}", value
+    if config.config_dir:
+        yield "config_dir", f"{config.config_dir}: Python imports from there first"
+    for axis in (*AXES, PROBE):
+        for option, node in getattr(config, axis).items():
+            for key, target in _targets(f"{axis}.{option}", node):
+                if not _OWN.fullmatch(target):
+                    yield f"{key}._target_", target
+
+
+def _launch(config: BenchmarkConfig) -> Iterator[tuple[str, str]]:
+    """Hosts, programs and free-form arguments: whatever is not the default of its way of starting the ranks."""
+    launcher = config.launcher
+    usual = asdict(type(launcher)())
+    for key, value in asdict(launcher).items():
+        if value != usual[key]:
+            yield f"launch.{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(launcher, TorchrunNodes) and not launcher.hosts:
+        yield "hosts", f"{config.torchrun.nnodes}, this one first; a person starts the others"
+    elif not isinstance(launcher, Torchrun | TorchrunNodes):
+        yield "hosts", f"{config.torchrun.nnodes} of Slurm's"
+
+
+def _targets(key: str, node: Any) -> Iterator[tuple[str, str]]:
+    """Every `_target_` in a node, also in lists: Hydra makes objects of those, too."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, str(node["_target_"])
+        for name, child in node.items():
+            yield from _targets(f"{key}.{name}", child)
+    elif isinstance(node, list | tuple):
+        for place, child in enumerate(node):
+            yield from _targets(f"{key}.{place}", child)
+
+
+def check_owner(run_dir: RunDir) -> None:
+    """Raise RefusedError where somebody else decides what the run executes."""
+    whose = doubt(run_dir)
+    if whose:
+        raise RefusedError(
+            f"resume={run_dir.path}: the run {whose}, and its config.yaml says what your ranks execute; dry_run=true shows it; "
+            "try a copy of your own (cp -r), or accept_owner=true to go on all the same"
+        )
+
+
+def doubt(run_dir: RunDir) -> str:
+    """`belongs to eve (uid 1003)`, or `can be changed by every user`; empty where neither is so."""
+    found = [path.stat() for path in (run_dir.path, run_dir.path / "config.yaml", run_dir.ranks.path) if path.exists()]
+    foreign = next((one.st_uid for one in found if one.st_uid != os.geteuid()), None)
+    if foreign is not None:
+        return f"belongs to {_user(foreign)}"
+    return "can be changed by every user of this machine" if any(one.st_mode & stat.S_IWOTH for one in found) else ""
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
