@@ -100,7 +100,7 @@ def resume(going: Going) -> tuple[Verdict, RunDir]:
     check_ranks_stay(going)
     slurm.check_no_job(going.run_dir)
     config, run_dir, task = going.config, going.run_dir, Task(retry=True, accept=going.config.accept_changes)
-    print(going.said, flush=True)
+    print(message_lines(going.said), flush=True)
     if config.dry_run:
         print(message_lines(f"would run:\n{plan(config, run_dir, task)}"))
         return Verdict(SUCCESS), run_dir
@@ -135,7 +135,7 @@ def run_all(config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter
     numbers = undone_launches(run_dir, config) if task.retry else range(config.launches)
     worst, told, verdict = SUCCESS, list[str](), Verdict(SUCCESS, complete=True)
     for place, number in enumerate(numbers):
-        before = sum(asked(config, earlier) for earlier in range(number))
+        before = asked(config, 0) + (number - 1) * asked(config, 1) if number else 0
         verdict = run_launch(config, run_dir, replace(task, launch=number), start, partial(show, before))
         worst, told = max(worst, verdict.status), [*told, *verdict.lines]
         if verdict.stopped or not verdict.complete:
@@ -197,7 +197,7 @@ def asked_for(config: BenchmarkConfig) -> str:
 
 def total(config: BenchmarkConfig) -> int:
     """Cases and probes of all launches."""
-    return sum(asked(config, number) for number in range(config.launches))
+    return asked(config, 0) + (config.launches - 1) * (asked(config, 1) if config.launches > 1 else 0)
 
 
 def asked(config: BenchmarkConfig, launch: int) -> int:

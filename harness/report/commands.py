@@ -9,13 +9,16 @@ from rich.console import Console
 from harness.report import compare_page
 from harness.report.comparison import Comparison, check_across
 from harness.report.comparison import compare as hold_against
+from harness.report.ends import damaged_table
 from harness.report.frame import load_run
 from harness.report.gate_files import junit, summary, write_file
 from harness.report.gates import BROKEN, Judged, judge_comparison, judge_run, parse_gate, parse_limit, parse_share
 from harness.report.sides import DISCREPANCY, MEMORY, TIME, load_side
+from harness.report.tables import csv
 from harness.report.timing import timing
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.text import plain
 
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
@@ -34,15 +37,17 @@ def compare(arguments: argparse.Namespace) -> int:
     compared = hold_against(base, new, again, margin=margin, phases=phases)
     judged = judge_comparison(gates, compared)
     lines, tables = compare_page.headlines(compared, judged), list(compare_page.tables(compared, judged))
+    damaged = [run for side in (base, new) for run in side.runs if run.damaged]
+    tables += [damaged_table(damaged)] if damaged else []
     report = RunDir(new.runs[-1].path).report
     write_file(report / "compare.md", compare_page.page(_title(compared), lines, tables))
-    write_file(report / "compare.csv", compare_page.long_frame(compared).to_csv(index=False).encode())
+    write_file(report / "compare.csv", csv(compare_page.long_frame(compared)))
     write_file(arguments.json or report / "compare.json", summary(judged, **_told(compared, margin)))
     if gates:
         write_file(arguments.junit or report / "compare.xml", junit(judged))
     compare_page.show(lines, tables, _console())
-    print(report / "compare.md")
-    return _status(judged)
+    print(plain(str(report / "compare.md")))
+    return max(_status(judged), int(bool(damaged)))
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -62,7 +67,8 @@ def check(arguments: argparse.Namespace) -> int:
     report = RunDir(run.path).report
     write_file(arguments.json or report / "check.json", summary(judged, run=str(run.path)))
     write_file(arguments.junit or report / "check.xml", junit(judged))
-    compare_page.show([compare_page.counted(judged)], [compare_page.gate_table(judged)], _console())
+    tables = [compare_page.gate_table(judged), *([damaged_table([run])] if run.damaged else [])]
+    compare_page.show([compare_page.counted(judged)], tables, _console())
     return _status(judged)
 
 

@@ -19,8 +19,8 @@ def number(value: float) -> str:
 def milliseconds(seconds: float) -> str:
     """Three digits, in ms, never in powers of ten."""
     value = seconds * 1e3
-    if value == 0:
-        return "0"
+    if value == 0 or not math.isfinite(value):
+        return number(value)
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(digits, 4)}f}"
 

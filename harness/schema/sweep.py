@@ -1,6 +1,7 @@
 """Parameters of an option that are given as a list: one case each."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,10 @@ def check_sweeps(axis: str, options: dict[str, Any]) -> None:
     for option, node in options.items():
         if not isinstance(node, dict):
             raise RefusedError(f"{axis}.{option}={node}: expected an option's parameters, as in {axis}.{option}.NAME=VALUE")
-        for key in node.get(SWEEPABLE, []):
+        names = node.get(SWEEPABLE, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RefusedError(f"{axis}.{option}.{SWEEPABLE}={names}: expected names of parameters, as [size]")
+        for key in names:
             _check_sweep(f"{axis}.{option}.{key}", node.get(key))
 
 
@@ -27,6 +31,12 @@ def _check_sweep(key: str, values: Any) -> None:
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
         raise RefusedError(f"{key}: {twice} is listed twice")
+
+
+def count_variants(options: dict[str, Any]) -> int:
+    """Number of what `variants` gives."""
+    swept = ([node.get(key) for key in node.get(SWEEPABLE, [])] for node in options.values())
+    return sum(math.prod(len(values) for values in lists if isinstance(values, list)) for lists in swept)
 
 
 def variants(options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,11 +1,9 @@
-"""Files that are never seen half written, and what is read of them."""
+"""Files that are never seen half written."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 
 @contextlib.contextmanager
@@ -25,12 +23,3 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole: under another name, to the disk, then renamed."""
     with writing(path) as part, part.open("wb") as file:
         file.write(content)
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """The file's content; None when it is missing, not whole, or no `kind`."""
-    try:
-        loaded = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return loaded if isinstance(loaded, kind) else None

@@ -21,6 +21,7 @@ from mlflow.utils.validation import (
 from harness.report.export.content import Content, contents
 from harness.report.frame import Run
 from harness.report.render import build, write
+from harness.schema.reading import is_regular
 from harness.schema.refusal import RefusedError
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ def _pages(run: Run) -> list[Path]:
     """The report, rendered anew, and what the run directory says of itself."""
     return [
         write(build(run.path)),
-        *(run.path / name for name in ("config.yaml", "environment.json") if (run.path / name).is_file()),
+        *(run.path / name for name in ("config.yaml", "environment.json") if is_regular(run.path / name)),
     ]
 
 
