@@ -275,7 +275,6 @@ def to_config(composed: DictConfig) -> BenchmarkConfig:
     assert isinstance(config, BenchmarkConfig)
     for group in (*AXES, PROBE):
         check_sweeps(group, getattr(config, group))
-    _check_size(config)
     return config
 
 
@@ -303,7 +302,9 @@ def _parsed(path: Path, content: bytes) -> BenchmarkConfig:
     if foreign is not None:  # ${oc.env:...}: what stands in a run directory is data
         raise RefusedError(f"{path}: {foreign!r} refers to something else; a run's configuration is read as it stands")
     assert isinstance(loaded, DictConfig)
-    return to_config(loaded)
+    config = to_config(loaded)
+    check_size(config)
+    return config
 
 
 def _check_yaml(text: str) -> None:
@@ -325,7 +326,7 @@ _MOST_ROWS = 1_000_000
 """Cases of all launches together, of which each has a row in the report."""
 
 
-def _check_size(config: BenchmarkConfig) -> None:
+def check_size(config: BenchmarkConfig) -> None:
     """Raise RefusedError for a matrix that nobody can measure or read, before it is expanded."""
     cases = math.prod(count_variants(getattr(config, axis)) for axis in AXES)
     if cases * config.launches > _MOST_ROWS:

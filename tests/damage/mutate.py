@@ -314,8 +314,7 @@ def _yaml(path: Path, draw: random.Random) -> str:
         "list": "[1, 2]",
         "text": "text",
         "tag": "name: !!python/object/apply:os.system ['touch /tmp/PWNED']\n",
-        "sweep": path.read_text() + "reduction: {mean: {_sweepable_: [%s], %s}}\n"
-        % (", ".join(f"k{n}" for n in range(9)), ", ".join(f"k{n}: {list(range(20))}" for n in range(9))),
+        "sweep": f"{path.read_text()}reduction:\n  mean: {json.dumps(_SWEPT)}\n",
     }
     if draw.random() < 0.4:
         how = draw.choice(sorted(bombs))
@@ -330,6 +329,7 @@ def _yaml(path: Path, draw: random.Random) -> str:
     return f"line {place + 1}: {lines[place][:60]!r}"
 
 
+_SWEPT = {"_sweepable_": list("abcdefghi"), **{key: list(range(20)) for key in "abcdefghi"}}
 _LETTERS = list(zip("abcdefgh", "bcdefghi", strict=True))
 _ANY: tuple[Any, ...] = (_truncate, _empty, _drop, _noise, _flip, _huge, _swap, _folder, _fifo, _socket, _device, _link)
 _OF_FOLDER: tuple[Any, ...] = (_drop, _fifo, _link)

@@ -42,7 +42,7 @@ class _Watch:
         if not self.awake:
             return
         if event == "open":
-            path, mode, flags = (*arguments, None, None)[:3]
+            path, _, flags = (*arguments, None, None)[:3]
             if isinstance(path, str | bytes | os.PathLike) and isinstance(flags, int) and flags & _WRITES:
                 self.written.append(os.fsdecode(path))
         elif event in _CHANGES:
@@ -93,6 +93,7 @@ def _tensorboard(run: Path, base: Path, out: Path) -> int:
 
 
 def _mlflow(run: Path, base: Path, out: Path) -> int:
+    os.chdir(out)  # artifacts go to ./mlruns
     return report(["export", "mlflow", str(run), "--to", f"sqlite:///{out}/mlflow.db", "--experiment", "damaged"])
 
 
@@ -150,7 +151,9 @@ def try_one(base: Path, folder: Path, seed: int, number: int) -> Trial:
     faults = _run(command, run, base, out, cwd)
     changed = _different(before, _snapshot(folder, out))
     allowed = _WRITES_INTO.get(command, ("run/report",))
-    faults += [f"{place} has changed" for place in changed if place != f"run/{_LAUNCHER}" and not place.startswith(allowed or ("-",))]
+    faults += [
+        f"{place} has changed" for place in changed if place != f"run/{_LAUNCHER}" and not place.startswith(allowed or ("-",))
+    ]
     return Trial(name, tuple(faults))
 
 
@@ -172,7 +175,7 @@ def _run(command: Command, run: Path, base: Path, out: Path, cwd: Path) -> list[
         faults += _said(command, run, status, said.getvalue())
     except SystemExit as error:
         faults.append(f"SystemExit {error.code}")
-    except BaseException as error:  # noqa: BLE001: whatever comes out is a traceback on a terminal
+    except BaseException as error:  # whatever comes out is a traceback on a terminal
         faults.append("".join(traceback.format_exception(error)))
     finally:
         signal.alarm(0)
