@@ -40,4 +40,7 @@ def _note(restarts: int) -> str:
 
 _COLUMNS = ("rank", "host", "case", "phase", "how")
 _MOST = 200
-_DAMAGED = "Their cases count as missing; `python -m launch resume=RUN_DIR` measures them again."
+_DAMAGED = (
+    "A case, or probe, with a file that is not whole counts as missing; `python -m launch resume=RUN_DIR` measures it again. "
+    "Of other files, what is named here is left out of the report."
+)

@@ -42,7 +42,7 @@ from harness.schema.whole_files import write_whole
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
 _ROOM_FOR_STATISTICS = 150
-_MOST_MISSING = 1000
+_MOST_MISSING = 200
 """Missing cases that are named."""
 _COST = (
     "The step of the slowest rank in each iteration: median [95 % interval], and how it scatters. Outliers: iterations outside "

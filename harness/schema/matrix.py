@@ -13,7 +13,10 @@ from harness.schema.sweep import variants
 
 
 def expand_cases(config: BenchmarkConfig) -> list[Case]:
-    """Every combination of the selected options; the reductions of one setting stand together. Raises RefusedError for too many."""
+    """Every combination of the selected options; the reductions of one setting stand together.
+
+    Raises RefusedError for more than can be measured.
+    """
     check_size(config)
     order = sorted(AXES, key=lambda axis: axis == "reduction")
     columns = [[(axis, option, variant) for option, variant in variants(getattr(config, axis))] for axis in order]

@@ -76,9 +76,9 @@ COLUMNS = {table: list(kinds) for table, kinds in KINDS.items()}
 MEASURED = ("samples", "memory", "discrepancies", "findings")
 """Tables in which each case with status ok has a file."""
 
-_MOST_ROWS = {"samples": 2**26}
-_MOST_OTHERS = 2**23
-"""Rows of a file that are read: a small file can declare more than fit into memory. A launch of 1,024 ranks has 2**20 samples a
+_MOST_ROWS = {"samples": 2**24, "collectives": 2**24, "discrepancies": 2**22}
+_MOST_OTHERS = 2**20
+"""Rows of a file that are read: a small file can declare more than fit into memory. A launch of 1,024 ranks has 2**18 samples a
 case."""
 _FITTING: dict[type, tuple[str, Callable[[pa.DataType], bool], pa.DataType]] = {
     _TEXT: ("text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), pa.string()),

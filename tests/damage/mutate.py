@@ -246,13 +246,21 @@ def _rows(path: Path, draw: random.Random) -> str | None:
 
 
 def _bomb(path: Path, draw: random.Random) -> str | None:
-    """Many rows in few bytes."""
+    """Many rows in few bytes: more than are read, or as many as are."""
     table = _table(path)
     if table is None or not table.num_rows:
         return None
-    count = 2**24
-    pq.write_table(table.slice(0, 1).take(pa.repeat(pa.scalar(0), count)), path, row_group_size=2**22)
+    count = draw.choice((2**19, 2**24 + 1))
+    columns = {name: _repeated(table[name][0], count) for name in table.column_names}
+    pq.write_table(pa.table(columns), path)
     return f"{count} equal rows"
+
+
+def _repeated(value: pa.Scalar, count: int) -> pa.Array:
+    text = value.as_py()
+    if not isinstance(text, str):
+        return pa.repeat(value, count)
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), count), pa.array([text]))
 
 
 def _table(path: Path) -> pa.Table | None:

@@ -135,6 +135,18 @@ class Trial:
     faults: tuple[str, ...]
 
 
+def try_clean(base: Path, folder: Path) -> list[str]:
+    """Faults of the commands on a run that is whole: each has status 0, or 2 where it says why."""
+    faults = []
+    for number, command in enumerate((_show, _check, _compare, _tensorboard, _load, _resume)):
+        run, out, cwd = (folder / str(number) / name for name in ("run", "out", "cwd"))
+        shutil.copytree(base, run, symlinks=True)
+        out.mkdir()
+        cwd.mkdir()
+        faults += _run(command, run, base, out, cwd, expected=(0,))
+    return faults
+
+
 def try_one(base: Path, folder: Path, seed: int, number: int) -> Trial:
     """Copy `base` to `folder`, mutate it, run a command. Repeated by the same seed and number on a like run."""
     draw = random.Random(f"{seed} {number}")
@@ -157,7 +169,7 @@ def try_one(base: Path, folder: Path, seed: int, number: int) -> Trial:
     return Trial(name, tuple(faults))
 
 
-def _run(command: Command, run: Path, base: Path, out: Path, cwd: Path) -> list[str]:
+def _run(command: Command, run: Path, base: Path, out: Path, cwd: Path, expected: tuple[int, ...] = (0, 1, 2)) -> list[str]:
     faults: list[str] = []
     said = io.StringIO()
     came_from = Path.cwd()
@@ -170,8 +182,8 @@ def _run(command: Command, run: Path, base: Path, out: Path, cwd: Path) -> list[
             warnings.simplefilter("ignore", RuntimeWarning)
             with patch.dict(os.environ, COLUMNS="200"):
                 status = command(run, base, out)
-        if status not in (0, 1, 2):
-            faults.append(f"status {status}")
+        if status not in expected:
+            faults.append(f"status {status}: {said.getvalue()[-500:]}")
         faults += _said(command, run, status, said.getvalue())
     except SystemExit as error:
         faults.append(f"SystemExit {error.code}")
