@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 MOST_BYTES = 2**26
 """Largest JSON, YAML or text file that is read, in bytes. Parquet files and logs are read in parts, and have no limit here."""
+_MOST_WORDS = 200
+"""Characters of an error."""
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -97,8 +99,8 @@ def read_json(path: Path, kind: type = dict, folders: int = 0) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, without the path, which stands beside it."""
+    """An error in one line, without the path, which stands beside it."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (words.splitlines() or [type(error).__name__])[0][:200]
+    return " ".join(words.split())[:_MOST_WORDS] or type(error).__name__

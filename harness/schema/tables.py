@@ -73,6 +73,19 @@ KINDS: dict[str, dict[str, type]] = {
 """Columns of every file of a table, by table, and their types."""
 COLUMNS = {table: list(kinds) for table, kinds in KINDS.items()}
 """Their names."""
+KEYS = {
+    "cases": ["case_id"],
+    "samples": ["rank", "iteration", "phase", "clock"],
+    "memory": ["case_id", "rank"],
+    "discrepancies": ["case_id", "rank", "against", "parameter"],
+    "drifts": ["case_id", "against", "optimizer", "step"],
+    "diagnoses": ["case_id"],
+    "weights": ["case_id", "rank", "sample", "lag"],
+    "budget": ["case_id", "step"],
+    "floors": ["case_id", "parameter"],
+    "probes": ["subject"],
+}
+"""Columns whose values together stand in one row of a file only."""
 MEASURED = ("samples", "memory", "discrepancies", "findings")
 """Tables in which each case with status ok has a file."""
 
@@ -108,6 +121,7 @@ def read_rows(file: Path, name: str, launch: int = 0) -> pa.Table:
     table = file.parent.name
     rows = _typed(table, _read(file, table))
     _check_owner(table, rows, name, launch)
+    _check_key(table, rows)
     for check in _CHECKS.get(table, ()):
         check(rows)
     return rows
@@ -233,6 +247,12 @@ def _check_owner(table: str, rows: pa.Table, name: str, launch: int) -> None:
         raise NotWholeError(f"expected rows of {name}")
     if "launch" in rows.column_names and _different(rows, "launch") - {launch}:
         raise NotWholeError(f"expected rows of launch {launch}")
+
+
+def _check_key(table: str, rows: pa.Table) -> None:
+    key = KEYS.get(table, [])
+    if key and rows.select(key).group_by(key).aggregate([]).num_rows < rows.num_rows:
+        raise NotWholeError(f"several rows of the same {', '.join(key)}")
 
 
 def _different(rows: pa.Table, column: str) -> set[Any]:

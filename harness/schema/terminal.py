@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 _GONE = (errno.EPIPE, errno.EBADF, errno.ENXIO)
 
@@ -54,6 +54,10 @@ class Tolerant(io.TextIOBase):
     def writable(self) -> bool:
         """True."""
         return True
+
+    def __getattr__(self, name: str) -> Any:
+        """As the stream: `buffer` and the like, for code that expects a standard stream."""
+        return getattr(self._stream, name)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]

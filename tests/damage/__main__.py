@@ -24,6 +24,8 @@ def main() -> int:
         began = time.monotonic()
         trial = try_one(arguments.run.resolve(), folder, arguments.seed, number)
         took = time.monotonic() - began
+        if number % 50 == 0:
+            print(f"trial {number}", flush=True)
         if took > 10:
             print(f"{took:.0f} s: {trial.name}", flush=True)
         if trial.faults:

@@ -250,7 +250,7 @@ def _bomb(path: Path, draw: random.Random) -> str | None:
     table = _table(path)
     if table is None or not table.num_rows:
         return None
-    count = draw.choice((2**19, 2**24 + 1))
+    count = draw.choice((2**19, 2**22 + 1))
     columns = {name: _repeated(table[name][0], count) for name in table.column_names}
     pq.write_table(pa.table(columns), path)
     return f"{count} equal rows"
@@ -284,8 +284,9 @@ def _json(path: Path, draw: random.Random) -> str | None:
         bomb = draw.choice(("[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, "9" * 5000, "1e999", "nul", '"a'))
         path.write_text(bomb)
         return f"{bomb[:10]}..."
-    spots = list(_spots(content, ()))
-    words = []
+    spots, words = list(_spots(content, ())), []
+    if not spots:
+        return None
     for _ in range(draw.choice((1, 1, 1, 5, 20))):
         spot, leaf = draw.choice(spots), draw.choice(LEAVES)
         if _put(content, spot, leaf):

@@ -213,9 +213,11 @@ def _said(command: Command, run: Path, status: int, text: str) -> Iterator[str]:
         steering = {c for c in set(shown) if unicodedata.category(c) in _STEERING} - {"\n"}
         if steering:
             yield f"{sorted(map(ascii, steering))} on {where}"
+    if command in (_resume, _resume_anyway, _load):
+        return
     with suppress(RefusedError):
         damaged = load_run(run).damaged
-        if damaged and command not in (_resume, _resume_anyway, _load):
+        if damaged:
             if status == 0:
                 yield f"status 0, and {damaged} is not whole"
             if status == 1 and "not whole" not in text:

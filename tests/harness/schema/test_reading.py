@@ -108,12 +108,13 @@ BOMB = "".join(
     ("text", "words"),
     [
         (f"a: &a [x]\n{BOMB}", "expected no alias"),
-        (f"a: {'[' * 5000}{']' * 5000}", "levels"),
+        (f"a: {'[' * 5000}{']' * 5000}", "level"),
+        (f"a: {'[' * 100}{']' * 100}", "expected at most 64 levels"),
         ("[1, 2]", "expected keys and values"),
         ("text", "is not the configuration"),
         ("reduction: {mean: {_sweepable_: 5}}", "select at least one option"),
     ],
-    ids=["bomb", "deep", "list", "text", "sweep"],
+    ids=["bomb", "deep", "rather deep", "list", "text", "sweep"],
 )
 def test_a_configuration_of_another_kind_is_refused(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
