@@ -23,10 +23,10 @@ REPEAT = "REDUCEBENCH_DAMAGE"
 @pytest.fixture(scope="session")
 def whole(measure: Measure) -> Run:
     """A run with every table, two workloads, a fault, probes, traces and verdicts."""
-    small = ("iterations=2", "warm_up=1", "drift.steps=2", "diagnose=true", "profile=true", "fault=[none,dropped_rank]")
+    small = ("iterations=2", "warm_up=1", "drift.steps=2", "diagnose=true", "profile=true", "fault=[dropped_rank]")
     probes = ("probe=[staleness,collectives]", "probe.staleness.trials=2", "probe.staleness.controls=2")
     sweep = ("most_bytes=64", "beside_bytes=16", "iterations=2", "dtypes=[float32]", "in_flight=[1]", "in_place=[true]")
-    cases = ("workload=[mlp_digits,transformer_topics]", "reduction=[mean]", "aggregation=[all_reduce]", "sync=[none]")
+    cases = ("workload=[mlp_digits,transformer_topics]", "reduction=[mean,sum]", "aggregation=[all_reduce]", "sync=[none]")
     return measure(*small, *cases, *probes, *(f"probe.collectives.{key}" for key in sweep))
 
 

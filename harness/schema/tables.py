@@ -200,6 +200,7 @@ def _read(file: Path, table: str) -> pa.Table:
                 raise NotWholeError(f"{rows} rows, of which {most} are read at most")
             read = parquet.read(columns=list(KINDS[table]))
         read.validate(full=True)
+        read = read.unify_dictionaries()  # row groups may have their own
     except (OSError, ValueError, TypeError, MemoryError, NotImplementedError, pa.ArrowException) as error:
         raise NotWholeError(reason(error)) from error
     return read.replace_schema_metadata(None)
