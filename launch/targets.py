@@ -54,7 +54,7 @@ def _missing_in(spec: ModuleSpec, module: str, name: str) -> str | None:
         return None if spec.origin else f"module {module} has no {name}"
     try:
         defined = set(_defined(ast.parse(Path(spec.origin).read_bytes()).body))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, RecursionError) as error:
         return f"cannot read module {module}: {error}"
     known = {name, "*", "__getattr__"} & defined
     return None if known else f"module {module} has no {name}"

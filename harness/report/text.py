@@ -2,6 +2,8 @@
 
 import math
 
+from harness.schema.text import plain
+
 
 def number(value: float) -> str:
     """Two digits after the first; whole numbers whole, and an exact zero `0`."""
@@ -34,3 +36,8 @@ def mebibytes(value: float) -> str:
 def yes(value: bool) -> str:
     """yes or no."""
     return "yes" if value else "no"
+
+
+def picture_text(text: str) -> str:
+    """Text for a picture: without a meaning for matplotlib's mathematics."""
+    return plain(text).replace("$", r"\$")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,14 @@ from harness.schema.refusal import RefusedError
 SWEEPABLE = "_sweepable_"
 """The key under which an option's YAML lists the parameters that may be given as a list."""
 
+_OPTION = re.compile(r"\w[\w.+=@-]{0,99}")
+
 
 def check_sweeps(axis: str, options: dict[str, Any]) -> None:
     """Raises RefusedError for an option that is none, and for a sweep that makes no case, or the same case twice."""
     for option, node in options.items():
+        if not _OPTION.fullmatch(option):
+            raise RefusedError(f"{axis}: {option!r} cannot be an option: expected a name that can be part of a file's")
         if not isinstance(node, dict):
             raise RefusedError(f"{axis}.{option}={node}: expected an option's parameters, as in {axis}.{option}.NAME=VALUE")
         names = node.get(SWEEPABLE, [])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from harness.schema.record import (
     Timing,
     Weight,
 )
-from harness.schema.run_dir import HELD, RunDir
+from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
 
 _TEXT, _WHOLE, _REAL, _FLAG = str, int, float, bool
 _OF_CASE = {"case_id": _TEXT, "launch": _WHOLE}
@@ -172,7 +173,8 @@ def _needed(kind: str, rows: dict[str, pa.Table]) -> Sequence[str]:
     """Tables in which a file must be there."""
     if kind == "probes":
         return HELD[kind]
-    return MEASURED if "cases" in rows and rows["cases"]["status"][0].as_py() == OK else ()
+    diagnosed = DIAGNOSED if rows.keys() & set(DIAGNOSED) else ()
+    return (*MEASURED, *diagnosed) if "cases" in rows and rows["cases"]["status"][0].as_py() == OK else ()
 
 
 def whole_parts(run_dir: RunDir, probe: str) -> list[str]:
@@ -215,10 +217,12 @@ def _typed(table: str, read: pa.Table) -> pa.Table:
         coded = pa.types.is_dictionary(column.type)
         if not fits(column.type.value_type if coded else column.type):
             raise NotWholeError(f"column {name}: expected {words}, found {str(column.type)[:40]}")
-        if column.null_count:
+        if column.null_count and expected is not _REAL:
             raise NotWholeError(f"column {name}: {column.null_count} rows without a value")
         try:
             columns[name] = column if coded and table == "samples" else column.cast(target)
+            if expected is _REAL:
+                columns[name] = columns[name].fill_null(nan)  # pandas writes one for the other
         except pa.ArrowException as error:
             raise NotWholeError(f"column {name}: {reason(error)}") from error
         _check_values(name, columns[name])
