@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from harness.schema.reading import NotWholeError, is_there
 from harness.schema.record import CASE, FAILED, OK
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
-from harness.schema.tables import COLUMNS, read_finished, read_rows, whole_parts
+from harness.schema.tables import COLUMNS, read_finished, read_rows, read_samples, whole_parts
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Run:
     def raw_samples(self, case_id: str) -> pa.Table:
         """As samples_of, for arrays."""
         finished = self.launched.launch[(self.launched.case_id == case_id) & (self.launched.status == OK)]
-        tables = [_samples(RunDir(self.path), case_id, launch) for launch in finished]
+        files = [RunDir(self.path).case_file("samples", case_id, launch) for launch in finished]
+        tables = [_unchanged(file, partial(read_samples, file)) for file in files]
         return pa.concat_tables(tables) if tables else pa.table({name: [] for name in COLUMNS["samples"]})
 
     def every(self, table: str) -> pd.DataFrame:
@@ -186,14 +187,14 @@ def _add_case(read: _Read, run_dir: RunDir, case: Case, launch: int) -> None:
         read.frames["cases"].append(own.assign(**{name: [value] for name, value in case.parameters}))
 
 
-def _samples(run_dir: RunDir, case_id: str, launch: int) -> pa.Table:
-    return _again(run_dir.case_file("samples", case_id, launch), case_id, launch)
-
-
 def _again(file: Path, name: str, launch: int) -> pa.Table:
+    return _unchanged(file, partial(read_rows, file, name, launch))
+
+
+def _unchanged(file: Path, read: Callable[[], pa.Table]) -> pa.Table:
     """Rows of a file that was whole a moment ago. Raises RefusedError where it is no longer."""
     try:
-        return read_rows(file, name, launch)
+        return read()
     except NotWholeError as error:
         raise RefusedError(f"{file} has changed while the run was read: {error}") from error
 

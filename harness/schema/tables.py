@@ -6,9 +6,11 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from harness.schema.case import AXES
 from harness.schema.reading import NotWholeError, is_there, open_file, reason
@@ -76,7 +78,6 @@ COLUMNS = {table: list(kinds) for table, kinds in KINDS.items()}
 """Their names."""
 KEYS = {
     "cases": ["case_id"],
-    "samples": ["rank", "iteration", "phase", "clock"],
     "memory": ["case_id", "rank"],
     "discrepancies": ["case_id", "rank", "against", "parameter"],
     "drifts": ["case_id", "against", "optimizer", "step"],
@@ -126,6 +127,11 @@ def read_rows(file: Path, name: str, launch: int = 0) -> pa.Table:
     for check in _CHECKS.get(table, ()):
         check(rows)
     return rows
+
+
+def read_samples(file: Path) -> pa.Table:
+    """Rows of a file of samples that read_rows has read before; not checked again. Raise NotWholeError."""
+    return _typed("samples", _read(file, "samples"))
 
 
 def why_not_whole(file: Path, name: str, launch: int = 0) -> str:
@@ -278,16 +284,41 @@ def _check_status(rows: pa.Table) -> None:
 
 def _check_samples(rows: pa.Table) -> None:
     """Each rank, iteration, phase and clock has one row; steps were measured; a duration is not negative."""
-    pairs = _pairs(rows, ("phase", "clock"))
-    expected = len(pairs) * len(_different(rows, "rank")) * len(_different(rows, "iteration"))
-    if rows.num_rows != expected:
-        raise NotWholeError(f"expected {expected} rows, one a rank, iteration, phase and clock; found {rows.num_rows}")
-    measured = rows.filter(pc.invert(rows["warm_up"]))
-    if not {("step", "host"), ("step", "cuda_event")} & _pairs(measured, ("phase", "clock")):
+    rank, iteration = (rows[name].to_numpy().astype(np.int64) for name in ("rank", "iteration"))
+    (phase, phases), (clock, clocks) = _codes(rows["phase"]), _codes(rows["clock"])
+    if len(rank) and (rank.min() < 0 or max(rank.max(), iteration.max()) >= _MOST_PLACES):
+        raise NotWholeError("column rank, or iteration: expected whole numbers of at least 0")
+    kind = clock * len(phases) + phase
+    kinds = _count(kind)
+    expected = kinds * _count(rank) * _count(iteration)
+    if rows.num_rows != expected or _count((rank * _MOST_PLACES + iteration) * (kinds + 1) + kind) != expected:
+        raise NotWholeError(f"expected one row a rank, iteration, phase and clock: {expected}; found {rows.num_rows}")
+    measured = {(phases[k % len(phases)], clocks[k // len(phases)]) for k in np.unique(kind[~_flags(rows)]).tolist()}
+    if not {("step", "host"), ("step", "cuda_event")} & measured:
         raise NotWholeError("no measured step")
-    durations = rows.filter(pc.not_equal(_text(rows["clock"]), "arrival"))["seconds"]
-    if pc.min(durations).as_py() < 0:
+    durations = rows["seconds"].to_numpy()[clock != (clocks.index("arrival") if "arrival" in clocks else -1)]
+    if durations.min(initial=0.0) < 0:
         raise NotWholeError("column seconds: expected numbers of at least 0")
+
+
+_MOST_PLACES = 2**20
+"""Ranks of a world, and iterations of a case."""
+
+
+def _flags(rows: pa.Table) -> NDArray[np.bool_]:
+    return np.asarray(rows["warm_up"].to_numpy(), dtype=np.bool_)
+
+
+def _count(values: NDArray[np.int64]) -> int:
+    """Number of different values."""
+    return int(pc.count_distinct(pa.array(values)).as_py())
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
+    """Numbers of the texts of a column, row by row, and the texts."""
+    coded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).combine_chunks()
+    coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
+    return coded.indices.to_numpy().astype(np.int64), coded.dictionary.to_pylist()
 
 
 def _check_timed(rows: pa.Table) -> None:
@@ -299,15 +330,6 @@ def _check_discrepancies(rows: pa.Table) -> None:
     whole = pc.and_(pc.equal(rows["against"], REFERENCE), pc.equal(rows["parameter"], ""))
     if not pc.any(whole).as_py():
         raise NotWholeError("no distance from the reference")
-
-
-def _pairs(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
-    counted = pa.table({name: _text(rows[name]) for name in names}).group_by(list(names)).aggregate([])
-    return set(zip(*(counted[name].to_pylist() for name in names), strict=True))
-
-
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.string())
 
 
 _CHECKS: dict[str, tuple[Callable[[pa.Table], None], ...]] = {

@@ -140,7 +140,7 @@ def try_clean(base: Path, folder: Path) -> list[str]:
     faults = []
     for number, command in enumerate((_show, _check, _compare, _tensorboard, _load, _resume)):
         run, out, cwd = (folder / str(number) / name for name in ("run", "out", "cwd"))
-        shutil.copytree(base, run, symlinks=True)
+        shutil.copytree(base, run, symlinks=True, ignore=_derived)
         out.mkdir()
         cwd.mkdir()
         faults += _run(command, run, base, out, cwd, expected=(0,))
@@ -152,7 +152,7 @@ def try_one(base: Path, folder: Path, seed: int, number: int) -> Trial:
     draw = random.Random(f"{seed} {number}")
     command = SLOW[0] if number % 25 == 24 and SLOW else COMMANDS[number % len(COMMANDS)]
     run, bait, out, cwd = (folder / name for name in ("run", "bait", "out", "cwd"))
-    shutil.copytree(base, run, symlinks=True)
+    shutil.copytree(base, run, symlinks=True, ignore=_derived)
     for made in (bait / "folder", out, cwd):
         made.mkdir(parents=True)
     (bait / "file").write_text("bait")
