@@ -289,9 +289,11 @@ def _check_samples(rows: pa.Table) -> None:
     if len(rank) and (rank.min() < 0 or max(rank.max(), iteration.max()) >= _MOST_PLACES):
         raise NotWholeError("column rank, or iteration: expected whole numbers of at least 0")
     kind = clock * len(phases) + phase
+    if len(phases) * len(clocks) > _MOST_KINDS:
+        raise NotWholeError(f"more than {_MOST_KINDS} phases and clocks")
     kinds = _count(kind)
     expected = kinds * _count(rank) * _count(iteration)
-    if rows.num_rows != expected or _count((rank * _MOST_PLACES + iteration) * (kinds + 1) + kind) != expected:
+    if rows.num_rows != expected or _count((rank * _MOST_PLACES + iteration) * _MOST_KINDS + kind) != expected:
         raise NotWholeError(f"expected one row a rank, iteration, phase and clock: {expected}; found {rows.num_rows}")
     measured = {(phases[k % len(phases)], clocks[k // len(phases)]) for k in np.unique(kind[~_flags(rows)]).tolist()}
     if not {("step", "host"), ("step", "cuda_event")} & measured:
@@ -303,6 +305,8 @@ def _check_samples(rows: pa.Table) -> None:
 
 _MOST_PLACES = 2**20
 """Ranks of a world, and iterations of a case."""
+_MOST_KINDS = 2**10
+"""Phases times clocks."""
 
 
 def _flags(rows: pa.Table) -> NDArray[np.bool_]:

@@ -303,14 +303,13 @@ def _spots(value: Any, here: tuple[Any, ...]) -> Any:
 
 
 def _put(content: Any, spot: tuple[Any, ...], leaf: Any) -> bool:
-    for key in spot[:-1]:
-        try:
+    """False where an earlier change has taken the place away."""
+    try:
+        for key in spot[:-1]:
             content = content[key]
-        except (KeyError, IndexError, TypeError):
-            return False
-    if not isinstance(content, dict | list) or (isinstance(content, list) and spot[-1] >= len(content)):
+        content[spot[-1]] = leaf
+    except (KeyError, IndexError, TypeError):
         return False
-    content[spot[-1]] = leaf
     return True
 
 
