@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from torch.distributed import Store
 
@@ -25,6 +25,7 @@ from harness.schema.matrix import expected_files
 from harness.schema.rank_state import check_proc
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.terminal import Tolerant, reader_may_leave
 from harness.schema.text import message_lines
 
 _RUN_DIR = "reducebench/run_dir"
@@ -34,6 +35,7 @@ _LAST_WORDS_S = 1.0
 """Until the other ranks, told to end at the same time, have noted theirs."""
 
 
+@reader_may_leave()
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0, 1 or 2 as `python -m launch` gives it; torchrun makes 1 of both 1 and 2."""
     if "RANK" not in os.environ:
@@ -68,7 +70,8 @@ def _follow(rank: int) -> int:
     try:
         run_dir = RunDir.open(path)
     except RefusedError as error:
-        print(f"reducebench: rank {rank}: {error}; all nodes must see results_dir", file=sys.stderr, flush=True)
+        words = message_lines(f"rank {rank}: {error}; all nodes must see results_dir")
+        print(f"reducebench: {words}", file=sys.stderr, flush=True)
         return _REFUSAL
     redirect_output(run_dir.ranks.log(rank))
     return work(run_dir, *report_in(run_dir, rank), lambda: (store, rank, size))
@@ -201,7 +204,7 @@ def _terminal() -> Iterator[TextIO]:
     kept = [os.dup(1), os.dup(2)]
     with os.fdopen(os.dup(2), "w") as terminal:
         try:
-            yield terminal
+            yield cast(TextIO, Tolerant(terminal))
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

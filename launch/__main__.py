@@ -11,6 +11,7 @@ from harness import __version__
 from harness.schema.config import BenchmarkConfig, dump_config
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.terminal import reader_may_leave
 from harness.schema.text import message_lines, plain
 from launch.ab import compare_arguments, configure_sides, run_sides
 from launch.compose import available_options, compose_config, split_sweep
@@ -25,6 +26,11 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every case is ok or skipped; 1: a case failed or a rank died; 2: the configuration was refused."""
+    with reader_may_leave():
+        return _answer(argv)
+
+
+def _answer(argv: Sequence[str] | None) -> int:
     arguments = parse(argv)
     try:
         return _do(arguments)
@@ -144,7 +150,7 @@ def _run_sides(arguments: argparse.Namespace) -> int:
 
     reports = [build(run_dir.path) for run_dir in run_dirs]
     for page in map(write, reports):
-        print(page)
+        print(plain(str(page)))
     failed = FAILURE if any(one.failed for one in reports) else SUCCESS
     return max(failed, report(["compare", *(str(run_dir.path) for run_dir in run_dirs), *comparison]))
 
@@ -159,10 +165,10 @@ def _measure(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
 def _say(verdict: Verdict, run_dir: RunDir | None) -> None:
     _print_lines(verdict)
     if run_dir and not verdict.complete and verdict.status != REFUSAL:
-        print(f"to go on: python -m launch resume={shlex.quote(str(run_dir.path))}", file=sys.stderr)
+        print(f"to go on: python -m launch resume={shlex.quote(plain(str(run_dir.path)))}", file=sys.stderr)
     if run_dir and verdict.status != REFUSAL and (verdict.stopped or not run_dir.finished()):
         holds = "the finished cases are" if run_dir.finished() else "no case is finished; the ranks' logs are"
-        print(f"{holds} in {run_dir.path}; python -m harness.report show {run_dir.path}")
+        print(plain(f"{holds} in {run_dir.path}; python -m harness.report show {run_dir.path}"))
 
 
 def _print_lines(verdict: Verdict) -> None:

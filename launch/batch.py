@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.schema.config import BenchmarkConfig
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.terminal import reader_may_leave
 from launch.job import run_all
 from launch.slurm import cpus, launcher_of, python_of
 from launch.supervise import Start
@@ -23,6 +24,7 @@ PORT = 29400
 _PORTS = 1000
 
 
+@reader_may_leave()
 def main() -> int:
     """The batch job's own process."""
     parser = argparse.ArgumentParser(prog="python -m launch.batch", description=__doc__)

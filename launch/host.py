@@ -8,7 +8,7 @@ from harness.schema.config import BenchmarkConfig
 from harness.schema.launcher import Torchrun
 from harness.schema.rank_state import check_proc
 from harness.schema.refusal import RefusedError
-from launch.targets import OWN
+from launch.source import OWN
 
 _CONNECT_S = 5.0
 _LOOPBACK = "127.0.0.1"

@@ -115,7 +115,7 @@ def resume(going: Going) -> tuple[Verdict, RunDir]:
     check_ranks_stay(going)
     slurm.check_no_job(going.run_dir)
     config, run_dir, task = going.config, going.run_dir, Task(retry=True, accept=going.config.accept_changes)
-    print(going.said, flush=True)
+    print(message_lines(going.said), flush=True)
     if config.dry_run:
         lines = [*brought(run_dir, config), "would run:", plan(config, run_dir, task)]
         print(message_lines("\n".join(lines)))

@@ -14,6 +14,8 @@ from pathlib import Path
 from harness.schema.rank_state import check_proc, this_machine
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.terminal import reader_may_leave
+from harness.schema.text import message_lines
 from launch import torchrun
 from launch.patience import Limits
 from launch.signals import signals_noted
@@ -22,18 +24,20 @@ from launch.task import Task, add_task, read_task
 from launch.torchrun import Place
 
 
+@reader_may_leave()
 def main() -> int:
     """Exit status 0 when the ranks of this host have done their part."""
     arguments = parse()
     try:
         run_dir = RunDir.open(arguments.run_dir)
     except RefusedError as error:
-        print(f"reducebench: node {arguments.node}: {error}; all hosts must see results_dir", file=sys.stderr)
+        words = message_lines(f"node {arguments.node}: {error}; all hosts must see results_dir")
+        print(f"reducebench: {words}", file=sys.stderr)
         return 2
     try:
         check_proc()
     except RefusedError as error:
-        print(f"reducebench: node {arguments.node}: {error}", file=sys.stderr)
+        print(f"reducebench: node {arguments.node}: {message_lines(str(error))}", file=sys.stderr)
         return 2
     run_dir.ranks.note_node(arguments.node)
     if arguments.leash:

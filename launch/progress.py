@@ -4,7 +4,10 @@ from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from harness.schema.text import plain
 
 
 class ProgressLine:
@@ -30,5 +33,5 @@ class ProgressLine:
     def show(self, done: int, total: int, case_id: str) -> None:
         """So many cases are finished, and this one is at work."""
         between = "starting the ranks" if done < total else "ending the ranks"
-        self._progress.update(self._task, completed=done, total=total, description=case_id or between)
+        self._progress.update(self._task, completed=done, total=total, description=escape(plain(case_id)) or between)
         self._progress.refresh()

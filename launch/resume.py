@@ -57,6 +57,10 @@ def go_on(going: Going) -> None:
     going.run_dir.write_config(replace(going.config, accept_changes=False, accept_owner=False, resume=None))
 
 
+_MOST = 20
+"""Files that are not whole of which each is named."""
+
+
 @dataclass(frozen=True)
 class _Undone:
     """Launch to how many of its cases and probes failed, are missing or not whole, and to how many lack their traces."""
@@ -64,6 +68,8 @@ class _Undone:
     failed: Counter[int]
     missing: Counter[int]
     untraced: Counter[int]
+    damaged: tuple[tuple[str, str], ...] = ()
+    """Files that are not whole, and why."""
 
     @property
     def launches(self) -> tuple[int, ...]:
@@ -80,24 +86,27 @@ def _undone(run_dir: RunDir, config: BenchmarkConfig) -> _Undone:
     from harness.report.frame import load_run  # pandas: nobody measures yet
 
     run = load_run(run_dir.path)
-    missing = {*run.missing, *(name for number in range(config.launches) for name in run_dir.missing(number))}
+    missing = {*run.missing, *run_dir.missing(config=config)}
     cases = run.launched.launch[run.launched.status == FAILED]
     probes = set(run.probes.probe[run.probes.status == FAILED]) - missing  # an unfinished one has rows, too
     failed = Counter(map(int, cases)) + Counter(0 for _ in probes)
     measured = run.launched.case_id[(run.launched.launch == 0) & (run.launched.status == OK)]
     traces = run_dir.traces() if config.profile else {}
     lacking = [case for case in measured if config.profile and len(traces.get(file_name(case), ())) < config.world_size]
-    return _Undone(failed, Counter(map(run_dir.launch_of, missing)), Counter({0: len(lacking)}))
+    return _Undone(failed, Counter(map(run_dir.launch_of, missing)), Counter({0: len(lacking)}), tuple(run.damaged.items()))
 
 
 def _said(run_dir: RunDir, config: BenchmarkConfig, undone: _Undone) -> str:
     failed, missing, untraced = undone.failed.total(), undone.missing.total(), undone.untraced.total()
-    asked = sum(len(names) for number in range(config.launches) for names in expected_files(config, number).values())
+    asked = len(expected_files(config)["probes"]) + config.launches * len(expected_files(config)["cases"])
+    damaged = "".join(f"\nnot whole: {file}: {why}" for file, why in undone.damaged[:_MOST])
+    damaged += f"\nnot whole: {len(undone.damaged) - _MOST} more files" if len(undone.damaged) > _MOST else ""
     if not undone.launches:
-        return f"nothing to do: all {asked} cases and probes of {run_dir.path} are there"
+        return f"nothing to do: all {asked} cases and probes of {run_dir.path} are there{damaged}"
     traces = f"; {untraced} cases lack their traces" if untraced else ""
     stand, kept = asked - missing - failed, _kept(run_dir, config)
-    return f"{stand} of {asked} cases and probes stand; {failed} failed and {missing} missing ones are done now{kept}{traces}"
+    now = f"{failed} failed and {missing} missing ones are done now"
+    return f"{stand} of {asked} cases and probes stand; {now}{kept}{traces}{damaged}"
 
 
 def _kept(run_dir: RunDir, config: BenchmarkConfig) -> str:
@@ -130,11 +139,13 @@ def _changed(stored: BenchmarkConfig, overrides: Sequence[str]) -> BenchmarkConf
 
 
 def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkConfig, overrides: Sequence[str]) -> None:
-    environment = run_dir.environment()
-    if not environment and run_dir.finished():
+    read = run_dir.read_environment()
+    environment = read.content or {}
+    if (read.problems or not environment) and run_dir.finished():
+        why = f" ({read.problems[0]})" if read.problems else ""
         raise RefusedError(
-            f"{run_dir.path}/environment.json is missing or not whole: nobody can tell whether figures of today belong beside "
-            "those that are there; accept_changes=true goes on"
+            f"{run_dir.path}/environment.json is missing or not whole{why}: nobody can tell whether figures of today belong "
+            "beside those that are there; accept_changes=true goes on"
         )
     began_with = environment.get("config_sha256")
     if began_with and began_with != figures_digest(stored):

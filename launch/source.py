@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 _BLOCKS = (ast.If, ast.Try, ast.With, ast.For, ast.While)
-_OURS = ("harness", "launch")
+OWN = ("harness", "launch")
+"""Packages of reducebench, which ranks take from beside this one, whatever the search path holds."""
 _DEPTH = 20
 """Imports from one module to the next that are followed to a definition."""
 Statement: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -126,7 +127,7 @@ class Sources:
 
     def _find_top(self, name: str) -> ModuleSpec | None:
         """Find a top-level module as the ranks will; ours is the one at work here, whatever lies in the current folder."""
-        if name in _OURS:
+        if name in OWN:
             return sys.modules[name].__spec__
         found = PathFinder.find_spec(name, self._search_path)
         finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)

@@ -21,6 +21,9 @@ from launch.compose import compose_config
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5)
 PHASES = ("forward", "backward", "aggregate", "step")
 MIB = 2**20
+_FINDINGS = pa.schema(
+    [("launch", pa.int32()), *((text, pa.string()) for text in ("case_id", "kind", "statement")), ("evidence", pa.float64())]
+)
 Seconds = Callable[[Case, int], Mapping[tuple[str, str], np.ndarray]]
 """Of a case and launch: (clock, phase) to [iterations, ranks]."""
 
@@ -63,6 +66,10 @@ def write_case(
         rows = [{**label, "rank": 0, "against": REFERENCE, **far}]
         rows += [{**label, "rank": rank, "against": RANK_0, **equal} for rank in range(1, config.world_size)]
         pq.write_table(pa.Table.from_pylist(rows), run_dir.case_file("discrepancies", case.case_id, launch))
+        taken = dict.fromkeys(("peak_memory_bytes", "above_bare_bytes", "declared_bytes"), 0)
+        memory = [{"case_id": case.case_id, "launch": launch, "rank": rank, **taken} for rank in range(config.world_size)]
+        pq.write_table(pa.Table.from_pylist(memory), run_dir.case_file("memory", case.case_id, launch))
+        pq.write_table(_FINDINGS.empty_table(), run_dir.case_file("findings", case.case_id, launch))
     pq.write_table(pa.Table.from_pylist([row]), run_dir.case_file("cases", case.case_id, launch))
 
 

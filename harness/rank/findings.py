@@ -63,7 +63,8 @@ def _nonfinite(case: Case, rows: Sequence[Discrepancy]) -> Iterator[Finding]:
     if bad:
         where = ", ".join(dict.fromkeys(row.parameter for row, _ in bad if row.parameter))
         most = max(count for _, count in bad)
-        yield Finding(case.case_id, "nonfinite", f"{most:.0f} elements of the gradient are NaN or Inf, in {where}", most)
+        inside = f", in {where}" if where else ""
+        yield Finding(case.case_id, "nonfinite", f"{most:.0f} elements of the gradient are NaN or Inf{inside}", most)
 
 
 def _ranks_disagree(case: Case, whole: dict[tuple[str, int], dict[str, float]]) -> Iterator[Finding]:
@@ -83,9 +84,16 @@ _BY_ITSELF = {"BatchNorm": "BatchNorm normalizes each by its own statistics", "d
 
 
 def _coupling(workload: str, kinds: Sequence[str], apart: float) -> str:
+    distance = f"their exact gradients are {apart:.1e} apart (relative L2)"
+    if not kinds:  # functional dropout, random numbers in forward, statistics that the model itself takes over the batch
+        return (
+            f"samples of {workload} influence each other, and no module of it is a BatchNorm or a dropout: the ranks' shards "
+            f"are another function than the full batch on one rank; {distance}; look for random numbers, and for statistics "
+            "over the batch, in the model's forward"
+        )
     return (
         f"{workload} has {' and '.join(kinds)}: {' and '.join(_COUPLED[kind] for kind in kinds)}, which is another "
-        f"function than the full batch on one rank; their exact gradients are {apart:.1e} apart (relative L2)"
+        f"function than the full batch on one rank; {distance}"
     )
 
 

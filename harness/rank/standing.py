@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from harness.probes.control import Control
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expected_files
+from harness.schema.reading import is_there
 from harness.schema.record import CASE, FAILED
-from harness.schema.run_dir import HELD, RunDir
-from harness.schema.tables import is_whole
+from harness.schema.run_dir import RunDir
+from harness.schema.tables import read_finished, read_rows
 
 
 @dataclass(frozen=True)
@@ -69,19 +68,16 @@ def _read(run_dir: RunDir, config: BenchmarkConfig, launch: int, *, retry: bool)
 
 def _pairs(run_dir: RunDir, name: str, launch: int) -> Iterator[tuple[str, str]]:
     file = run_dir.case_file("discrepancies", name, launch)
-    if file.is_file():
-        rows = pq.read_table(file, columns=["case_id", "against"]).to_pydict()
+    if is_there(file):
+        rows = read_rows(file, name, launch).select(["case_id", "against"]).to_pydict()
         pairs = set(zip(rows["case_id"], rows["against"], strict=True))
         yield from ((case, against.removeprefix(CASE)) for case, against in pairs if against.startswith(CASE))
 
 
-_NEEDED = {"cases": ["status", "iterations", "gradient_sha256"], "probes": ["status"]}
-
-
 def _rows(run_dir: RunDir, kind: str, name: str, launch: int) -> list[dict[str, Any]]:
-    """Empty where it is not finished, or where anything that belongs to it is not whole."""
-    files = [run_dir.case_file(table, name, launch) for table in HELD[kind]]
-    if not files[0].is_file() or not all(is_whole(file, name) for file in files if file.is_file()):
+    """Empty where it is not finished, or where anything that belongs to it is missing or not whole."""
+    if not is_there(run_dir.case_file(kind, name, launch)):
         return []
-    rows: list[dict[str, Any]] = pq.read_table(files[0], columns=_NEEDED[kind]).to_pylist()
+    found = read_finished(run_dir, kind, name, launch)
+    rows: list[dict[str, Any]] = [] if found.damaged else found.rows[kind].to_pylist()
     return rows

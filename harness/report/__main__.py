@@ -8,20 +8,22 @@ from pathlib import Path
 from harness.report.export.command import add_arguments as add_export_arguments
 from harness.report.export.command import export as run_export
 from harness.schema.refusal import RefusedError
+from harness.schema.terminal import reader_may_leave
 from harness.schema.text import message_lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: all is well; 1: a case failed or is missing, or a gate is broken; 2: what was asked for cannot be done."""
-    arguments = _parser().parse_args(argv)
-    try:
-        return int(arguments.command(arguments))
-    except RefusedError as error:
-        print(f"reducebench-report: {message_lines(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"reducebench-report: cannot write: {error}", file=sys.stderr)
-        return 2
+    with reader_may_leave():
+        arguments = _parser().parse_args(argv)
+        try:
+            return int(arguments.command(arguments))
+        except RefusedError as error:
+            print(f"reducebench-report: {message_lines(str(error))}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"reducebench-report: cannot write: {message_lines(str(error))}", file=sys.stderr)
+            return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ _MACHINE: dict[str, Callable[[Run], object]] = {
     "backend": lambda run: run.environment.get("backend"),
     "versions": lambda run: run.environment.get("versions"),
     "commit": lambda run: run.environment.get("commit"),
-    "hosts": lambda run: sorted({rank.get("host") for rank in run.environment.get("ranks", [])}),
+    "hosts": lambda run: sorted({str(rank.get("host")) for rank in run.environment.get("ranks", [])}),
 }
 """What a run found, beside what it was asked for."""
 _LOCAL = "local"

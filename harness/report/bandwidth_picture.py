@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.collectives import shown, way
-from harness.schema.text import plain
+from harness.report.text import picture_text
 
 _WIDTH, _HEIGHT = 4.6, 4.2
 """Inches, of a panel."""
@@ -40,7 +40,7 @@ def _draw(panel: Axes, group: pd.DataFrame, colours: dict[str, str], styles: dic
         face = colours[dtype] if in_place else "white"
         panel.plot(
             *(own.bytes, own.busbw_gbs),
-            label=_safe(f"{dtype} {way(in_place, in_flight)}"),
+            label=picture_text(f"{dtype} {way(in_place, in_flight)}"),
             color=colours[dtype],
             linestyle=styles[in_flight],
             marker="o",
@@ -50,14 +50,9 @@ def _draw(panel: Axes, group: pd.DataFrame, colours: dict[str, str], styles: dic
 
 
 def _furnish(panel: Axes, title: str) -> None:
-    panel.set_title(_safe(title))
+    panel.set_title(picture_text(title))
     panel.set_xlabel("bytes of the message")
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     panel.grid(linewidth=0.4, alpha=0.6)
     panel.spines[["top", "right"]].set_visible(False)
-
-
-def _safe(text: str) -> str:
-    """Without a meaning for matplotlib's mathematics."""
-    return plain(text).replace("$", r"\$")

@@ -62,7 +62,7 @@ def _side_by_side(group: pd.DataFrame, brief: bool) -> pd.DataFrame:
     sizes = group.drop_duplicates("bytes").sort_values("bytes").set_index("bytes")
     columns = {"bytes": sizes.index.to_series().map(str), "count": sizes["count"].map(str)}
     for (in_place, in_flight), rows in group.groupby(["in_place", "in_flight"], sort=False):
-        own, how = rows.set_index("bytes"), way(bool(in_place), int(in_flight))
+        own, how = rows.drop_duplicates("bytes").set_index("bytes"), way(bool(in_place), int(in_flight))
         columns[f"{how}: us"] = own.median_s.map(_microseconds)
         if not brief:
             columns |= {f"{how}: p95, us": own.p95_s.map(_microseconds), f"{how}: algbw": own.algbw_gbs.map(_gigabytes)}

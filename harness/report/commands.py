@@ -9,13 +9,16 @@ from rich.console import Console
 from harness.report import compare_page
 from harness.report.comparison import Comparison, check_across
 from harness.report.comparison import compare as hold_against
+from harness.report.ends import damaged_table
 from harness.report.frame import load_run
 from harness.report.gate_files import junit, summary, write_files
 from harness.report.gates import BROKEN, Judged, judge_comparison, judge_run, parse_gate, parse_limit, parse_share
 from harness.report.sides import DISCREPANCY, MEMORY, TIME, load_side
+from harness.report.tables import csv
 from harness.report.timing import timing
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.text import plain
 
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
@@ -34,16 +37,18 @@ def compare(arguments: argparse.Namespace) -> int:
     compared = hold_against(base, new, again, margin=margin, phases=phases)
     judged = judge_comparison(gates, compared)
     lines, tables = compare_page.headlines(compared, judged), list(compare_page.tables(compared, judged))
+    damaged = [run for side in (base, new) for run in side.runs if run.damaged]
+    tables += [damaged_table(damaged)] if damaged else []
     files = {
         "compare.md": (None, compare_page.page(_title(compared), lines, tables)),
-        "compare.csv": (None, compare_page.long_frame(compared).to_csv(index=False).encode()),
+        "compare.csv": (None, csv(compare_page.long_frame(compared))),
         "compare.json": (arguments.json, summary(judged, **_told(compared, margin))),
     }
     run_dir = RunDir(new.runs[-1].path)
     write_files(run_dir, files | ({"compare.xml": (arguments.junit, junit(judged))} if gates else {}))
     compare_page.show(lines, tables, _console())
-    print(run_dir.report / "compare.md")
-    return _status(judged)
+    print(plain(str(run_dir.report / "compare.md")))
+    return max(_status(judged), int(bool(damaged)))
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -62,7 +67,8 @@ def check(arguments: argparse.Namespace) -> int:
         raise RefusedError(f"{run.path} has measured no case")
     files = {"check.json": (arguments.json, summary(judged, run=str(run.path))), "check.xml": (arguments.junit, junit(judged))}
     write_files(RunDir(run.path), files)
-    compare_page.show([compare_page.counted(judged)], [compare_page.gate_table(judged)], _console())
+    tables = [compare_page.gate_table(judged), *([damaged_table([run])] if run.damaged else [])]
+    compare_page.show([compare_page.counted(judged)], tables, _console())
     return _status(judged)
 
 

@@ -28,6 +28,8 @@ _NOTES = {
         "repeats it, one launch tells it."
     ),
 }
+_MOST_GATES = 2000
+"""Gates and cases that are shown; all stand in the JSON and the JUnit file."""
 _UNITS: dict[str, tuple[str, Callable[[float], str]]] = {
     TIME: ("ms", milliseconds),
     MEMORY: ("MiB", mebibytes),
@@ -75,6 +77,8 @@ def gate_table(judged: Sequence[Judged]) -> Table:
     """Broken gates first, then what cannot be told."""
     order = {BROKEN: 0, UNTOLD: 1, KEPT: 2}
     rows = sorted((vars(one) for one in judged), key=lambda one: order[one["outcome"]])
+    more = len(rows) - _MOST_GATES
+    rows = rows[:_MOST_GATES] + [{"gate": f"and {more} more", "case": "", "outcome": "", "why": ""}] * (more > 0)
     return Table("Gates", pd.DataFrame(rows, columns=["gate", "case", "outcome", "why"]))
 
 

@@ -1,6 +1,6 @@
 """Worlds that ended before their time: which rank, where, and what it said last."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -18,7 +18,15 @@ def end_tables(run: Run) -> Iterator[Table]:
     if rows:
         yield Table("Ended early", pd.DataFrame(rows).astype(str), _note(run.config.restarts))
     if run.damaged:
-        yield Table("Files that are not whole", pd.DataFrame({"file": run.damaged}), _DAMAGED)
+        yield damaged_table([run])
+
+
+def damaged_table(runs: Sequence[Run]) -> Table:
+    """Files that are not whole, of one run or of several."""
+    several = len(runs) > 1
+    rows = [(f"{run.path}/{file}" if several else file, why) for run in runs for file, why in run.damaged.items()]
+    rows = rows[:_MOST] + [(f"and {len(rows) - _MOST} more", "")] * (len(rows) > _MOST)
+    return Table("Files that are not whole", pd.DataFrame(rows, columns=["file", "why"]), _DAMAGED)
 
 
 def _note(restarts: int) -> str:
@@ -31,4 +39,8 @@ def _note(restarts: int) -> str:
 
 
 _COLUMNS = ("rank", "host", "case", "phase", "how")
-_DAMAGED = "Their cases count as missing; `python -m launch resume=RUN_DIR` measures them again."
+_MOST = 200
+_DAMAGED = (
+    "A case, or probe, with a file that is not whole counts as missing; `python -m launch resume=RUN_DIR` measures it again. "
+    "Of other files, what is named here is left out of the report."
+)

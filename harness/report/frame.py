@@ -1,21 +1,23 @@
 """A run as pandas DataFrames. Whatever of it is finished loads; what is missing is said."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from harness.schema.case import AXES
+from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
-from harness.schema.file_names import file_name
-from harness.schema.matrix import expected_files
-from harness.schema.record import FAILED, OK
+from harness.schema.environment import Fitted
+from harness.schema.matrix import expand_cases
+from harness.schema.reading import NotWholeError, is_there
+from harness.schema.record import CASE, FAILED, OK
+from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
-from harness.schema.tables import COLUMNS, is_whole, whole_parts
+from harness.schema.tables import COLUMNS, read_finished, read_rows, read_samples, whole_parts
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,14 @@ class Run:
     """case_ids, and names of probes, that the configuration asks for and the run never finished."""
     ends: tuple[dict[str, Any], ...] = ()
     """Worlds that died: see ends.json."""
-    damaged: tuple[str, ...] = ()
-    """Files in the run directory, of cases and probes, that are not whole, or not what their names say."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Files in the run directory that are missing, not whole, or not what their names say, and why."""
+
+    @property
+    def failed(self) -> bool:
+        """True if a case or a question of a probe failed or is missing, or a file is not whole."""
+        lacking = bool(self.missing or self.damaged)
+        return lacking or any((rows.status == FAILED).any() for rows in (self.cases, self.probes))
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -66,35 +74,40 @@ class Run:
         """As samples_of, for arrays."""
         finished = self.launched.launch[(self.launched.case_id == case_id) & (self.launched.status == OK)]
         files = [RunDir(self.path).case_file("samples", case_id, launch) for launch in finished]
-        tables = [pq.read_table(file) for file in files]
+        tables = [_unchanged(file, partial(read_samples, file)) for file in files]
         return pa.concat_tables(tables) if tables else pa.table({name: [] for name in COLUMNS["samples"]})
 
     def every(self, table: str) -> pd.DataFrame:
         """A small table as all launches wrote it."""
         rows = zip(self.launched.case_id, self.launched.launch, strict=True)
-        return _concatenate(_frames(RunDir(self.path), list(rows), table), table)
+        files = [(RunDir(self.path).case_file(table, name, launch), name, launch) for name, launch in rows]
+        found = [_again(*file) for file in files if is_there(file[0])]
+        return _of_known(_concatenate([rows.to_pandas() for rows in found], table), set(self.launched.case_id))
 
 
 def load_run(path: Path | str) -> Run:
     """Read a run directory. Raises RefusedError when `path` is none."""
     run_dir = RunDir.open(path)
     config = run_dir.config()
-    sound, damaged = _sorted_out(run_dir, config)
-    tables = {
-        table: _concatenate(_frames(run_dir, sound[kind], table), table) for kind, held in _SMALL.items() for table in held
-    }
+    read = _read_all(run_dir, config)
+    tables = {table: _concatenate(read.frames[table], table) for held in _SMALL.values() for table in held}
     launched = _with_categories(tables.pop("cases"), config)
+    known = set(launched.case_id)
+    tables = {table: _of_known(rows, known) for table, rows in tables.items()}
     findings = tables.pop("findings").drop_duplicates(["case_id", "kind"], ignore_index=True)
+    environment, ends = run_dir.read_environment(), run_dir.read_ends()
+    damaged = {str(file.relative_to(run_dir.path)): why for file, why in read.damaged.items()}
+    damaged |= {name: why for name, of in _NOTES.items() if (why := of(run_dir, launched))}
     return Run(
         path=run_dir.path,
         config=config,
         cases=_one_a_case(launched),
         launched=launched,
         findings=findings,
-        environment=run_dir.environment(),
-        missing=(*run_dir.missing(), *dict.fromkeys(file.stem for file in damaged)),
-        ends=tuple(run_dir.ends()),
-        damaged=tuple(str(file.relative_to(run_dir.path)) for file in damaged),
+        environment=environment.content or {},
+        missing=(*run_dir.missing(config=config), *dict.fromkeys(file.stem for file in read.damaged)),
+        ends=tuple(ends.content or ()),
+        damaged=damaged,
         **{table: _of_first_launch(rows) for table, rows in tables.items()},
     )
 
@@ -104,33 +117,95 @@ _SMALL = {
     "probes": ("probes", "observations", "collectives"),
 }
 """Those of them that are read at once."""
+_NAMED = 3
+"""Problems of a file that are named."""
 
 
-Sound = dict[str, list[tuple[str, int]]]
-"""Table to the (name, launch) of what can be read in it."""
+def _in_words(read: Fitted) -> str:
+    shown = "; ".join(read.problems[:_NAMED])
+    return shown + (f"; and {len(read.problems) - _NAMED} more" if len(read.problems) > _NAMED else "")
 
 
-def _sorted_out(run_dir: RunDir, config: BenchmarkConfig) -> tuple[Sound, list[Path]]:
-    """Finished cases and probes, launch after launch, in the order of the configuration; and files that are not whole."""
-    sound, damaged = Sound(cases=[], probes=[]), list[Path]()
-    for launch in range(config.launches):
-        for kind, names in expected_files(config, launch).items():
-            finished = run_dir.finished(kind, launch)
-            for name in [name for name in names if file_name(name) in finished]:
-                files = [run_dir.case_file(table, name, launch) for table in HELD[kind]]
-                broken = [file for file in files if file.is_file() and not is_whole(file, name)]
-                damaged += broken
-                sound[kind] += [] if broken else [(name, launch)]
-            if kind == "probes":
-                unfinished = [name for name in names if file_name(name) not in finished]
-                sound[kind] += [(part, launch) for name in unfinished for part in whole_parts(run_dir, name)]
-    return sound, damaged
+def _environment_problems(run_dir: RunDir, launched: pd.DataFrame) -> str:
+    """The first case finishes after environment.json was written."""
+    read = run_dir.read_environment()
+    return "missing" if not read.there and len(launched) else _in_words(read)
 
 
-def _frames(run_dir: RunDir, sound: list[tuple[str, int]], table: str) -> list[pd.DataFrame]:
-    """What the finished cases or probes left in a table."""
-    files = [run_dir.case_file(table, name, launch) for name, launch in sound]
-    return [pd.read_parquet(file) for file in files if file.is_file()]
+_NOTES: dict[str, Callable[[RunDir, pd.DataFrame], str]] = {
+    "environment.json": _environment_problems,
+    "ends.json": lambda run_dir, launched: _in_words(run_dir.read_ends()),
+}
+"""Files beside the tables, and what says why one of them is not whole."""
+
+
+@dataclass
+class _Read:
+    """Rows of finished cases and probes, launch after launch, in the order of the configuration."""
+
+    frames: dict[str, list[pd.DataFrame]]
+    damaged: dict[Path, str]
+
+    def add(self, rows: dict[str, pa.Table]) -> None:
+        """Keep the rows of one case or probe."""
+        for table in self.frames.keys() & rows.keys():
+            self.frames[table].append(rows[table].to_pandas())
+
+
+def _read_all(run_dir: RunDir, config: BenchmarkConfig) -> _Read:
+    """What one damaged file costs is its own case, or probe."""
+    read = _Read({table: [] for held in _SMALL.values() for table in held}, {})
+    cases = {case.case_id: case for case in expand_cases(config)}
+    finished = run_dir.finished_by_launch("cases")
+    for launch in sorted(finished.keys() & range(config.launches)):
+        for case_id in filter(finished[launch].__contains__, cases):
+            _add_case(read, run_dir, cases[case_id], launch)
+    asked = run_dir.finished("probes")
+    for probe in config.probe:
+        if probe in asked:
+            found = read_finished(run_dir, "probes", probe)
+            read.damaged |= found.damaged
+            read.add({} if found.damaged else found.rows)
+        for part in [] if probe in asked else whole_parts(run_dir, probe):
+            files = {table: run_dir.case_file(table, part) for table in HELD["probes"]}
+            read.add({table: _again(file, probe, 0) for table, file in files.items()})
+    return read
+
+
+def _add_case(read: _Read, run_dir: RunDir, case: Case, launch: int) -> None:
+    """Options and parameters are those of the configuration, which the case_id has a digest of."""
+    found = read_finished(run_dir, "cases", case.case_id, launch)
+    damaged = dict(found.damaged)
+    if "cases" in found.rows:
+        row = found.rows["cases"].to_pylist()[0]
+        unlike = [f"column {axis}: expected {option}" for axis, option in case.options.items() if row[axis] != option]
+        damaged |= dict.fromkeys([run_dir.case_file("cases", case.case_id, launch)] if unlike else [], "; ".join(unlike))
+    read.damaged |= damaged
+    if not damaged:
+        read.add({table: rows for table, rows in found.rows.items() if table != "cases"})
+        own = found.rows["cases"].to_pandas()
+        read.frames["cases"].append(own.assign(**{name: [value] for name, value in case.parameters}))
+
+
+def _again(file: Path, name: str, launch: int) -> pa.Table:
+    return _unchanged(file, partial(read_rows, file, name, launch))
+
+
+def _unchanged(file: Path, read: Callable[[], pa.Table]) -> pa.Table:
+    """Rows of a file that was whole a moment ago. Raises RefusedError where it is no longer."""
+    try:
+        return read()
+    except NotWholeError as error:
+        raise RefusedError(f"{file} has changed while the run was read: {error}") from error
+
+
+def _of_known(rows: pd.DataFrame, known: set[str]) -> pd.DataFrame:
+    """Rows of cases that were read, against references and cases that were read."""
+    kept = rows.case_id.isin(known) if "case_id" in rows else pd.Series(True, rows.index)
+    if "against" in rows:
+        against = rows.against.astype(str)
+        kept &= ~against.str.startswith(CASE) | against.str.removeprefix(CASE).isin(known)
+    return rows if kept.all() else rows[kept].reset_index(drop=True)
 
 
 def _one_a_case(launched: pd.DataFrame) -> pd.DataFrame:

@@ -103,7 +103,8 @@ def judge_run(run: Run, timing: Timing, limits: dict[str, float]) -> list[Judged
     ]
     failed = [(names[row.case_id], f"{row.status}: {row.reason}") for row in run.cases.itertuples() if row.status == "failed"]
     failed += [(name, "missing: the run ended before it") for name in run.missing]
-    return judged + [Judged("every case has numbers", case, BROKEN, why) for case, why in failed]
+    judged += [Judged("every case has numbers", case, BROKEN, why) for case, why in failed]
+    return judged + [Judged("every file is whole", file, BROKEN, why) for file, why in run.damaged.items()]
 
 
 def outcome(low: float, high: float, limit: float) -> str:

@@ -5,7 +5,7 @@ from harness.report.frame import Run
 
 def ranks(run: Run) -> int:
     """World size."""
-    return int(run.environment.get("world_size", 1))
+    return int(run.environment.get("world_size") or 1)
 
 
 def threads(run: Run) -> int:

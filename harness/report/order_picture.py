@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.probes import SUMMATION_ORDER
+from harness.report.text import picture_text
 
 _WIDTH, _HEIGHT, _ACROSS, _MOST = 3.2, 2.8, 4, 8
 """Inches of a panel; panels in a row; panels in all."""
@@ -69,7 +70,7 @@ def _drawn(title: str, found: list[tuple[str, int]]) -> bytes:
     for panel, (order, elements) in zip(panels, found, strict=False):
         _draw(panel, parse(order))
         panel.set_title(f"{elements:,} of {total:,} elements", fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(picture_text(title), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.report.text import picture_text
 from harness.report.trade import labels_of
-from harness.schema.text import plain
 
 _EXACT = 1e-17
 """Where an exact zero stands on an axis of powers of ten: left of everything that rounding leaves."""
@@ -57,7 +57,7 @@ def _draw(workload: str, rows: pd.DataFrame, resident: bool) -> Figure:
             title += "\n(dotted: not finite)"
         _furnish(panel, title, logarithmic=column == "relative_l2")
     panels[0].set_yticks(list(places.values()), list(places))
-    figure.suptitle(f"{plain(workload)}: what a way of aggregating takes, and where it leads")
+    figure.suptitle(f"{picture_text(workload)}: what a way of aggregating takes, and where it leads")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     return figure
@@ -82,7 +82,7 @@ def _names(rows: pd.DataFrame, *, aggregation: bool) -> pd.Series:
     varying = [column for column in own if rows[column].nunique() > 1]
     told = [rows[column].map(lambda value, column=column: _told(column, value)) for column in varying]
     texts = pd.concat(told, axis=1).apply(lambda cells: " ".join(filter(None, cells)), axis=1) if told else ""
-    return pd.Series(texts, index=rows.index).map(plain)
+    return pd.Series(texts, index=rows.index).map(picture_text)
 
 
 def _told(column: str, value: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from harness.report.frame import Run
-from harness.report.staleness import staleness_table
+from harness.report.staleness import reads, staleness_table
 from harness.report.tables import Table
 from harness.report.text import number
 
@@ -31,7 +31,7 @@ def _by_probe(run: Run) -> list[tuple[str, pd.DataFrame]]:
 def _tables(probe: str, rows: pd.DataFrame) -> Iterator[Table]:
     """A row a subject and setting; settings of which the same quantities were seen share a table."""
     if probe == "staleness":
-        yield staleness_table(rows)
+        yield from [staleness_table(rows)] if len(reads(rows)) else []
         return
     wide = _wide(rows[rows["rank"] == 0])
     kinds = wide.notna().apply(tuple, axis=1)

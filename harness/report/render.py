@@ -20,7 +20,7 @@ from harness.report.collectives import collective_tables, collectives
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
-from harness.report.ends import end_tables
+from harness.report.ends import damaged_table, end_tables
 from harness.report.environment import environment_table
 from harness.report.frame import Run, load_run
 from harness.report.pairwise import pairwise, pairwise_table
@@ -28,20 +28,22 @@ from harness.report.prediction import prediction, prediction_table
 from harness.report.price import price, price_note, price_table
 from harness.report.probes import SUMMATION_ORDER, probe_tables
 from harness.report.stories import tell
-from harness.report.tables import Table, escape
+from harness.report.tables import Table, csv, escape
 from harness.report.timing import Timing, timing
 from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
 from harness.report.trust import doubts
 from harness.report.why import why_tables
 from harness.schema.file_names import file_name
-from harness.schema.record import FAILED, OK, VERDICT
+from harness.schema.record import OK, VERDICT
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
 
 _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
 _ROOM_FOR_STATISTICS = 150
+_MOST_MISSING = 200
+"""Missing cases that are named."""
 _COST = (
     "The step of the slowest rank in each iteration: median [95 % interval], and how it scatters. Outliers: iterations outside "
     "of Tukey's fences; they are counted, and stay in every figure."
@@ -106,8 +108,8 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether a case or a question of a probe failed, or is missing."""
-        return bool(self.run.missing) or any((rows.status == FAILED).any() for rows in (self.run.cases, self.run.probes))
+        """True if a case or a question of a probe failed or is missing, or a file is not whole."""
+        return self.run.failed
 
 
 def build(path: Path | str) -> Report:
@@ -161,7 +163,7 @@ def show(paths: Sequence[Path]) -> bool:
     else:
         pages.append(_written(_show_across([report.run for report in reports], console)))
     for page in pages:
-        print(page)
+        print(plain(page))
     return any(report.failed for report in reports)
 
 
@@ -180,6 +182,7 @@ def _show_across(runs: list[Run], console: Console) -> Callable[[], Path]:
     tables = list(_by_workload("Across runs", across_table(rows), note)) if len(rows) else []
     unfinished = pd.concat([_not_measured(run).assign(run=str(run.path)) for run in runs])
     tables += [Table("Cases without numbers", unfinished)] if len(unfinished) else []
+    tables += [damaged_table(runs)] if any(run.damaged for run in runs) else []
     for table in tables:
         table.print(console)
     return partial(_write_across, runs, rows, tables)
@@ -187,7 +190,7 @@ def _show_across(runs: list[Run], console: Console) -> Callable[[], Path]:
 
 def _write_across(runs: list[Run], rows: pd.DataFrame, tables: list[Table]) -> Path:
     run_dir = RunDir(runs[-1].path)
-    run_dir.write_report("across.csv", rows.to_csv(index=False).encode())
+    run_dir.write_report("across.csv", csv(rows))
     head = [f"# {escape(runs[-1].config.name)}: {len(runs)} runs", "\n".join(f"- {escape(str(run.path))}" for run in runs)]
     return run_dir.write_report("across.md", "\n\n".join([*head, *(table.markdown() for table in tables)]).encode())
 
@@ -197,7 +200,7 @@ def write(report: Report) -> Path:
     run_dir = RunDir(report.run.path)
     for name, frame in report.frames.items():
         if len(frame) or name not in _ON_REQUEST:
-            run_dir.write_report(f"{name}.csv", frame.to_csv(index=False).encode())
+            run_dir.write_report(f"{name}.csv", csv(frame))
     for name, picture in report.pictures.items():
         run_dir.write_report(name, picture)
     return run_dir.write_report("report.md", _markdown(report).encode())
@@ -309,13 +312,15 @@ def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[t
 def _not_measured(run: Run) -> pd.DataFrame:
     unmeasured = run.cases[run.cases.status != OK]
     rows = [(case.case_id, case.status, case.reason) for case in unmeasured.itertuples()]
-    rows += [(name, "missing", _ended_before(run, name)) for name in run.missing]
+    rows += [(name, "missing", _ended_before(run, name)) for name in run.missing[:_MOST_MISSING]]
+    more = len(run.missing) - _MOST_MISSING
+    rows += [(f"and {more} more", "missing", "")] * (more > 0)
     return pd.DataFrame(rows, columns=["case", "status", "reason"])
 
 
 def _ended_before(run: Run, name: str) -> str:
     answered = int(((run.probes.probe == name) & (run.probes.status == OK)).sum())
-    died = {culprit.get("case") for end in run.ends for culprit in end["culprits"]}
+    died = {culprit.get("case") for end in run.ends for culprit in end.get("culprits", [])}
     within = answered or name in died or f"probe {name}" in died
     kept = f"; {answered} answers are kept" if answered else ""
     return f"the run ended {'in' if within else 'before'} it{kept}"

@@ -168,7 +168,7 @@ def _sequences(side: Side) -> Iterator[tuple[Run, tuple[Key, ...]]]:
 
 def _began(side: Side) -> list[str]:
     """When the launches began, in order; ISO 8601 in one time zone sorts as text."""
-    return sorted(note["began"] for run in side.runs for note in run.environment.get("conditions", []) if "began" in note)
+    return sorted(note["began"] for run in side.runs for note in run.environment.get("conditions", []) if note.get("began"))
 
 
 def _facts(run: Run) -> dict[str, str]:

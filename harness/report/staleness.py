@@ -10,10 +10,17 @@ _NOTE = (
     "and the first one's reads count."
 )
 
+_COUNTS = ["safe", "trials", "stale", "fresh", "torn"]
+"""Quantities that the probe counts, of each access and setting."""
+_MOST = 1e15
+"""Above any count; neither is NaN below it."""
+
 
 def reads(rows: pd.DataFrame) -> pd.DataFrame:
     """Observations of the staleness probe to one row an access and setting: safe, trials, stale, fresh, torn."""
-    summed = rows.groupby([rows.subject.astype(str), rows.setting, rows.quantity], sort=False).value.sum().unstack()
+    counts = rows[rows.quantity.isin(_COUNTS) & (rows.value.astype(float).abs() < _MOST)]
+    summed = counts.groupby([counts.subject.astype(str), counts.setting, counts.quantity], sort=False).value.sum().unstack()
+    summed = summed.reindex(columns=_COUNTS).fillna(0)
     return summed.assign(safe=summed.safe > 0).reset_index()
 
 

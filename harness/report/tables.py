@@ -32,7 +32,7 @@ class Table:
 
     def print(self, console: Console) -> None:
         """For a terminal."""
-        console.print(Text(f"\n{self.title}", style="bold"))
+        console.print(Text(f"\n{plain(self.title)}", style="bold"))
         if self.note:
             console.print(Text(self.note, style="dim"))
         console.print(self._rich(box.SIMPLE_HEAD, plain, self._widths(console.width)))
@@ -65,6 +65,18 @@ class Table:
         for row in self.rows.itertuples(index=False):
             table.add_row(*(Text(clean(str(cell))) for cell in row))
         return table
+
+
+def csv(frame: pd.DataFrame) -> bytes:
+    """CSV of a frame whose names and texts come from a run: a terminal may show it, too."""
+    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    cleaned = {name: frame[name].astype(object).map(_clean) for name in texts}
+    text: str = frame.assign(**cleaned).rename(columns=_clean).to_csv(index=False)
+    return text.encode()
+
+
+def _clean(value: object) -> object:
+    return plain(value) if isinstance(value, str) else value
 
 
 def escape(text: str) -> str:

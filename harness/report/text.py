@@ -2,6 +2,8 @@
 
 import math
 
+from harness.schema.text import plain
+
 
 def number(value: float) -> str:
     """Two digits after the first; whole numbers whole, and an exact zero `0`."""
@@ -19,8 +21,8 @@ def number(value: float) -> str:
 def milliseconds(seconds: float) -> str:
     """Three digits, in ms, never in powers of ten."""
     value = seconds * 1e3
-    if value == 0:
-        return "0"
+    if value == 0 or not math.isfinite(value):
+        return number(value)
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(digits, 4)}f}"
 
@@ -34,3 +36,8 @@ def mebibytes(value: float) -> str:
 def yes(value: bool) -> str:
     """yes or no."""
     return "yes" if value else "no"
+
+
+def picture_text(text: str) -> str:
+    """Text for a picture: without a meaning for matplotlib's mathematics."""
+    return plain(text).replace("$", r"\$")

@@ -45,7 +45,7 @@ def _of_hosts(environment: Facts) -> Iterator[str]:
 def _pinned(host: str | None, ranks: Sequence[tuple[int, Facts]], cpus: int | None) -> Iterator[str]:
     """Name ranks of a host that may run on too few CPUs for their threads; of sets of CPUs in each other, the smallest."""
     allowed = {rank: _cpus(facts["cpus"]) for rank, facts in ranks if facts.get("cpus")}
-    threads = {rank: facts.get("threads", 1) for rank, facts in ranks}
+    threads = {rank: _own_threads(facts) for rank, facts in ranks}
     named: list[frozenset[int]] = []
     for shared in sorted(_unions(allowed.values()), key=lambda one: (len(one), min(one))):
         held = [rank for rank, own in allowed.items() if own <= shared]
@@ -112,11 +112,11 @@ def _worst(trouble: Trouble, seen: Sequence[tuple[Facts, Facts]], kind: str) -> 
 
 def _crowded(seen: Facts, where: Facts) -> tuple[float, str] | None:
     window, others = seen.get("window_s") or 0.0, seen.get("others", [])
-    named = sum(process["cpu_s"] for process in others)
-    taken = max(named, (seen.get("busy_s") or 0.0) - seen.get("own_s", 0.0))
+    named = sum(process.get("cpu_s") or 0.0 for process in others)
+    taken = max(named, (seen.get("busy_s") or 0.0) - (seen.get("own_s") or 0.0))
     if not window or taken < _CROWDED * window:
         return None
-    busiest = [f"{one['name']} (pid {one['pid']}, {one['cpu_s'] / window:.2f})" for one in others[:_NAMED]]
+    busiest = [f"{_process(one)}, {(one.get('cpu_s') or 0.0) / window:.2f})" for one in others[:_NAMED]]
     told = f"; of those that were there until its end: {', '.join(busiest)}" if busiest else ", none of them seen from here"
     share = f"{taken / window:.2f} of {where.get('cpus')} CPUs"
     return taken / window, f"On {where.get('host')}, other processes took {share} during the run{told}."
@@ -157,7 +157,7 @@ def _shared(seen: Facts, where: Facts) -> tuple[float, str] | None:
     """By processes that are not the run's. Where pids are another namespace's, only a busy device tells of them."""
     listed = seen.get("device_processes") or {}
     others = listed.get("others", []) if listed.get("own_pid_seen") else []
-    names = [f"{one['name']} (pid {one['pid']})" for one in others[:_NAMED]]
+    names = [f"{_process(one)})" for one in others[:_NAMED]]
     busy = seen.get("before", {}).get("utilization_percent") or 0
     told = [f"is also used by {', '.join(names)}"] * bool(names) + [f"was {busy} % busy before the run"] * (busy >= _BUSY)
     if not told:
@@ -165,18 +165,27 @@ def _shared(seen: Facts, where: Facts) -> tuple[float, str] | None:
     return len(others) + busy, f"Rank {where['rank']}'s GPU {' and '.join(told)}."
 
 
+def _process(one: Facts) -> str:
+    """Spell a process; the bracket stays open."""
+    return f"{one.get('name')} (pid {one.get('pid')}"
+
+
 def _ranks(environment: Facts, host: str | None) -> list[tuple[int, Facts]]:
     return [(place, rank) for place, rank in enumerate(environment.get("ranks", [])) if rank.get("host") == host]
 
 
 def _threads(environment: Facts, host: str | None) -> int:
-    return sum(rank.get("threads", 1) for _, rank in _ranks(environment, host))
+    return sum(_own_threads(rank) for _, rank in _ranks(environment, host))
+
+
+def _own_threads(rank: Facts) -> int:
+    return 1 if rank.get("threads") is None else int(rank["threads"])
 
 
 def _host_of(environment: Facts, seen: Facts) -> str | None:
     """The name of the host that a rank spoke for."""
-    ranks, rank = environment.get("ranks", []), seen.get("rank", 0)
-    return ranks[rank].get("host") if rank < len(ranks) else None
+    ranks, rank = environment.get("ranks", []), seen.get("rank") or 0
+    return ranks[rank].get("host") if 0 <= rank < len(ranks) else None
 
 
 def _window(note: Facts) -> float:

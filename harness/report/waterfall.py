@@ -3,12 +3,13 @@
 import io
 import textwrap
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.frame import Run
-from harness.report.text import number
+from harness.report.text import number, picture_text
 from harness.schema.record import CLEAN
 
 _WIDTH, _HEIGHT, _ACROSS, _MOST = 5.2, 3.4, 2, 6
@@ -17,11 +18,15 @@ _ROOM = 0.18
 """For the number beside the last bar."""
 _FORWARD, _BACK = "C0", "C1"
 _TITLE = 60
+_WIDEST = 1e6
+"""Largest share that is drawn."""
 
 
 def waterfalls(run: Run) -> bytes | None:
     """PNG of the furthest case of each verdict and cause, those that something is wrong with first; None without a budget."""
-    budgets = run.budget.assign(case_id=run.budget.case_id.astype(str)).dropna(subset=["share"])
+    budgets = run.budget.assign(case_id=run.budget.case_id.astype(str))
+    budgets = budgets[np.isfinite(budgets.share)]
+    budgets = budgets[budgets.case_id.isin(set(run.diagnoses.case_id.astype(str)))]
     if budgets.empty:
         return None
     told = run.diagnoses.assign(case_id=run.diagnoses.case_id.astype(str), clean=run.diagnoses.verdict.isin(CLEAN))
@@ -35,7 +40,7 @@ def waterfalls(run: Run) -> bytes | None:
         panel.axis("off")
     for panel, row in zip(panels, chosen.itertuples(), strict=False):
         _draw(panel, budgets[budgets.case_id == row.case_id])
-        name = "\n".join(textwrap.wrap(str(row.case_id).replace(".", ". "), _TITLE))
+        name = "\n".join(textwrap.wrap(picture_text(str(row.case_id)).replace(".", ". "), _TITLE))
         panel.set_title(f"{name}\n{str(row.verdict).replace('_', ' ')}, {number(float(str(row.distance)))} away", fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -45,7 +50,10 @@ def waterfalls(run: Run) -> bytes | None:
 def _draw(panel: Axes, steps: pd.DataFrame) -> None:
     """Each bar begins where the last one ended; all together reach 100 %."""
     reached = 0.0
-    names, shares = list(steps.step.astype(str)), [float(share) for share in steps.share]
+    names, shares = (
+        list(steps.step.astype(str).map(picture_text)),
+        [min(max(float(share), -_WIDEST), _WIDEST) for share in steps.share],
+    )
     for place, share in enumerate(shares):
         panel.barh(place, share, left=reached, color=_FORWARD if share >= 0 else _BACK, height=0.6)
         panel.annotate(

@@ -4,6 +4,7 @@ import copy
 import functools
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema.case import AXES, PROBE
 from harness.schema.launcher import Launcher, to_launcher
+from harness.schema.reading import read_bytes, reason
 from harness.schema.refusal import RefusedError
-from harness.schema.sweep import check_sweeps
+from harness.schema.sweep import check_sweeps, count_variants
 from harness.schema.text import interpolations, literal
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -297,9 +299,9 @@ def _check_flat(key: str, node: Any) -> None:
 def load_config(path: Path) -> BenchmarkConfig:
     """Read the config.yaml of a run directory. Raises RefusedError when it is not one of ours."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, most=_MOST_BYTES)
     except OSError as error:
-        raise RefusedError(f"{path} is not the configuration of a run: {error}") from error
+        raise RefusedError(f"{path} is not the configuration of a run: {reason(error)}") from error
     return copy.deepcopy(_parsed(path, content))
 
 
@@ -307,15 +309,49 @@ def load_config(path: Path) -> BenchmarkConfig:
 def _parsed(path: Path, content: bytes) -> BenchmarkConfig:
     """Configuration in a file that holds `content`. Parsing takes 25 ms, and each process of a run needs it several times."""
     try:
+        _check_yaml(content.decode())
         read = OmegaConf.create(content.decode())
+        if not isinstance(read, DictConfig):
+            raise ValueError("expected keys and values")
         foreign = next(interpolations(OmegaConf.to_container(read, resolve=False)), None)
         loaded = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), read)
     except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise RefusedError(f"{path} is not the configuration of a run: {error}") from error
+        raise RefusedError(f"{path} is not the configuration of a run: {reason(error)}") from error
     if foreign is not None:  # ${oc.env:...}: what stands in a run directory is data
         raise RefusedError(f"{path}: {foreign!r} refers to something else; a run's configuration is read as it stands")
     assert isinstance(loaded, DictConfig)
-    return to_config(loaded)
+    config = to_config(loaded)
+    check_size(config)
+    return config
+
+
+def _check_yaml(text: str) -> None:
+    """Raise ValueError for aliases, which a few lines can multiply without end, and for what is nested too deeply."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {event.start_mark.line + 1}: expected no alias")
+        if depth > _DEEPEST:
+            raise ValueError(f"line {event.start_mark.line + 1}: expected at most {_DEEPEST} levels")
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MOST_BYTES = 2**20
+"""Size of a configuration that is read, in bytes."""
+_DEEPEST = 64
+_MOST_ROWS = 1_000_000
+"""Cases of all launches together, of which each has a row in the report."""
+
+
+def check_size(config: BenchmarkConfig) -> None:
+    """Raise RefusedError for a matrix that nobody can measure or read, before it is expanded."""
+    cases = math.prod(count_variants(getattr(config, axis)) for axis in AXES)
+    if cases * config.launches > _MOST_ROWS:
+        raise RefusedError(
+            f"launches={config.launches}: {cases} cases each are {cases * config.launches} in all; accepted: at most "
+            f"{_MOST_ROWS}; try fewer launches, or fewer options"
+        )
 
 
 CONDUCT = ("accept_changes", "accept_owner", "deadline_s", "dry_run", "launch", "rendezvous_s", "restarts", "resume")

@@ -117,7 +117,7 @@ KINDS: dict[str, type[Any]] = {"torchrun": Torchrun, "torchrun_nodes": TorchrunN
 def to_launcher(node: Mapping[str, Any]) -> Launcher:
     """What conf/launch/ and `launch.*` make of it; nothing is one host. Raises ValueError."""
     kind = node.get("kind", "torchrun")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"launch.kind={kind!r}: expected one of {', '.join(KINDS)}")
     given = {key: value for key, value in node.items() if key != "kind"}
     known = {each.name for each in fields(KINDS[kind])}

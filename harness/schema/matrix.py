@@ -7,13 +7,17 @@ from random import Random
 from typing import Any
 
 from harness.schema.case import AXES, Case
-from harness.schema.config import BenchmarkConfig
+from harness.schema.config import BenchmarkConfig, check_size
 from harness.schema.seeding import derive_seed
 from harness.schema.sweep import variants
 
 
 def expand_cases(config: BenchmarkConfig) -> list[Case]:
-    """Every combination of the selected options; the reductions of one setting stand together."""
+    """Every combination of the selected options; the reductions of one setting stand together.
+
+    Raises RefusedError for more than can be measured.
+    """
+    check_size(config)
     order = sorted(AXES, key=lambda axis: axis == "reduction")
     columns = [[(axis, option, variant) for option, variant in variants(getattr(config, axis))] for axis in order]
     return [_case(cell) for cell in itertools.product(*columns)]

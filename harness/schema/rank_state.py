@@ -8,8 +8,11 @@ import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from harness.schema.reading import read_bytes
 from harness.schema.refusal import RefusedError
+from harness.schema.shape import MISSING, REAL, TEXT, WHOLE, Record
 from harness.schema.whole_files import open_in_place, open_new
 
 LAUNCHER_PID = "REDUCEBENCH_LAUNCHER_PID"
@@ -50,6 +53,18 @@ class RankStatus:
     """Stuck ranks to the line of the user's code at which they stand."""
     reached: dict[str, float] = field(default_factory=dict)
     """Phase to when it was first entered, in seconds of the host's monotonic clock; as known when a case begins or ends."""
+
+
+_STATUS = Record(
+    {
+        **dict.fromkeys(("rank", "pid", "done"), WHOLE),
+        **dict.fromkeys(("host", "machine", "case", "phase", "ended", "words"), TEXT),
+        "at": REAL,
+        "lost": Record({}, TEXT),
+        "places": Record({}, TEXT),
+        "reached": Record({}, REAL),
+    }
+)
 
 
 class RankState:
@@ -98,14 +113,22 @@ def _encoded(status: RankStatus) -> bytes:
 
 
 def read_rank_status(path: Path) -> RankStatus | None:
-    """What the file says; None when it is missing, or caught half written."""
+    """What the file says; None when it is missing, caught half written, or holds something else."""
     try:
-        raw = path.read_bytes()
-        record = json.loads(raw[_PHASE:])
-        status = RankStatus(**{**record, "phase": raw[:_PHASE].decode(errors="replace").strip(" \0")})
-        return status if isinstance(status.rank, int) and isinstance(status.lost, dict) else None
-    except (OSError, ValueError, TypeError):
+        raw = read_bytes(path, folders=1, most=_SIZE)
+        record = {**_read_record(raw[_PHASE:]), "phase": raw[:_PHASE].decode(errors="replace").strip(" \0")}
+        return RankStatus(**record)
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _read_record(raw: bytes) -> dict[str, Any]:
+    """Fields of a RankStatus, each of its type. Raise ValueError."""
+    problems: list[str] = []
+    record = _STATUS.fit(json.loads(raw), "", problems)
+    if problems or record is MISSING:
+        raise ValueError("; ".join(problems))
+    return {key: value for key, value in record.items() if value is not None}
 
 
 def note_death(path: Path, status: RankStatus, words: str, ended: str = "died") -> None:

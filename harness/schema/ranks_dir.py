@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import IO
 
 from harness.schema.rank_state import RankStatus, read_rank_status
-from harness.schema.whole_files import check_in_place, open_in_place, read_json, remove, write_whole
+from harness.schema.reading import open_file, read_json, read_text
+from harness.schema.whole_files import check_in_place, open_in_place, remove, write_whole
 
 _TAIL = 2**16
 """Bytes of a log's end."""
 _STARTS = "reducebench starts: "
+_CAME = re.compile(r"node(?P<node>\d{1,9})\.came", re.ASCII)
 
 
 class RanksDir:
@@ -34,7 +37,7 @@ class RanksDir:
     def said(self, who: int | str) -> list[str]:
         """The last lines of a log, some of them; empty where there is none."""
         try:
-            with self.log(who).open("rb") as file:
+            with open_file(self.log(who), folders=1) as file:
                 file.seek(-min(_TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
                 return file.read().decode(errors="replace").splitlines()
         except OSError:
@@ -62,8 +65,8 @@ class RanksDir:
 
     def hosts(self) -> dict[int, str]:
         """Node to the name of its host, of those that have come."""
-        paths = self.path.glob("node*.came")
-        return {int(path.stem.removeprefix("node")): path.read_text(errors="replace") for path in paths}
+        found = ((_CAME.fullmatch(path.name), path) for path in self.path.glob("node*.came"))
+        return {int(came["node"]): self._text(path) for came, path in found if came}
 
     def said_by_torchrun(self) -> str:
         """What the torchrun of every host has logged last."""
@@ -89,10 +92,7 @@ class RanksDir:
 
     def job(self) -> str:
         """The last batch job; empty where there was none."""
-        try:
-            return self._job.read_text().strip()
-        except OSError:
-            return ""
+        return self._text(self._job).strip()
 
     @property
     def _job(self) -> Path:
@@ -104,8 +104,13 @@ class RanksDir:
 
     def ordered_end(self) -> str:
         """The world that was told last to end; empty where none was."""
+        return self._text(self._end)
+
+    @staticmethod
+    def _text(path: Path) -> str:
+        """Content of a file; empty where there is none."""
         try:
-            return self._end.read_text()
+            return read_text(path, folders=1)
         except OSError:
             return ""
 
@@ -124,7 +129,8 @@ class RanksDir:
 
     def aside(self) -> dict[str, str]:
         """What `set_aside` was told last."""
-        return read_json(self.path / "set_aside.json") or {}
+        told = read_json(self.path / "set_aside.json", folders=1) or {}
+        return {name: why for name, why in told.items() if isinstance(why, str)}
 
     def write_verdict(self, status: int, lines: Sequence[str]) -> None:
         """What a batch job has to tell the launcher that waits for it: its exit status, and lines for the user."""
@@ -132,7 +138,7 @@ class RanksDir:
 
     def verdict(self) -> tuple[int | None, list[str]]:
         """What the last batch job told; None where none has ended by itself."""
-        told = read_json(self._verdict) or {}
+        told = read_json(self._verdict, folders=1) or {}
         status, lines = told.get("status"), told.get("lines")
         return (status if status in (0, 1, 2) else None), [str(line) for line in lines] if isinstance(lines, list) else []
 

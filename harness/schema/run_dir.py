@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
+from harness.schema.environment import ENDS, ENVIRONMENT, Fitted, read_fitted
 from harness.schema.file_names import file_name
 from harness.schema.matrix import expected_files
 from harness.schema.ranks_dir import RanksDir
+from harness.schema.reading import is_regular, is_there
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 from harness.schema.text import plain
@@ -25,7 +27,6 @@ from harness.schema.whole_files import (
     check_no_link,
     make_folder,
     open_in_place,
-    read_json,
     remove,
     remove_all,
     rename,
@@ -102,7 +103,7 @@ class RunDir:
         Nor may one of its folders be a link: what is written into it, or removed, would be somewhere else.
         """
         run_dir = cls(path)
-        if not (run_dir.path / "config.yaml").is_file():
+        if not is_there(run_dir.path / "config.yaml"):
             raise RefusedError(f"{path} is not a run directory: it has no config.yaml")
         for folder in (*TABLES, *_FOLDERS):
             check_no_link(run_dir.path / folder)
@@ -193,9 +194,16 @@ class RunDir:
 
     def finished(self, table: str = "cases", launch: int = 0) -> set[str]:
         """case_ids, or names of probes, whose rows of this launch are complete; each as `file_name` gives it."""
-        names = [path.stem for path in self.table(table).glob("*.parquet") if not path.name.startswith(".")]
-        parts = [_LAUNCH.fullmatch(name) for name in names]
-        return {part["name"] for part in parts if part and int(part["launch"] or 0) == launch}
+        return self.finished_by_launch(table).get(launch, set())
+
+    def finished_by_launch(self, table: str) -> dict[int, set[str]]:
+        """Launch to what `finished` gives for it, of all launches that finished something."""
+        found: dict[int, set[str]] = {}
+        for path in self.table(table).glob("*.parquet"):
+            part = _LAUNCH.fullmatch(path.stem)
+            if part and not path.name.startswith("."):
+                found.setdefault(int(part["launch"] or 0), set()).add(part["name"])
+        return found
 
     def parts(self, probe: str) -> list[str]:
         """Names, for `case_file`, of the parts of a probe that is not finished; in the order in which they were written."""
@@ -233,16 +241,20 @@ class RunDir:
         found = _LAUNCH.fullmatch(name)
         return int(found["launch"] or 0) if found else 0
 
-    def missing(self, launch: int | None = None) -> list[str]:
-        """Cases and probes that the configuration asks for and that are not finished; in one launch, or in any of them."""
-        config = self.config()
-        asked = range(config.launches) if launch is None else [launch]
-        return [name for number in asked for name in self._missing(expected_files(config, number), number)]
+    def missing(self, launch: int | None = None, config: BenchmarkConfig | None = None) -> list[str]:
+        """Cases and probes that the configuration asks for and that are not finished; in one launch, or in any of them.
 
-    def _missing(self, expected: dict[str, list[str]], launch: int) -> list[str]:
-        finished = {table: self.finished(table, launch) for table in expected}
-        unfinished = [name for table, names in expected.items() for name in names if file_name(name) not in finished[table]]
-        return [_of_launch(name, launch) for name in unfinished]
+        `config` is the run's own where it is not given.
+        """
+        config = config or self.config()
+        cases, probes = expected_files(config).values()
+        finished = {table: self.finished_by_launch(table) for table in ("cases", "probes")}
+        found = list[str]()
+        for number in range(config.launches) if launch is None else [launch]:
+            for table, names in (("cases", cases), ("probes", [] if number else probes)):
+                there = finished[table].get(number, set())
+                found += [_of_launch(name, number) for name in names if file_name(name) not in there]
+        return found
 
     def forget(self, table: str, name: str, launch: int = 0) -> None:
         """Take back that a case, or a probe, is finished, with all that it left: it is to be done again."""
@@ -257,7 +269,8 @@ class RunDir:
         """case_id, as `file_name` gives it, to the traces of its ranks."""
         found: dict[str, list[Path]] = {}
         for path in sorted((self.path / "traces").glob(f"*/rank*{_TRACE}"), key=lambda path: (len(path.name), path.name)):
-            found.setdefault(path.parent.name, []).append(path)
+            if is_regular(path, folders=2):
+                found.setdefault(path.parent.name, []).append(path)
         return found
 
     @property
@@ -289,20 +302,23 @@ class RunDir:
 
     def ends(self) -> list[dict[str, Any]]:
         """What is in ends.json; empty when nothing went wrong."""
-        noted = read_json(self.path / "ends.json", list) or []
-        return [end for end in noted if isinstance(end, dict) and _are_dicts(end.get("culprits"))]
+        return self.read_ends().content or []
+
+    def read_ends(self) -> Fitted:
+        """As `ends`, with what of it is not as it should be."""
+        return read_fitted(self.path / "ends.json", ENDS)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write environment.json."""
         self.write("environment.json", json.dumps(environment, indent=2).encode())
 
     def environment(self) -> dict[str, Any]:
-        """environment.json; empty when the run ended before it was written."""
-        return read_json(self.path / "environment.json") or {}
+        """environment.json, as far as it has its declared shape; empty when the run ended before it was written."""
+        return self.read_environment().content or {}
 
-
-def _are_dicts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    def read_environment(self) -> Fitted:
+        """As `environment`, with what of it is not as it should be."""
+        return read_fitted(self.path / "environment.json", ENVIRONMENT)
 
 
 def _stem(name: str) -> str:

@@ -11,7 +11,6 @@ from harness.schema.refusal import RefusedError
 SWEEPABLE = "_sweepable_"
 """The key under which an option's YAML lists the parameters that may be given as a list."""
 
-
 MOST_CASES = 100_000
 """Of a launch: the list of more would take gigabytes, and their report minutes."""
 

@@ -1,16 +1,26 @@
-"""What the Parquet files of a run directory hold, and whether one of them is whole."""
+"""Content of the Parquet files of a run directory: the columns of each table, and reading that believes none of them."""
 
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from math import nan
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from harness.schema.case import AXES
+from harness.schema.reading import NotWholeError, is_there, open_file, reason
 from harness.schema.record import (
     CASE,
+    FAILED,
     METRICS,
     OK,
+    REFERENCE,
+    SKIPPED,
     Asked,
     Diagnosis,
     Drift,
@@ -23,36 +33,154 @@ from harness.schema.record import (
     Timing,
     Weight,
 )
-from harness.schema.run_dir import HELD, RunDir
+from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
 
-COLUMNS = {
-    "cases": ["launch", *AXES, *(field.name for field in fields(Outcome))],
-    "samples": ["case_id", "launch", "rank", "visit", "iteration", "warm_up", "phase", "clock", "seconds"],
-    "memory": ["launch", *(field.name for field in fields(Memory))],
-    "discrepancies": ["case_id", "launch", "rank", "against", "parameter", *METRICS],
-    "findings": [field.name for field in fields(Finding)],
-    "drifts": [field.name for field in fields(Drift)],
-    "diagnoses": [field.name for field in fields(Diagnosis)],
-    "weights": [field.name for field in fields(Weight)],
-    "budget": [field.name for field in fields(Step)],
-    "floors": [field.name for field in fields(Floor)],
-    "probes": [field.name for field in fields(Asked)],
-    "observations": ["probe", "subject", "rank", *(field.name for field in fields(Observation))],
-    "collectives": ["probe", "subject", "rank", *(field.name for field in fields(Timing))],
+_TEXT, _WHOLE, _REAL, _FLAG = str, int, float, bool
+_OF_CASE = {"case_id": _TEXT, "launch": _WHOLE}
+_OF_PROBE = {"probe": _TEXT, "subject": _TEXT, "rank": _WHOLE}
+
+
+def _kinds(row: type) -> dict[str, type]:
+    """Field to its type."""
+    return {field.name: field.type for field in fields(row)}  # type: ignore[misc]
+
+
+KINDS: dict[str, dict[str, type]] = {
+    "cases": {"launch": _WHOLE, **dict.fromkeys(AXES, _TEXT), **_kinds(Outcome)},
+    "samples": {
+        **_OF_CASE,
+        **dict.fromkeys(("rank", "visit", "iteration"), _WHOLE),
+        "warm_up": _FLAG,
+        **dict.fromkeys(("phase", "clock"), _TEXT),
+        "seconds": _REAL,
+    },
+    "memory": {"launch": _WHOLE, **_kinds(Memory)},
+    "discrepancies": {
+        **_OF_CASE,
+        "rank": _WHOLE,
+        **dict.fromkeys(("against", "parameter"), _TEXT),
+        **dict.fromkeys(METRICS, _REAL),
+        "bitwise_equal": _FLAG,
+        "nonfinite": _WHOLE,
+    },
+    "findings": {"launch": _WHOLE, **_kinds(Finding)},
+    "drifts": {"launch": _WHOLE, **_kinds(Drift)},
+    "diagnoses": {"launch": _WHOLE, **_kinds(Diagnosis)},
+    "weights": {"launch": _WHOLE, **_kinds(Weight)},
+    "budget": {"launch": _WHOLE, **_kinds(Step)},
+    "floors": {"launch": _WHOLE, **_kinds(Floor)},
+    "probes": _kinds(Asked),
+    "observations": {**_OF_PROBE, **_kinds(Observation)},
+    "collectives": {**_OF_PROBE, **_kinds(Timing)},
 }
-"""What every file of a table has at least, by table."""
+"""Columns of every file of a table, by table, and their types."""
+COLUMNS = {table: list(kinds) for table, kinds in KINDS.items()}
+"""Their names."""
+KEYS = {
+    "cases": ["case_id"],
+    "memory": ["case_id", "rank"],
+    "discrepancies": ["case_id", "rank", "against", "parameter"],
+    "drifts": ["case_id", "against", "optimizer", "step"],
+    "diagnoses": ["case_id"],
+    "weights": ["case_id", "rank", "sample", "lag"],
+    "budget": ["case_id", "step"],
+    "floors": ["case_id", "parameter"],
+    "probes": ["subject"],
+}
+"""Columns whose values together stand in one row of a file only."""
+MEASURED = ("samples", "memory", "discrepancies", "findings")
+"""Tables in which each case with status ok has a file."""
+
+_MOST_ROWS = {"samples": 2**24, "collectives": 2**24, "discrepancies": 2**22}
+_MOST_OTHERS = 2**20
+"""Rows of a file that are read: a small file can declare more than fit into memory. A launch of 1,024 ranks has 2**18 samples a
+case."""
+_FITTING: dict[type, tuple[str, Callable[[pa.DataType], bool], pa.DataType]] = {
+    _TEXT: ("text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), pa.string()),
+    _WHOLE: ("whole numbers", lambda kind: _is_number(kind), pa.int64()),
+    _REAL: ("numbers", lambda kind: _is_number(kind), pa.float64()),
+    _FLAG: ("truth values", lambda kind: _is_number(kind) or pa.types.is_boolean(kind), pa.bool_()),
+}
+"""Type of a column to its name, what is taken for it, and what it is read as."""
+_SECONDS = ("seconds", "wall_s", "reference_s", "compare_s", "clock_uncertainty_s", "exact_seconds")
+_COUNTS = (
+    *("launch", "iteration", "visit", "position", "world_size", "num_parameters", "gradient_bytes", "iterations", "warm_up"),
+    *("bytes", "count", "step", "independent"),
+)
+"""Columns without negative numbers."""
 
 
-def is_whole(file: Path, name: str) -> bool:
-    """Whether it can be read (of samples, their end), has the columns of its table, and is of the case, or probe, `name`."""
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def read_rows(file: Path, name: str, launch: int = 0) -> pa.Table:
+    """Rows of a file, in the declared columns and types. `name`: the case, or probe, that it is of; of a part, the probe.
+
+    Raise NotWholeError for anything that is not such a file: one that cannot be read, is of another case, lacks a column,
+    or holds values that no rank writes.
+    """
     table = file.parent.name
+    rows = _typed(table, _read(file, table))
+    _check_owner(table, rows, name, launch)
+    _check_key(table, rows)
+    for check in _CHECKS.get(table, ()):
+        check(rows)
+    return rows
+
+
+def read_samples(file: Path) -> pa.Table:
+    """Rows of a file of samples that read_rows has read before; not checked again. Raise NotWholeError."""
+    return _typed("samples", _read(file, "samples"))
+
+
+def why_not_whole(file: Path, name: str, launch: int = 0) -> str:
+    """Reason for which read_rows does not read the file; empty where it does."""
     try:
-        with pq.ParquetFile(file) as opened:
-            if not set(COLUMNS[table]) <= set(opened.schema_arrow.names):
-                return False
-            return table == "samples" or _is_of(opened.read(), table, name)
-    except (OSError, pa.ArrowException):
-        return False
+        read_rows(file, name, launch)
+    except NotWholeError as error:
+        return str(error)
+    return ""
+
+
+def is_whole(file: Path, name: str, launch: int = 0) -> bool:
+    """True if read_rows reads it."""
+    return not why_not_whole(file, name, launch)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Files of a finished case, or probe, as one launch wrote them."""
+
+    rows: dict[str, pa.Table]
+    """Table to its rows; those of samples, which are many, are checked and not kept."""
+    damaged: dict[Path, str]
+    """Files that are missing or not whole, and why."""
+
+
+def read_finished(run_dir: RunDir, kind: str, name: str, launch: int = 0) -> Finished:
+    """Read all files of a case, or probe, whose row is there; `kind` is a key of HELD."""
+    rows, damaged = dict[str, pa.Table](), dict[Path, str]()
+    for table in HELD[kind]:
+        file = run_dir.case_file(table, name, launch)
+        try:
+            read = read_rows(file, name, launch) if is_there(file) else None
+        except NotWholeError as error:
+            damaged[file] = str(error)
+            continue
+        if read is not None:
+            rows[table] = read if table != "samples" else read.slice(0, 0)
+        elif table in _needed(kind, rows):
+            damaged[file] = "missing"
+    return Finished(rows, damaged)
+
+
+def _needed(kind: str, rows: dict[str, pa.Table]) -> Sequence[str]:
+    """Tables in which a file must be there."""
+    if kind == "probes":
+        return HELD[kind]
+    diagnosed = DIAGNOSED if rows.keys() & set(DIAGNOSED) else ()
+    return (*MEASURED, *diagnosed) if "cases" in rows and rows["cases"]["status"][0].as_py() == OK else ()
 
 
 def whole_parts(run_dir: RunDir, probe: str) -> list[str]:
@@ -63,17 +191,155 @@ def whole_parts(run_dir: RunDir, probe: str) -> list[str]:
 
 def kept_answers(run_dir: RunDir, probe: str) -> int:
     """Questions of a probe that is not finished whose answers are kept: the run goes on after them."""
-    parts = whole_parts(run_dir, probe)
-    read = [pq.read_table(run_dir.case_file("probes", part), columns=["subject", "status"]).to_pylist() for part in parts]
+    read = [read_rows(run_dir.case_file("probes", part), probe).to_pylist() for part in whole_parts(run_dir, probe)]
     return len({row["subject"] for rows in read for row in rows if row["status"] == OK})
 
 
-def _is_of(rows: pa.Table, table: str, name: str) -> bool:
-    """Where a run went on, a later case may have been held against this one: its rows stand here, too.
+def _read(file: Path, table: str) -> pa.Table:
+    """All rows, in the columns that are declared and there, valid by Arrow's own rules."""
+    try:
+        with open_file(file, folders=1) as opened, pq.ParquetFile(opened) as parquet:
+            names, rows = parquet.schema_arrow.names, parquet.metadata.num_rows
+            lacking = [column for column in KINDS[table] if names.count(column) != 1]
+            if lacking:
+                raise NotWholeError(f"no column {lacking[0]}, or several")
+            most = _MOST_ROWS.get(table, _MOST_OTHERS)
+            if rows > most:
+                raise NotWholeError(f"{rows} rows, of which {most} are read at most")
+            read = parquet.read(columns=list(KINDS[table]))
+        read.validate(full=True)
+        read = read.unify_dictionaries()  # row groups may have their own
+    except (OSError, ValueError, TypeError, MemoryError, NotImplementedError, pa.ArrowException) as error:
+        raise NotWholeError(reason(error)) from error
+    return read.replace_schema_metadata(None)
 
-    A file that says that something is finished says of what; another may be empty.
+
+def _typed(table: str, read: pa.Table) -> pa.Table:
+    """Each column as it is declared; texts of samples stay dictionaries, as there are many."""
+    columns = {}
+    for name in read.column_names:
+        column, expected = read[name], KINDS[table][name]
+        words, fits, target = _FITTING[expected]
+        coded = pa.types.is_dictionary(column.type)
+        if not fits(column.type.value_type if coded else column.type):
+            raise NotWholeError(f"column {name}: expected {words}, found {str(column.type)[:40]}")
+        if column.null_count and expected is not _REAL:
+            raise NotWholeError(f"column {name}: {column.null_count} rows without a value")
+        try:
+            columns[name] = column if coded and table == "samples" else column.cast(target)
+            if expected is _REAL:
+                columns[name] = columns[name].fill_null(nan)  # pandas writes one for the other
+        except pa.ArrowException as error:
+            raise NotWholeError(f"column {name}: {reason(error)}") from error
+        _check_values(name, columns[name])
+    return pa.table(columns)
+
+
+def _check_values(name: str, column: pa.ChunkedArray) -> None:
+    if not len(column):
+        return
+    if name in _SECONDS and not pc.all(pc.is_finite(column)).as_py():
+        raise NotWholeError(f"column {name}: expected finite seconds")
+    if name in _COUNTS and pa.types.is_integer(column.type) and pc.min(column).as_py() < 0:
+        raise NotWholeError(f"column {name}: expected numbers of at least 0")
+
+
+def _check_owner(table: str, rows: pa.Table, name: str, launch: int) -> None:
+    """Raise NotWholeError for rows of another case, probe or launch.
+
+    Where a run went on, a later case may have been held against this one: its rows stand here, too. A file that says that
+    something is finished says of what; another may be empty.
     """
-    owners = rows.column("case_id" if "case_id" in rows.column_names else "probe").to_pylist()
-    against = rows.column("against").to_pylist() if "against" in rows.column_names else [""] * len(owners)
-    mine = [name == owner or f"{CASE}{name}" == other for owner, other in zip(owners, against, strict=True)]
-    return all(mine) and bool(mine or table not in HELD)
+    owners = _different(rows, "case_id" if "case_id" in rows.column_names else "probe")
+    if "against" in rows.column_names:
+        held = rows.filter(pc.not_equal(rows["against"], f"{CASE}{name}"))
+        owners = _different(held, "case_id")
+    if owners - {name} or (table in HELD and not rows.num_rows):
+        raise NotWholeError(f"expected rows of {name}")
+    if "launch" in rows.column_names and _different(rows, "launch") - {launch}:
+        raise NotWholeError(f"expected rows of launch {launch}")
+
+
+def _check_key(table: str, rows: pa.Table) -> None:
+    key = KEYS.get(table, [])
+    if key and rows.select(key).group_by(key).aggregate([]).num_rows < rows.num_rows:
+        raise NotWholeError(f"several rows of the same {', '.join(key)}")
+
+
+def _different(rows: pa.Table, column: str) -> set[Any]:
+    return set(rows[column].unique().to_pylist())
+
+
+def _check_case(rows: pa.Table) -> None:
+    if rows.num_rows != 1:
+        raise NotWholeError(f"expected one row, found {rows.num_rows}")
+    _check_status(rows)
+
+
+def _check_status(rows: pa.Table) -> None:
+    unknown = _different(rows, "status") - {OK, SKIPPED, FAILED}
+    if unknown:
+        raise NotWholeError(f"column status: expected {OK}, {SKIPPED} or {FAILED}")
+
+
+def _check_samples(rows: pa.Table) -> None:
+    """Each rank, iteration, phase and clock has one row; steps were measured; a duration is not negative."""
+    rank, iteration = (rows[name].to_numpy().astype(np.int64) for name in ("rank", "iteration"))
+    (phase, phases), (clock, clocks) = _codes(rows["phase"]), _codes(rows["clock"])
+    if len(rank) and (rank.min() < 0 or max(rank.max(), iteration.max()) >= _MOST_PLACES):
+        raise NotWholeError("column rank, or iteration: expected whole numbers of at least 0")
+    kind = clock * len(phases) + phase
+    if len(phases) * len(clocks) > _MOST_KINDS:
+        raise NotWholeError(f"more than {_MOST_KINDS} phases and clocks")
+    kinds = _count(kind)
+    expected = kinds * _count(rank) * _count(iteration)
+    if rows.num_rows != expected or _count((rank * _MOST_PLACES + iteration) * _MOST_KINDS + kind) != expected:
+        raise NotWholeError(f"expected one row a rank, iteration, phase and clock: {expected}; found {rows.num_rows}")
+    measured = {(phases[k % len(phases)], clocks[k // len(phases)]) for k in np.unique(kind[~_flags(rows)]).tolist()}
+    if not {("step", "host"), ("step", "cuda_event")} & measured:
+        raise NotWholeError("no measured step")
+    durations = rows["seconds"].to_numpy()[clock != (clocks.index("arrival") if "arrival" in clocks else -1)]
+    if durations.min(initial=0.0) < 0:
+        raise NotWholeError("column seconds: expected numbers of at least 0")
+
+
+_MOST_PLACES = 2**20
+"""Ranks of a world, and iterations of a case."""
+_MOST_KINDS = 2**10
+"""Phases times clocks."""
+
+
+def _flags(rows: pa.Table) -> NDArray[np.bool_]:
+    return np.asarray(rows["warm_up"].to_numpy(), dtype=np.bool_)
+
+
+def _count(values: NDArray[np.int64]) -> int:
+    """Number of different values."""
+    return int(pc.count_distinct(pa.array(values)).as_py())
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
+    """Numbers of the texts of a column, row by row, and the texts."""
+    coded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).combine_chunks()
+    coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
+    return coded.indices.to_numpy().astype(np.int64), coded.dictionary.to_pylist()
+
+
+def _check_timed(rows: pa.Table) -> None:
+    if rows.num_rows and pc.min(rows["seconds"]).as_py() <= 0:
+        raise NotWholeError("column seconds: expected numbers above 0")
+
+
+def _check_discrepancies(rows: pa.Table) -> None:
+    whole = pc.and_(pc.equal(rows["against"], REFERENCE), pc.equal(rows["parameter"], ""))
+    if not pc.any(whole).as_py():
+        raise NotWholeError("no distance from the reference")
+
+
+_CHECKS: dict[str, tuple[Callable[[pa.Table], None], ...]] = {
+    "cases": (_check_case,),
+    "probes": (_check_status,),
+    "samples": (_check_samples,),
+    "discrepancies": (_check_discrepancies,),
+    "collectives": (_check_timed,),
+}

@@ -1,18 +1,31 @@
 """Texts that come from outside: of names, of results, of what a rank said."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-
-
+_BREAKS = ("Cc", "Zl", "Zp")
+"""Unicode categories of what steers a terminal or ends a line: a space stands in its place."""
+_UNSEEN = ("Cf", "Cs", "Co", "Cn")
+"""Unicode categories of what is not seen, or turns the text around it: formats (U+202E among them), lone surrogates, characters
+without a meaning."""
 _BRACE = re.compile(r"(\\*)\$\{")
+_SPACES = re.compile("\0+")
 
 
 def plain(text: str) -> str:
-    """Without characters that would steer a terminal."""
-    return _CONTROL.sub(" ", text)
+    """Text for a terminal, a page or a table: no character of it steers anything, and every other stays as it is."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _SPACES.sub(" ", "".join(map(_harmless, text)))
+
+
+def _harmless(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in _BREAKS:
+        return "\0"
+    return f"<U+{ord(character):04X}>" if category in _UNSEEN else character
 
 
 def message_lines(text: str) -> str:

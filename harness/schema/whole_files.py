@@ -7,13 +7,12 @@ may be somebody else's: each folder there is opened relative to the one above it
 import contextlib
 import errno
 import fnmatch
-import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from harness.schema.refusal import RefusedError
 
@@ -127,12 +126,6 @@ def _open_regular(path: Path, below: Path, flags: int) -> int:
 _ODD = "{}: is a symbolic link, or no regular file; expected a file, as nothing is written through links; " + _TRY
 
 
-def read_own(path: Path, below: Path) -> bytes:
-    """Content of a regular file below `below`. Raises RefusedError where it, or a folder on the way, is a link."""
-    with os.fdopen(_open_regular(path, below, os.O_RDONLY), "rb") as file:
-        return file.read()
-
-
 def check_in_place(path: Path, below: Path) -> None:
     """Raise RefusedError for a file that open_in_place would refuse; a missing one is as it should be."""
     with contextlib.suppress(FileNotFoundError):
@@ -165,12 +158,3 @@ def rename(path: Path, name: str, below: Path) -> None:
     """Give a file another name in its folder."""
     with open_folder(path.parent, below) as folder:
         os.replace(path.name, name, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """The file's content; None when it is missing, not whole, or no `kind`."""
-    try:
-        loaded = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return loaded if isinstance(loaded, kind) else None

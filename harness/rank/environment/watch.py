@@ -30,7 +30,7 @@ class Watch:
             hosts = [host for rank in said if (host := rank.pop("host"))]
             noted = {"launch": self._launch, "began": self._began, "hosts": hosts, "ranks": said}
             written = run_dir.environment()
-            earlier = [note for note in written.get("conditions", []) if note["launch"] != self._launch]
+            earlier = [note for note in written.get("conditions", []) if note.get("launch") != self._launch]
             run_dir.write_environment({**written, "conditions": [*earlier, noted]})
 
     def _seen(self) -> dict[str, Any]:

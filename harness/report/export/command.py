@@ -7,6 +7,7 @@ from types import ModuleType
 
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from harness.schema.text import plain
 
 _MLFLOW = "mlflow"
 _TO = {"tensorboard": "a folder; default: RUN/report/tensorboard", _MLFLOW: "tracking URI; default: MLflow's own"}
@@ -25,14 +26,20 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def export(arguments: Namespace) -> int:
-    """Exit status 0. Raises RefusedError where RUN is no run directory, the extra is not there, or `--to` takes nothing."""
+    """Exit status 0; 1: a file of the run is not whole, and what the others hold is exported.
+
+    Raises RefusedError where RUN is no run directory, the extra is not there, or `--to` takes nothing.
+    """
     run_dir = RunDir.open(arguments.run)
     module = _module(arguments.kind)
     from harness.report.frame import load_run  # pandas: not for --help
 
     experiment = {"experiment": arguments.experiment} if arguments.kind == _MLFLOW else {}
-    print(module.export(load_run(run_dir.path), arguments.to, **experiment))
-    return 0
+    run = load_run(run_dir.path)
+    print(plain(module.export(run, arguments.to, **experiment)))
+    if run.damaged:
+        print("Files that are not whole, and are not exported:", *map(plain, run.damaged), sep="\n  ")
+    return int(bool(run.damaged))
 
 
 def _module(kind: str) -> ModuleType:

@@ -24,8 +24,8 @@ from harness.report.export.content import Content, contents
 from harness.report.frame import Run
 from harness.report.render import build, write
 from harness.schema.file_names import file_name
+from harness.schema.reading import is_regular, read_text
 from harness.schema.refusal import RefusedError
-from harness.schema.whole_files import read_own
 
 T = TypeVar("T")
 _UNSAFE = re.compile(r"[^\w.\- /]", re.ASCII)
@@ -101,12 +101,9 @@ def _log_case(client: MlflowClient, experiment: str, parent: str, content: Conte
 
 
 def _pages(run: Run) -> dict[str, str]:
-    """File name to content: of the report, rendered anew, and of what the run directory says of itself.
-
-    Raises RefusedError where one is a link: a file of the reader's would go to a server.
-    """
-    own = [run.path / name for name in ("config.yaml", "environment.json") if (run.path / name).is_file()]
-    return {path.name: read_own(path, run.path).decode(errors="replace") for path in [write(build(run.path)), *own]}
+    """File name to content: of the report, rendered anew, and of what the run directory says of itself. No link is followed."""
+    own = [run.path / name for name in ("config.yaml", "environment.json") if is_regular(run.path / name)]
+    return {path.name: read_text(path) for path in own} | {"report.md": read_text(write(build(run.path)), folders=1)}
 
 
 def _batches(entries: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -56,7 +56,14 @@ def write_measured(writer: Writer, case: Case, scale: float) -> None:
     rank_0 = torch.tensor([[9.0, 90.0], [1.0, 10.0], [3.0, 30.0], [5.0, 50.0]], dtype=torch.float64) * scale
     rank_1 = torch.tensor([[9.0, 90.0], [2.0, 20.0], [1.0, 10.0], [1.0, 10.0]], dtype=torch.float64) * scale
     writer.write_samples(case, [("forward", "host"), ("step", "host")], [rank_0 / 1000, rank_1 / 1000], visits=[(1, 3)])
+    write_beside(writer, case)
     writer.write_outcome(case, Outcome(case_id=case.case_id, status="ok", peak_memory_bytes=2**21))
+
+
+def write_beside(writer: Writer, case: Case) -> None:
+    """What else every measured case leaves."""
+    writer.write_memory(case, torch.zeros(2, 3, dtype=torch.int64))
+    writer.write_findings(case, [])
 
 
 def compared(case: Case, relative: float) -> list[Discrepancy]:

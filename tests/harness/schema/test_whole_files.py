@@ -13,7 +13,7 @@ from harness.schema.rank_state import RankState, RankStatus, note_death
 from harness.schema.ranks_dir import RanksDir
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from harness.schema.whole_files import make_folder, open_in_place, open_new, read_own, remove, remove_all, write_whole, writing
+from harness.schema.whole_files import make_folder, open_in_place, open_new, remove, remove_all, write_whole, writing
 
 MINE = b"mine"
 
@@ -64,7 +64,6 @@ Act = Callable[[Path, Path], object]
         lambda folder, run: make_folder(folder / "deeper", run),
         lambda folder, run: open_new(folder / "victim", run).close(),
         lambda folder, run: os.close(open_in_place(folder / "victim", run, os.O_RDWR)),
-        lambda folder, run: read_own(folder / "victim", run),
         lambda folder, run: remove(folder / "victim", run),
         lambda folder, run: remove_all(folder, run, "v*"),
         lambda folder, run: GradientStore(folder / "0", run).save("a", [("", torch.ones(1))]),
