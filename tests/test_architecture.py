@@ -280,6 +280,7 @@ _WRITES = {
     *("TemporaryDirectory", "NamedTemporaryFile", "mkstemp", "mkdtemp", "SummaryWriter", "EventFileWriter", "log_artifact"),
     *("np.save", "torch.save", "os.open", "os.replace", "os.remove", "os.rename", "Path.replace"),
 }
+_CANDIDATES = {name.rpartition(".")[2] for name in _WRITES} | {"open", "savefig", "to_csv", "to_parquet"}
 _ELSEWHERE = {
     "harness/schema/run_dir.py": 7,  # a new run's folders and `latest`; scratch, by rmtree; the lock's content
     "harness/report/gate_files.py": 2,  # --json and --junit, which the reader names
@@ -294,8 +295,10 @@ def _writes(path: Path) -> list[str]:
     """Calls that change the file system by a path; `open` and the like where a mode says so."""
     found = []
     for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        last = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if last not in _CANDIDATES:
+            continue
         name = ast.unparse(call.func)
-        last = name.rpartition(".")[2]
         modes = [
             *call.args[: 2 if name in ("open", "gzip.open") else 1],
             *(key.value for key in call.keywords if key.arg == "mode"),
