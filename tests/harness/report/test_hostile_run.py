@@ -131,15 +131,33 @@ def test_what_the_reader_names_may_be_a_link(run: Path, tmp_path: Path) -> None:
     (tmp_path / "board").symlink_to(tmp_path / "real")
     (tmp_path / "file.json").write_text("")
     (tmp_path / "linked.json").symlink_to(tmp_path / "file.json")
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR)
     latest = str(tmp_path / "latest")
     assert main(["show", latest]) == 0
     assert main(["export", "tensorboard", latest, "--to", str(tmp_path / "board")]) == 0
-    assert main(["check", latest, "--max-step-ms", "1e9", "--json", str(tmp_path / "linked.json"), "--junit", "/dev/null"]) == 0
+    assert (
+        main(
+            [
+                "check",
+                latest,
+                "--max-step-ms",
+                "1e9",
+                "--json",
+                str(tmp_path / "linked.json"),
+                "--junit",
+                str(tmp_path / "pipe"),
+            ]
+        )
+        == 0
+    )
     assert (run / "report" / "report.md").is_file()
     assert len(list((tmp_path / "real").rglob("events.*"))) == 3
     assert '"status": 0' in (tmp_path / "file.json").read_text()
     assert (tmp_path / "linked.json").is_symlink()
-    assert not Path("/dev/null").is_file()
+    assert os.read(pipe, 2**16).startswith(b"<?xml")
+    os.close(pipe)
+    assert (tmp_path / "pipe").is_fifo(), "as with /dev/stdout and /dev/null: they are written to, and stay what they are"
 
 
 def test_a_folder_below_to_may_not_be_a_link(run: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
