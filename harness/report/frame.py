@@ -12,6 +12,7 @@ import pyarrow as pa
 from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
 from harness.schema.environment import Fitted
+from harness.schema.file_names import file_name
 from harness.schema.matrix import expand_cases
 from harness.schema.reading import NotWholeError, is_there
 from harness.schema.record import CASE, FAILED, OK
@@ -155,18 +156,18 @@ class _Read:
 def _read_all(run_dir: RunDir, config: BenchmarkConfig) -> _Read:
     """What one damaged file costs is its own case, or probe."""
     read = _Read({table: [] for held in _SMALL.values() for table in held}, {})
-    cases = {case.case_id: case for case in expand_cases(config)}
+    cases = {file_name(case.case_id): case for case in expand_cases(config)}
     finished = run_dir.finished_by_launch("cases")
     for launch in sorted(finished.keys() & range(config.launches)):
-        for case_id in filter(finished[launch].__contains__, cases):
-            _add_case(read, run_dir, cases[case_id], launch)
+        for name in filter(finished[launch].__contains__, cases):
+            _add_case(read, run_dir, cases[name], launch)
     asked = run_dir.finished("probes")
     for probe in config.probe:
-        if probe in asked:
+        if file_name(probe) in asked:
             found = read_finished(run_dir, "probes", probe)
             read.damaged |= found.damaged
             read.add({} if found.damaged else found.rows)
-        for part in [] if probe in asked else whole_parts(run_dir, probe):
+        for part in [] if file_name(probe) in asked else whole_parts(run_dir, probe):
             files = {table: run_dir.case_file(table, part) for table in HELD["probes"]}
             read.add({table: _again(file, probe, 0) for table, file in files.items()})
     return read
