@@ -202,7 +202,7 @@ MUTANTS = (
         "sweep-in-step",
         "variants",
         "itertools.product(*lists.values())",
-        "(zip(*lists.values()) if swept else [()])",
+        "(zip(*lists.values()) if lists else [()])",
         "Two swept parameters advance together instead of making every combination.",
     ),
     # harness/report
