@@ -1,6 +1,7 @@
 """Options checked before a rank starts: each `_target_` is found, and its parameters fit, without executing the user's code."""
 
 import ast
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -84,10 +85,12 @@ def _check_hydras(key: str, node: Mapping[str, Any]) -> None:
 
 
 def _check_base(sources: Sources, axis: str, key: str, target: str, definition: Definition | Other) -> None:
+    base = f"harness.probes.base.{PROBE.capitalize()}" if axis == PROBE else f"harness.axes.{axis}.base.{axis.capitalize()}"
+    if str(target).partition(".")[0] in sys.stdlib_module_names:  # builtins have no source to read
+        raise RefusedError(f"{key}._target_={target}: no option of {axis}; accepted: a class that inherits from {base}")
     if not isinstance(definition, Definition) or not isinstance(definition.statement, ast.ClassDef):
         return
     lineage = Lineage(sources, definition)
-    base = f"harness.probes.base.{PROBE.capitalize()}" if axis == PROBE else f"harness.axes.{axis}.base.{axis.capitalize()}"
     if lineage.whole and base not in lineage.names():
         raise RefusedError(f"{key}._target_={target}: no option of {axis}; accepted: a class that inherits from {base}")
     abstract = lineage.abstract() if lineage.whole else []

@@ -77,6 +77,7 @@ HYDRAS = {
     "+reduction.micro_batch._args_=[1,2]": "2 are given; accepted: at most 1",
     "reduction.micro_batch._target_=harness.axes.sync.none.NoneSync": "no option of reduction; accepted: a class that inherits",
     "reduction.micro_batch._target_=torch.nn.Linear": "no option of reduction",
+    "reduction.micro_batch._target_=builtins.int": "no option of reduction",
     "reduction.micro_batch._target_=harness.axes.reduction.base.Reduction": "an abstract class; accepted: one that implements",
     "reduction.micro_batch._target_=harness.axes.reduction.micro_batch": "is a module",
 }

@@ -201,8 +201,8 @@ MUTANTS = (
     Mutant(
         "sweep-in-step",
         "variants",
-        "itertools.product(*swept.values())",
-        "(zip(*swept.values()) if swept else [()])",
+        "itertools.product(*lists.values())",
+        "(zip(*lists.values()) if lists else [()])",
         "Two swept parameters advance together instead of making every combination.",
     ),
     # harness/report
