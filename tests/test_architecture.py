@@ -156,7 +156,7 @@ _EXECUTES = re.compile(
     r"yaml\.(unsafe_|full_)?load(_all)?|(\w+\.)*\w+_object(_list)?"
 )
 """What executes what it reads, or unpickles it: torch's object collectives, which peers write, among them."""
-_SAFE = {"OmegaConf.to_object"}
+_SAFE = {"OmegaConf.to_object", "hydra.utils.get_object", "get_object"}
 
 
 def executions(path: Path) -> list[str]:
@@ -282,7 +282,9 @@ _WRITES = {
 }
 _CANDIDATES = {name.rpartition(".")[2] for name in _WRITES} | {"open", "savefig", "to_csv", "to_parquet"}
 _ELSEWHERE = {
-    "harness/schema/run_dir.py": 7,  # a new run's folders and `latest`; scratch, by rmtree; the lock's content
+    "harness/schema/run_dir.py": 10,  # folders of a new run and `latest`, made and removed; scratch; the content of the lock
+    "harness/schema/reading.py": 3,  # for reading
+    "harness/schema/terminal.py": 4,  # /dev/null; standard output and error
     "harness/report/gate_files.py": 2,  # --json and --junit, which the reader names
     "harness/report/export/to_tensorboard.py": 1,  # --to
     "harness/rank/memory.py": 1,  # /proc/self/clear_refs

@@ -105,14 +105,16 @@ ELSEWHERE = {
     ("harness/schema/tables.py", "_read"),  # what open_file has opened
     ("launch/ending.py", "_is_rank"),
     ("launch/patience.py", "_state"),
-    ("launch/targets.py", "_missing_in"),
-    ("harness/schema/rank_state.py", "__init__"),  # writes
-    ("harness/schema/rank_state.py", "note_death"),
-    ("harness/schema/ranks_dir.py", "note_start"),
+    ("launch/source.py", "_read"),
+    ("harness/schema/rank_state.py", "note_death"),  # writes
+    ("harness/schema/ranks_dir.py", "open_log"),
+    ("harness/schema/run_dir.py", "looked_at"),
     ("harness/schema/run_dir.py", "occupied"),
+    ("harness/schema/whole_files.py", "_open_inner"),
+    ("harness/schema/whole_files.py", "_open_regular"),
+    ("harness/schema/whole_files.py", "open_folder"),
+    ("harness/schema/whole_files.py", "open_new"),
     ("harness/schema/whole_files.py", "writing"),
-    ("harness/schema/whole_files.py", "write_whole"),
-    ("launch/supervise.py", "_started"),
 }
 """Functions that open something else than a file of a run for reading."""
 READERS = ("harness/schema", "harness/report", "launch", "harness/rank/standing.py", "harness/rank/kept.py")

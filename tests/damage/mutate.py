@@ -15,8 +15,6 @@ import pyarrow.parquet as pq
 
 NOT_MUTATED = ("report", "scratch")
 """Folders of a run that nothing is read from."""
-FOLDERS_NOT_LINKED = ("ranks",)
-"""Folders that a launcher writes into, also where it only looks: links in their place are tests of writing."""
 HOSTILE = (
     "\x1b]0;owned\x07\x1b[2J",
     "a\u202eb\u2028c\u2029d\u200be\ufefff",
@@ -69,8 +67,6 @@ def mutate(run: Path, draw: random.Random, bait: Path) -> Mutation:
         if draw.random() < 0.05 and path.parent != run:
             path, changes = path.parent, _OF_FOLDER
         change = draw.choice(changes)
-        if change in _OF_FOLDER and path.is_dir() and path.name in FOLDERS_NOT_LINKED and change is _link:
-            continue
         words = change(path, draw) if change is not _link else _link(path, draw, bait)
         if words is not None:
             return Mutation(str(path.relative_to(run)), words)

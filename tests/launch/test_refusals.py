@@ -227,7 +227,7 @@ def test_a_run_that_ranks_refuse_leaves_nothing_and_latest_where_it_was(
 
 
 def test_a_run_directory_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, below: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("harness.schema.run_dir.write_whole", full)

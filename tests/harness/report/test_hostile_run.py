@@ -208,7 +208,7 @@ def test_every_writer_makes_a_file_name_of_a_text(tmp_path: Path, home: Path) ->
         write_case(run_dir, run_dir.config(), one, 0, steps(0.01)(one, 0))
     assert run_dir.missing() == []
     run = load_run(run_dir.path)
-    assert len(run.cases) == 2 and run.damaged == ()
+    assert len(run.cases) == 2 and run.damaged == {}
     run_dir.report.mkdir()
     before = look(results, run_dir.report)
     with changes() as made:

@@ -128,7 +128,7 @@ def test_more_cases_than_can_be_read_are_refused(launches: int, tmp_path: Path) 
     path = run.path / "config.yaml"
     check_size(load_config(path))
     path.write_text(path.read_text().replace("launches: 1\n", f"launches: {launches}\n"))
-    with pytest.raises(RefusedError, match="accepted: at most"):
+    with pytest.raises(RefusedError, match="accepted: "):
         load_config(path)
 
 
