@@ -194,8 +194,8 @@ MUTANTS = (
     Mutant(
         "half-written-file-renamed",
         "writing",
-        "part.unlink(missing_ok=True)",
-        "part.exists() and part.replace(path)",
+        "os.unlink(part, dir_fd=folder)",
+        "os.replace(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)",
         "A file whose writing fails takes its final name half written.",
     ),
     Mutant(

@@ -21,7 +21,7 @@ from harness.rank.whereabouts import Place
 from harness.schema.rank_state import ANSWERS, DEAD, SILENT, RankState
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from tests.options import CONFIG
+from launch.compose import compose_config
 from tests.worlds.pool import Pool
 
 
@@ -124,7 +124,7 @@ class JoinedError(Exception):
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
-    return RunDir.create(replace(CONFIG, results_dir=str(tmp_path)), datetime.now())
+    return RunDir.create(compose_config([f"results_dir={tmp_path}"], nproc_per_node=1), datetime.now())
 
 
 class Answering:
