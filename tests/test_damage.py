@@ -45,11 +45,9 @@ def failures(base: Path, folder: Path, seed: int, numbers: range, name: str) -> 
     )
 
 
-def _words(trial: Trial, seed: int, number: int) -> str:
+def _words(trial: Trial, repeat: str) -> str:
     faults = "\n".join(trial.faults)
-    return (
-        f"{trial.name}\n{faults}\nrepeat: {REPEAT}={seed}:{number} .venv/bin/python -m pytest tests/test_damage.py -k repeated"
-    )
+    return f"{trial.name}\n{faults}\nrepeat: {REPEAT}={repeat} .venv/bin/python -m pytest tests/test_damage.py -k repeated"
 
 
 @pytest.mark.full
