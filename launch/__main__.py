@@ -7,6 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from launch.start import another_harness
+
+if another_harness():  # beside another folder `launch`, with a reducebench that is installed in place
+    sys.exit(another_harness())
+
 from harness import __version__
 from harness.schema.config import BenchmarkConfig, dump_config
 from harness.schema.refusal import RefusedError
