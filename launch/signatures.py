@@ -22,7 +22,7 @@ class Lineage:
 
     def __init__(self, sources: Sources, definition: Definition) -> None:
         self.whole = True
-        """Whether every base was found."""
+        """True where every base was found."""
         found = list(self._ancestors(sources, definition, 0))
         self.classes = [one for place, one in enumerate(found) if one not in found[place + 1 :]]
 

@@ -107,7 +107,7 @@ Several = Annotated[int, Range(2, MOST)]
 Whole = Annotated[int, Range(0, MOST)]
 """Zero or more."""
 Width = Annotated[int, Range(1, 2**17)]
-"""Of a layer: the square of a larger one fits no memory."""
+"""Width of a layer: the square of a larger one fits no memory."""
 Positive = Annotated[float, Range(0, above=True)]
 Probability = Annotated[float, Range(0, 1, above=True, below=True)]
 """Between 0 and 1, both excluded."""
@@ -131,7 +131,7 @@ class Signature:
     positional: tuple[str, ...] = ()
     """Names of those that may be given by place."""
     further: bool = False
-    """Whether it takes parameters of any other name."""
+    """True where it takes parameters of any other name."""
     further_positional: bool = False
 
 

@@ -99,7 +99,7 @@ def test_a_wrong_parameter_is_refused_before_ranks_start(line: str) -> None:
 
 
 def test_ranks_refuse_a_wrong_parameter_in_the_same_words() -> None:
-    """Of a class whose source tells nothing, they are the only ones that can."""
+    """A class without source is checked by them alone."""
     node = composed("reduction=[micro_batch]").reduction["micro_batch"]
     for value, words in ((0, "size=0: less than 1; accepted"), ("x", "size=x: is text; accepted")):
         with pytest.raises(RefusedError, match=f"^reduction.micro_batch.{words}"):
