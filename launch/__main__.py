@@ -1,7 +1,9 @@
 """`python -m launch [overrides]`, console script `reducebench`: the parent process. It imports no torch."""
 
 import argparse
+import atexit
 import errno
+import gc
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,6 +26,8 @@ from launch.help import help_text
 from launch.job import configure, launch, resume, settle
 from launch.resume import configure_resume, is_resume
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
+
+atexit.register(gc.freeze)  # looking for garbage as the interpreter ends takes a tenth of a dry run
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
 """Error numbers of a file system that cannot be written to."""
