@@ -1,11 +1,18 @@
 """`python -m launch [overrides]`, console script `reducebench`: the parent process. It imports no torch."""
 
 import argparse
+import atexit
 import errno
+import gc
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+
+from launch.start import another_harness
+
+if another_harness():  # beside another folder `launch`, with a reducebench that is installed in place
+    sys.exit(another_harness())
 
 from harness import __version__
 from harness.schema.config import BenchmarkConfig, dump_config
@@ -19,6 +26,8 @@ from launch.help import help_text
 from launch.job import configure, launch, resume, settle
 from launch.resume import configure_resume, is_resume
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
+
+atexit.register(gc.freeze)  # looking for garbage as the interpreter ends takes a tenth of a dry run
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
 """Error numbers of a file system that cannot be written to."""

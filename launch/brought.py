@@ -1,4 +1,4 @@
-"""What an existing run would execute here by its own configuration, and whose run it is: shown before it goes on."""
+"""Code that the configuration of an existing run has executed here, and the owner of the run: shown before it goes on."""
 
 import os
 import pwd
@@ -23,9 +23,9 @@ _NOTHING = "config.yaml sets no env and no config_dir, and every _target_ is a c
 
 def brought(run_dir: RunDir, config: BenchmarkConfig) -> list[str]:
     """Lines for a person: what the configuration has executed that is not part of harness and torch, and where."""
-    told = [*_settings(config), *_launch(config)]
-    width = max((len(key) for key, _ in told), default=0)
-    lines = [f"  {plain(key):<{width}}  {plain(value)}" for key, value in told]
+    settings = [*_settings(config), *_launch(config)]
+    width = max((len(key) for key, _ in settings), default=0)
+    lines = [f"  {plain(key):<{width}}  {plain(value)}" for key, value in settings]
     whose = doubt(run_dir)
     return [*([f"this run {whose}"] if whose else []), *([_HEAD, *lines] if lines else [_NOTHING])]
 
@@ -73,7 +73,7 @@ def check_owner(run_dir: RunDir) -> None:
     if whose:
         raise RefusedError(
             f"resume={run_dir.path}: the run {whose}, and its config.yaml says what your ranks execute; dry_run=true shows it; "
-            "try a copy of your own (cp -r), or accept_owner=true to go on all the same"
+            "try a copy of your own (cp -r), or accept_owner=true to go on nevertheless"
         )
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import gc
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,23 @@ def compose_config(
 
     config_dir: a folder with options of the user's own. nproc_per_node: what stands where the overrides are silent.
     """
+    with _without_collection():
+        return _composed(overrides, config_dir, nproc_per_node)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Search for no garbage: it takes an eighth of the time of composing, which makes many objects and little garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _composed(overrides: Sequence[str], config_dir: str | None, nproc_per_node: int | None) -> BenchmarkConfig:
     with _hydra(config_dir):
         for override in _parse(overrides):
             _check_key(override)

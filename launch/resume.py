@@ -144,8 +144,8 @@ def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkC
     if (read.problems or not environment) and run_dir.finished():
         why = f" ({read.problems[0]})" if read.problems else ""
         raise RefusedError(
-            f"{run_dir.path}/environment.json is missing or not whole{why}: nobody can tell whether figures of today belong "
-            "beside those that are there; accept_changes=true goes on"
+            f"{run_dir.path}/environment.json is missing or not whole{why}: it is unknown whether figures of today belong "
+            "beside those that are there; try accept_changes=true to go on"
         )
     began_with = environment.get("config_sha256")
     if began_with and began_with != figures_digest(stored):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.schema import parameters
-from harness.schema.parameters import Parameter, Signature
+from harness.schema.parameters import Parameter, Signature, with_default
 from launch.source import Definition, Imported, Module, Other, Sources
 
 _PLAIN = {"int", "float", "str", "bool", "list", "tuple", "dict"}
@@ -22,7 +22,7 @@ class Lineage:
 
     def __init__(self, sources: Sources, definition: Definition) -> None:
         self.whole = True
-        """Whether every base was found."""
+        """True where every base was found."""
         found = list(self._ancestors(sources, definition, 0))
         self.classes = [one for place, one in enumerate(found) if one not in found[place + 1 :]]
 
@@ -131,11 +131,20 @@ def _signature(
     taken = [*zip(by_place, defaults, strict=True)][1 if bound else 0 :]
     listed = [*taken, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
     return Signature(
-        {one.arg: Parameter(_annotated(sources, module, one.annotation), default is None) for one, default in listed},
+        {one.arg: _parameter(_annotated(sources, module, one.annotation), default) for one, default in listed},
         tuple(one.arg for one, _ in taken),
         arguments.kwarg is not None,
         arguments.vararg is not None,
     )
+
+
+def _parameter(annotation: Any, default: ast.expr | None) -> Parameter:
+    if default is None:
+        return Parameter(annotation)
+    try:
+        return Parameter(with_default(annotation, ast.literal_eval(default)), required=False)
+    except (ValueError, TypeError):  # an expression
+        return Parameter(annotation, required=False)
 
 
 def _annotated(sources: Sources, module: Module, node: ast.expr | None) -> Any:

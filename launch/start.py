@@ -31,5 +31,23 @@ def load_own() -> None:
         del sys.path[0]
 
 
+def another_harness() -> str:
+    """Return a message where `import harness` does not find the package beside this one; empty where it does."""
+    import harness
+
+    found = Path(harness.__file__ or harness.__path__[0]).resolve().parent
+    if found.parent == Path(__file__).resolve().parent.parent:
+        return ""
+    return (
+        f"reducebench: {found} is another package of the name harness, and is found first, as python -m looks into the current "
+        "directory, and then into PYTHONPATH; try another directory, or the command reducebench"
+    )
+
+
+def is_command() -> bool:
+    """Return True while `python -m` looks for the module that it is to run, and in a console script."""
+    return sys.argv[:1] == ["-m"] or Path(*sys.argv[:1]).name.startswith("reducebench")
+
+
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from launch import start
 from launch.task import Task
 
 START = str(Path(start.__file__).absolute())
-"""What runs a module of ours, whatever the current directory holds."""
+"""Script that runs a module of ours, whatever the current directory holds."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Place:
 
 
 def command(config: BenchmarkConfig, run_dir: RunDir, task: Task, place: Place | None = None) -> list[str]:
-    """What starts the ranks of a host; it can be repeated by hand. On one host nothing listens for other hosts."""
+    """Command that starts the ranks of a host; it can be repeated by hand. On one host nothing listens for other hosts."""
     meeting = _meeting(config, run_dir, place) if place and config.torchrun.nnodes > 1 else _one_host(config, place)
     return [
         *(sys.executable, *meeting),

@@ -1,4 +1,4 @@
-"""What reducebench installs: it declares what it imports, and every package has one version."""
+"""Packages that reducebench installs: it declares what it imports, and every package has one version."""
 
 import ast
 import sys

@@ -345,7 +345,7 @@ _MOST_ROWS = 1_000_000
 
 
 def check_size(config: BenchmarkConfig) -> None:
-    """Raise RefusedError for a matrix that nobody can measure or read, before it is expanded."""
+    """Raise RefusedError for a matrix of more cases than a run can list, before it is expanded."""
     cases = math.prod(count_variants(getattr(config, axis)) for axis in AXES)
     if cases * config.launches > _MOST_ROWS:
         raise RefusedError(

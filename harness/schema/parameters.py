@@ -107,7 +107,7 @@ Several = Annotated[int, Range(2, MOST)]
 Whole = Annotated[int, Range(0, MOST)]
 """Zero or more."""
 Width = Annotated[int, Range(1, 2**17)]
-"""Of a layer: the square of a larger one fits no memory."""
+"""Width of a layer: the square of a larger one fits no memory."""
 Positive = Annotated[float, Range(0, above=True)]
 Probability = Annotated[float, Range(0, 1, above=True, below=True)]
 """Between 0 and 1, both excluded."""
@@ -131,7 +131,7 @@ class Signature:
     positional: tuple[str, ...] = ()
     """Names of those that may be given by place."""
     further: bool = False
-    """Whether it takes parameters of any other name."""
+    """True where it takes parameters of any other name."""
     further_positional: bool = False
 
 
@@ -142,17 +142,32 @@ class _UnfitError(Exception):
 def signature_of(maker: Callable[..., Any]) -> Signature | None:
     """Signature of a class or a function that this process holds; None where it cannot be found out."""
     try:
-        found = inspect.signature(maker).parameters.values()
+        found = inspect.signature(maker, follow_wrapped=False).parameters.values()  # a wrapper may take more than it wraps
         hints = typing.get_type_hints(maker.__init__ if isinstance(maker, type) else maker, include_extras=True)  # type: ignore[misc]
-    except (ValueError, TypeError, NameError, AttributeError):
+    except Exception:  # an annotation may be any text, and evaluating it raises anything
         return None
     named = [one for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     return Signature(
-        {one.name: Parameter(hints.get(one.name, Any), one.default is one.empty) for one in named},
+        {one.name: _parameter(hints.get(one.name, Any), one.default, one.empty) for one in named},
         tuple(one.name for one in named if one.kind != one.KEYWORD_ONLY),
         any(one.kind == one.VAR_KEYWORD for one in found),
         any(one.kind == one.VAR_POSITIONAL for one in found),
     )
+
+
+def _parameter(hint: Any, default: Any, empty: Any) -> Parameter:
+    return Parameter(hint) if default is empty else Parameter(with_default(hint, default), required=False)
+
+
+def with_default(annotation: Any, default: Any) -> Any:
+    """Annotation of a parameter that has a default: `int = None` accepts null, too, and `int = 0.5` says nothing."""
+    if default is None:
+        return Union[annotation, None]  # noqa: UP007  (an annotation may be a text, which has no `|`)
+    try:
+        _fitted(annotation, list(default) if isinstance(default, tuple) else default)
+    except _UnfitError:
+        return Any
+    return annotation
 
 
 def check_parameters(key: str, node: Mapping[str, Any], signature: Signature) -> dict[str, Any]:
@@ -231,7 +246,7 @@ def _fitted(annotation: Any, value: Any) -> Any:
 
 def _fitted_plain(annotation: Any, value: Any) -> Any:
     """Fit a plain type; any other class is left to its own constructor."""
-    types_of = _PLAIN.get(type(None) if annotation is None else annotation)
+    types_of = _plain(annotation)
     if types_of is None:
         return value
     if type(value) not in types_of[1] or (isinstance(value, float) and not math.isfinite(value)):
@@ -248,6 +263,11 @@ _PLAIN: dict[Any, tuple[str, tuple[type, ...]]] = {
     dict: ("a mapping", (dict,)),
 }
 """Plain type to its name, and to the types of values that it takes: true is no number."""
+
+
+def _plain(annotation: Any) -> tuple[str, tuple[type, ...]] | None:
+    plain = annotation is None or isinstance(annotation, type)  # others, as {"help": "text"}, may have no hash
+    return _PLAIN.get(type(None) if annotation is None else annotation) if plain else None
 
 
 def _fitted_rules(annotation: Any, value: Any) -> Any:
@@ -284,23 +304,16 @@ def _fitted_choice(choices: Sequence[Any], value: Any) -> Any:
 def _fitted_list(annotation: Any, value: Any) -> Any:
     if not isinstance(value, list):
         raise _UnfitError(kind_of(value))
-    items = [kind for kind in get_args(annotation) if kind is not Ellipsis][:1] or [Any]
-    return [_fitted(items[0], item) for item in value]
+    kinds = get_args(annotation)
+    if get_origin(annotation) is tuple and kinds and kinds[-1] is not Ellipsis:
+        if len(value) != len(kinds):
+            raise _UnfitError(f"has {len(value)} values")
+        return [_fitted(kind, item) for kind, item in zip(kinds, value, strict=True)]
+    return [_fitted((*kinds, Any)[0], item) for item in value]
 
 
 def _is_list(annotation: Any) -> bool:
     return (get_origin(annotation) or annotation) in (list, tuple, Sequence, Iterable)
-
-
-def takes_list(annotation: Any) -> bool:
-    """True where a list may be one value of a parameter."""
-    return _is_list(annotation) or annotation is Any or any(map(takes_list, _alternatives(annotation)))
-
-
-def _alternatives(annotation: Any) -> Sequence[Any]:
-    if get_origin(annotation) is Annotated:
-        return get_args(annotation)[:1]
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
 
 
 def describe(annotation: Any) -> str:
@@ -312,11 +325,13 @@ def describe(annotation: Any) -> str:
         return " or ".join(map(describe, inside))
     if origin is Literal:
         return f"one of {', '.join(map(shown, inside))}"
+    if origin is tuple and inside and inside[-1] is not Ellipsis:
+        return f"a list of {len(inside)}: {', '.join(map(describe, inside))}"
     if _is_list(annotation):
         return f"a list{''.join(f' of: {describe(kind)}' for kind in inside[:1])}"
     if annotation is Callable or origin is Callable:
         return "a mapping with _target_, and _partial_: true"
-    return _PLAIN.get(type(None) if annotation is None else annotation, ("any value", ()))[0]
+    return (_plain(annotation) or ("any value",))[0]
 
 
 def _rule(rule: Any) -> str:

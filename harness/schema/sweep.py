@@ -12,7 +12,7 @@ SWEEPABLE = "_sweepable_"
 """The key under which an option's YAML lists the parameters that may be given as a list."""
 
 MOST_CASES = 100_000
-"""Of a launch: the list of more would take gigabytes, and their report minutes."""
+"""Largest number of cases of a launch: a list of more takes gigabytes, and their report minutes."""
 
 
 def check_sweeps(axis: str, options: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ OTHER_LOOPBACK = "127.0.0.2"
 
 
 class Payload:
-    """What creates a file where it is unpickled."""
+    """Object that creates a file where it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -99,7 +99,7 @@ def test_a_wrong_parameter_is_refused_before_ranks_start(line: str) -> None:
 
 
 def test_ranks_refuse_a_wrong_parameter_in_the_same_words() -> None:
-    """Of a class whose source tells nothing, they are the only ones that can."""
+    """A class without source is checked by them alone."""
     node = composed("reduction=[micro_batch]").reduction["micro_batch"]
     for value, words in ((0, "size=0: less than 1; accepted"), ("x", "size=x: is text; accepted")):
         with pytest.raises(RefusedError, match=f"^reduction.micro_batch.{words}"):
@@ -187,6 +187,64 @@ def test_classes_of_the_user_are_checked_without_being_executed(tmp_path: Path, 
     with pytest.raises(RefusedError, match="note=3: is a whole number; accepted: text or null"):
         composed("sync=[own]", "+sync.own.note=3", config_dir=str(tmp_path))
     assert not (tmp_path / "executed").exists()
+
+
+LOOSE = """
+from functools import wraps
+from harness.axes.sync.none import NoneSync
+
+
+def verbosely(init):
+    @wraps(init)
+    def wrapper(self, *args, verbose=False, **named):
+        init(self, *args, **named)
+    return wrapper
+
+
+class LooseSync(NoneSync):
+    def __init__(self, level: int = None, share: int = 0.5, pair: tuple[int, float] = (1, 0.5), shape: tuple[int, ...] = (3,)):
+        ...
+
+
+class TextSync(NoneSync):
+    def __init__(self, level: "number of levels" = 3, share: "1/0" = 1, pair: {"help": "two"} = (1, 2), shape: [int] = ()):
+        ...
+
+
+class WrappedSync(NoneSync):
+    @verbosely
+    def __init__(self, level: int = 3):
+        ...
+"""
+GOOD = {
+    "Loose": ({"level": None}, {"level": 3}, {"share": 0.25}, {"pair": [2, 0.25]}, {"shape": [4, 5, 6]}),
+    "Text": ({"level": 4}, {"level": "x", "share": 2, "pair": [1], "shape": [1]}),
+    "Wrapped": ({"level": 4, "verbose": True},),
+}
+
+
+def test_classes_that_python_accepts_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default says more than its annotation, an annotation may be any expression, and a wrapper takes more than it wraps."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sync").mkdir()
+    (tmp_path / "loose.py").write_text(LOOSE)
+    made = [{"_target_": f"loose.{name}Sync", **given} for name, each in GOOD.items() for given in each]
+    nodes = {f"own{place}": node for place, node in enumerate(made)}
+    for option, node in nodes.items():
+        (tmp_path / "sync" / f"{option}.yaml").write_text(json.dumps({option: node}))
+        assert type(make("sync", option, json.dumps(node))).__name__ in str(node["_target_"])
+    assert composed(f"sync=[{','.join(nodes)}]", config_dir=str(tmp_path)).sync == nodes
+    wrong = {
+        "level=x": "whole number or null",
+        "pair=[1,x]": "a list of 2: a whole number, a number",
+        "shape=[x]": "a list of: a",
+    }
+    for given, words in wrong.items():
+        key, _, value = given.partition("=")
+        with pytest.raises(RefusedError, match=words):
+            composed("sync=[own0]", f"++sync.own0.{given}", config_dir=str(tmp_path))
+        with pytest.raises(RefusedError, match=words):
+            make("sync", "own0", json.dumps({**nodes["own0"], key: value.strip("[]").split(",") if "[" in value else value}))
 
 
 def test_what_a_workload_is_made_of_is_checked_too() -> None:

@@ -90,13 +90,17 @@ def test_the_console_script_plans_a_run(here: Path, capsys: pytest.CaptureFixtur
     assert f"{START} harness.rank RUN_DIR" in capsys.readouterr().out
 
 
-def test_python_m_launch_says_which_package_it_would_take(here: Path) -> None:
-    (here / "launch" / "__init__.py").unlink()
-    done = python("-m", "launch", "--version")
+WITH_BOTH = "import runpy, launch; launch.__path__.append(r'{}'); runpy.run_module('launch.__main__', run_name='__main__')"
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_python_m_launch_says_which_package_it_would_take(here: Path, both: bool) -> None:
+    """An installation in place finds its own __main__ also in a foreign folder `launch` without one."""
+    if not both:
+        (here / "launch" / "__init__.py").unlink()
+    done = python("-c", WITH_BOTH.format(ROOT / "launch"), "--version") if both else python("-m", "launch", "--version")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(
-        f"reducebench: {here / 'harness'} is another package of the name harness, and python -m takes it"
-    )
+    assert done.stderr.startswith(f"reducebench: {here / 'harness'} is another package of the name harness, and is found first")
     assert done.stderr.count("\n") == 1
 
 

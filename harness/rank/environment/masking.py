@@ -6,7 +6,7 @@ MASK = "(not recorded)"
 _NAME = r"[A-Z0-9_]*(?:TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY|AUTH)[A-Z0-9_]*"
 _SECRET = re.compile(_NAME)
 _GIVEN = re.compile(rf"(?<![A-Za-z0-9_])({_NAME})(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^,}}\]\s]+)")
-"""As an override gives it: `+env.HF_TOKEN=x`, or in `env={HF_TOKEN: x}`."""
+"""A variable in an override: `+env.HF_TOKEN=x`, or `env={HF_TOKEN: x}`."""
 _PASSWORD = re.compile(r"(://[^/:@\s]*:)[^/@\s]+@")
 """In an address: `https://name:password@host`."""
 

@@ -25,7 +25,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _loaded_nccl() -> str | None:
-    """What the library in this process says: with LD_PRELOAD it is another one than torch was built with."""
+    """Version of the NCCL library in this process: with LD_PRELOAD it differs from the one that torch was built with."""
     try:
         path = re.search(r"/\S*libnccl\.so\S*", _MAPS.read_text())
         number = ctypes.c_int()
