@@ -3,12 +3,16 @@
 import re
 
 MASK = "(not recorded)"
-_NAME = r"[A-Z0-9_]*(?:TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY|AUTH)[A-Z0-9_]*"
-_SECRET = re.compile(_NAME)
-_GIVEN = re.compile(rf"(?<![A-Za-z0-9_])({_NAME})(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^,}}\]\s]+)")
-"""A variable in an override: `+env.HF_TOKEN=x`, or `env={HF_TOKEN: x}`."""
-_PASSWORD = re.compile(r"(://[^/:@\s]*:)[^/@\s]+@")
-"""In an address: `https://name:password@host`."""
+_WORDS = "TOKEN|SECRET|PASS|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY|AUTH"
+_NAME = rf"[A-Z0-9_]*(?:{_WORDS})[A-Z0-9_]*"
+_SECRET = re.compile(_NAME, re.IGNORECASE)
+_GIVEN = re.compile(rf"((?:(?<![A-Za-z0-9_]){_NAME}|(?i:\benv\.{_NAME}))\s*[=:]).*", re.DOTALL)
+"""A variable in an override and all that follows in the word: `+env.hf_token=x,y`, `env={HF_TOKEN: "x", ...}`.
+
+Names in small letters count after `env.` alone: a workload may have `tokens=96`.
+"""
+_USER = re.compile(r"(://)[^/\s]+@")
+"""In an address: `https://name:password@host`, and `https://token@host`."""
 
 
 def mask_variable(name: str, value: str) -> str:
@@ -18,4 +22,4 @@ def mask_variable(name: str, value: str) -> str:
 
 def mask_text(text: str) -> str:
     """Return a word of a command line, or another text, without the values that look like secrets."""
-    return _PASSWORD.sub(rf"\1{MASK}@", _GIVEN.sub(rf"\1\2{MASK}", text))
+    return _USER.sub(rf"\1{MASK}@", _GIVEN.sub(rf"\1{MASK}", text))

@@ -163,8 +163,14 @@ def test_without_proc_nobody_is_seen(tmp_path: Path) -> None:
 SECRETS = {
     "+env.HF_TOKEN=hf_x1": f"+env.HF_TOKEN={MASK}",
     "++env.AWS_SECRET_ACCESS_KEY='a b'": f"++env.AWS_SECRET_ACCESS_KEY={MASK}",
-    "env={WANDB_API_KEY: x1, NCCL_ALGO: Ring}": f"env={{WANDB_API_KEY: {MASK}, NCCL_ALGO: Ring}}",
-    "+env.HTTPS_PROXY=http://me:x1@proxy:3128": f"+env.HTTPS_PROXY=http://me:{MASK}@proxy:3128",
+    "env={WANDB_API_KEY: x1, NCCL_ALGO: Ring}": f"env={{WANDB_API_KEY:{MASK}",
+    "+env.MY_TOKEN=a,b": f"+env.MY_TOKEN={MASK}",
+    r'+env.MY_TOKEN="a\"b c"': f"+env.MY_TOKEN={MASK}",
+    "+env.my_pass=x1": f"+env.my_pass={MASK}",
+    "+env.PGPASS=x1": f"+env.PGPASS={MASK}",
+    "+env.HTTPS_PROXY=http://me:x1@proxy:3128": f"+env.HTTPS_PROXY=http://{MASK}@proxy:3128",
+    "+env.HTTPS_PROXY=http://me:p@ss@proxy:3128": f"+env.HTTPS_PROXY=http://{MASK}@proxy:3128",
+    "config_dir=https://ghp_x@host/a": f"config_dir=https://{MASK}@host/a",
 }
 PLAIN = (
     "+env.NCCL_ALGO=Ring",
@@ -182,7 +188,7 @@ def test_a_command_line_is_written_down_without_secrets(word: str) -> None:
 
 def test_a_variable_of_a_secret_s_name_is_written_down_without_its_value() -> None:
     assert mask_variable("NCCL_NET_AUTH_TOKEN", "x1") == MASK
-    assert mask_variable("TORCH_HOME", "https://me:x1@host") == f"https://me:{MASK}@host"
+    assert mask_variable("TORCH_HOME", "https://me:x1@host") == f"https://{MASK}@host"
     assert mask_variable("NCCL_SOCKET_IFNAME", "lo") == "lo"
 
 
