@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from harness.schema.case import AXES
+from harness.schema.case import AXES, Case
 from harness.schema.reading import NotWholeError, is_there, open_file, reason
 from harness.schema.record import (
     CASE,
@@ -160,7 +160,7 @@ class Finished:
 
 def read_finished(run_dir: RunDir, kind: str, name: str, launch: int = 0) -> Finished:
     """Read all files of a case, or probe, whose row is there; `kind` is a key of HELD."""
-    rows, damaged = dict[str, pa.Table](), dict[Path, str]()
+    rows, damaged, absent = dict[str, pa.Table](), dict[Path, str](), dict[str, Path]()
     for table in HELD[kind]:
         file = run_dir.case_file(table, name, launch)
         try:
@@ -168,11 +168,21 @@ def read_finished(run_dir: RunDir, kind: str, name: str, launch: int = 0) -> Fin
         except NotWholeError as error:
             damaged[file] = str(error)
             continue
-        if read is not None:
+        if read is None:
+            absent[table] = file
+        else:
             rows[table] = read if table != "samples" else read.slice(0, 0)
-        elif table in _needed(kind, rows):
-            damaged[file] = "missing"
+    damaged |= {file: "missing" for table, file in absent.items() if table in _needed(kind, rows)}
     return Finished(rows, damaged)
+
+
+def read_case(run_dir: RunDir, case: Case, launch: int = 0) -> Finished:
+    """Read all files of a case whose row is there; a row with other options than the configuration's is damaged, too."""
+    found = read_finished(run_dir, "cases", case.case_id, launch)
+    row = found.rows["cases"].to_pylist()[0] if "cases" in found.rows else case.options
+    unlike = "; ".join(f"column {axis}: expected {option}" for axis, option in case.options.items() if row[axis] != option)
+    damaged = {run_dir.case_file("cases", case.case_id, launch): unlike} if unlike else {}
+    return Finished(found.rows, found.damaged | damaged)
 
 
 def _needed(kind: str, rows: dict[str, pa.Table]) -> Sequence[str]:
