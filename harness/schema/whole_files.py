@@ -76,7 +76,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
+        error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -95,7 +95,8 @@ def writing(path: Path, below: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            with _named(path):
+                os.replace(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part, dir_fd=folder)
