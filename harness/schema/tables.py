@@ -95,6 +95,8 @@ _MOST_ROWS = {"samples": 2**24, "collectives": 2**24, "discrepancies": 2**22}
 _MOST_OTHERS = 2**20
 """Rows of a file that are read: a small file can declare more than fit into memory. A launch of 1,024 ranks has 2**18 samples a
 case."""
+LONGEST = 2**18
+"""Bytes of a text that is read: reports format texts character by character."""
 _FITTING: dict[type, tuple[str, Callable[[pa.DataType], bool], pa.DataType]] = {
     _TEXT: ("text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), pa.string()),
     _WHOLE: ("whole numbers", lambda kind: _is_number(kind), pa.int64()),
@@ -248,6 +250,8 @@ def _typed(table: str, read: pa.Table) -> pa.Table:
 def _check_values(name: str, column: pa.ChunkedArray) -> None:
     if not len(column):
         return
+    if pa.types.is_string(column.type) and pc.max(pc.binary_length(column)).as_py() > LONGEST:
+        raise NotWholeError(f"column {name}: a text of more than {LONGEST} bytes")
     if name in _SECONDS and not pc.all(pc.is_finite(column)).as_py():
         raise NotWholeError(f"column {name}: expected finite seconds")
     if name in _COUNTS and pa.types.is_integer(column.type) and pc.min(column).as_py() < 0:
