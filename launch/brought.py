@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 import stat
+from ast import ClassDef
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -14,9 +15,11 @@ from harness.schema.launcher import Torchrun, TorchrunNodes
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
+from launch.source import Definition, Sources
 
-_OWN = re.compile(r"harness\.(axes|probes)(\.[a-z_]\w*)+\.[A-Z]\w*|torch\.(nn|optim)\.[A-Z]\w*", re.ASCII)
-"""Classes of the harness, and modules and optimizers of torch. Other names, as torch.hub.load, execute what they are given."""
+_OPTIONS = ("harness.axes.", "harness.probes.")
+_TORCH = re.compile(r"torch\.(nn|optim)\.[A-Z]\w*", re.ASCII)
+"""Modules and optimizers. Other names, as torch.hub.load, execute what they are given."""
 _HEAD = "config.yaml decides what is executed:"
 _NOTHING = "config.yaml sets no env and no config_dir, and every _target_ is a class of harness or torch"
 
@@ -31,6 +34,7 @@ def brought(run_dir: RunDir, config: BenchmarkConfig) -> list[str]:
 
 
 def _settings(config: BenchmarkConfig) -> Iterator[tuple[str, str]]:
+    sources = Sources([])
     for key, value in config.env.items():
         yield f"env.{key}", value
     if config.config_dir:
@@ -38,8 +42,19 @@ def _settings(config: BenchmarkConfig) -> Iterator[tuple[str, str]]:
     for axis in (*AXES, PROBE):
         for option, node in getattr(config, axis).items():
             for key, target in _targets(f"{axis}.{option}", node):
-                if not _OWN.fullmatch(target):
+                if not _is_own(sources, target):
                     yield f"{key}._target_", target
+
+
+def _is_own(sources: Sources, target: str) -> bool:
+    """True for a class that a file of the harness defines: `harness.axes.sync.base.torch.ctypes.CDLL` leads elsewhere."""
+    if not target.startswith(_OPTIONS):
+        return _TORCH.fullmatch(target) is not None
+    try:
+        found = sources.find(target)
+    except ValueError:
+        return False
+    return isinstance(found, Definition) and isinstance(found.statement, ClassDef) and found.module.name.startswith(_OPTIONS)
 
 
 def _launch(config: BenchmarkConfig) -> Iterator[tuple[str, str]]:

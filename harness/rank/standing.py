@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.probes.control import Control
+from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig
-from harness.schema.matrix import expected_files
+from harness.schema.matrix import expand_cases, expected_files
 from harness.schema.reading import is_there
 from harness.schema.record import CASE, FAILED
 from harness.schema.run_dir import RunDir
-from harness.schema.tables import read_finished, read_rows
+from harness.schema.tables import read_case, read_finished, read_rows
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ def read_standing(run_dir: RunDir, config: BenchmarkConfig, launch: int, control
 
 
 def _read(run_dir: RunDir, config: BenchmarkConfig, launch: int, *, retry: bool) -> Standing:
-    asked = expected_files(config, launch)
-    read = {table: {name: _rows(run_dir, table, name, launch) for name in names} for table, names in asked.items()}
+    probes_asked = expected_files(config, launch)["probes"]
+    read = {
+        "cases": {case.case_id: _rows(run_dir, "cases", case.case_id, launch, case) for case in expand_cases(config)},
+        "probes": {name: _rows(run_dir, "probes", name, launch) for name in probes_asked},
+    }
     for table, found in read.items():
         for name, rows in found.items():
             if rows and table == "probes" and retry and any(row["status"] == FAILED for row in rows):
@@ -74,10 +78,10 @@ def _pairs(run_dir: RunDir, name: str, launch: int) -> Iterator[tuple[str, str]]
         yield from ((case, against.removeprefix(CASE)) for case, against in pairs if against.startswith(CASE))
 
 
-def _rows(run_dir: RunDir, kind: str, name: str, launch: int) -> list[dict[str, Any]]:
+def _rows(run_dir: RunDir, kind: str, name: str, launch: int, case: Case | None = None) -> list[dict[str, Any]]:
     """Empty where it is not finished, or where anything that belongs to it is missing or not whole."""
     if not is_there(run_dir.case_file(kind, name, launch)):
         return []
-    found = read_finished(run_dir, kind, name, launch)
+    found = read_case(run_dir, case, launch) if case else read_finished(run_dir, kind, name, launch)
     rows: list[dict[str, Any]] = [] if found.damaged else found.rows[kind].to_pylist()
     return rows

@@ -7,6 +7,7 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from harness.schema.record import (
     Weight,
 )
 from harness.schema.run_dir import RunDir
+from harness.schema.tables import LONGEST
 from harness.schema.whole_files import writing
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
@@ -212,7 +214,16 @@ class Writer:
 
     def _save(self, table: str, name: str, content: pa.Table) -> None:
         with writing(self._run_dir.case_file(table, name, self._launch), self._run_dir.path) as file:
-            pq.write_table(content, file)
+            pq.write_table(_shortened(content), file)
+
+
+def _shortened(content: pa.Table) -> pa.Table:
+    """Cut texts to the length that is read: an error's message may have any."""
+    for place, field in enumerate(content.schema):
+        if pa.types.is_string(field.type):
+            text = pc.utf8_slice_codeunits(content.column(place), 0, LONGEST // 4)  # a character has 4 bytes at most
+            content = content.set_column(place, field, text)
+    return content
 
 
 _DIAGNOSED: dict[str, type[Diagnosis | Weight | Step | Floor]] = {

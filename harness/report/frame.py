@@ -18,7 +18,7 @@ from harness.schema.reading import NotWholeError, is_there
 from harness.schema.record import CASE, FAILED, OK
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
-from harness.schema.tables import COLUMNS, read_finished, read_rows, read_samples, whole_parts
+from harness.schema.tables import COLUMNS, read_case, read_finished, read_rows, read_samples, whole_parts
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,9 @@ def _read_all(run_dir: RunDir, config: BenchmarkConfig) -> _Read:
 
 def _add_case(read: _Read, run_dir: RunDir, case: Case, launch: int) -> None:
     """Options and parameters are those of the configuration, which the case_id has a digest of."""
-    found = read_finished(run_dir, "cases", case.case_id, launch)
-    damaged = dict(found.damaged)
-    if "cases" in found.rows:
-        row = found.rows["cases"].to_pylist()[0]
-        unlike = [f"column {axis}: expected {option}" for axis, option in case.options.items() if row[axis] != option]
-        damaged |= dict.fromkeys([run_dir.case_file("cases", case.case_id, launch)] if unlike else [], "; ".join(unlike))
-    read.damaged |= damaged
-    if not damaged:
+    found = read_case(run_dir, case, launch)
+    read.damaged |= found.damaged
+    if not found.damaged:
         read.add({table: rows for table, rows in found.rows.items() if table != "cases"})
         own = found.rows["cases"].to_pandas()
         read.frames["cases"].append(own.assign(**{name: [value] for name, value in case.parameters}))

@@ -29,10 +29,10 @@ def write_files(run_dir: RunDir, files: Mapping[str, tuple[Path | None, bytes]])
 
 def _write_to(asked: Path, content: bytes) -> None:
     """The reader named it: links that lead to it are followed, and what is no regular file, as /dev/stdout, is written to."""
-    path = asked.resolve()
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
+    if asked.exists() and not asked.is_file():  # as it is spelled: /dev/stdout resolves to pipe:[...], which is no path
+        asked.write_bytes(content)
         return
+    path = asked.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content, path.parent)
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from harness.schema.case import AXES
+from harness.schema.case import AXES, Case
 from harness.schema.reading import NotWholeError, is_there, open_file, reason
 from harness.schema.record import (
     CASE,
@@ -95,6 +95,8 @@ _MOST_ROWS = {"samples": 2**24, "collectives": 2**24, "discrepancies": 2**22}
 _MOST_OTHERS = 2**20
 """Rows of a file that are read: a small file can declare more than fit into memory. A launch of 1,024 ranks has 2**18 samples a
 case."""
+LONGEST = 2**18
+"""Bytes of a text that is read: reports format texts character by character."""
 _FITTING: dict[type, tuple[str, Callable[[pa.DataType], bool], pa.DataType]] = {
     _TEXT: ("text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), pa.string()),
     _WHOLE: ("whole numbers", lambda kind: _is_number(kind), pa.int64()),
@@ -160,7 +162,7 @@ class Finished:
 
 def read_finished(run_dir: RunDir, kind: str, name: str, launch: int = 0) -> Finished:
     """Read all files of a case, or probe, whose row is there; `kind` is a key of HELD."""
-    rows, damaged = dict[str, pa.Table](), dict[Path, str]()
+    rows, damaged, absent = dict[str, pa.Table](), dict[Path, str](), dict[str, Path]()
     for table in HELD[kind]:
         file = run_dir.case_file(table, name, launch)
         try:
@@ -168,11 +170,21 @@ def read_finished(run_dir: RunDir, kind: str, name: str, launch: int = 0) -> Fin
         except NotWholeError as error:
             damaged[file] = str(error)
             continue
-        if read is not None:
+        if read is None:
+            absent[table] = file
+        else:
             rows[table] = read if table != "samples" else read.slice(0, 0)
-        elif table in _needed(kind, rows):
-            damaged[file] = "missing"
+    damaged |= {file: "missing" for table, file in absent.items() if table in _needed(kind, rows)}
     return Finished(rows, damaged)
+
+
+def read_case(run_dir: RunDir, case: Case, launch: int = 0) -> Finished:
+    """Read all files of a case whose row is there; a row with other options than the configuration's is damaged, too."""
+    found = read_finished(run_dir, "cases", case.case_id, launch)
+    row = found.rows["cases"].to_pylist()[0] if "cases" in found.rows else case.options
+    unlike = "; ".join(f"column {axis}: expected {option}" for axis, option in case.options.items() if row[axis] != option)
+    damaged = {run_dir.case_file("cases", case.case_id, launch): unlike} if unlike else {}
+    return Finished(found.rows, found.damaged | damaged)
 
 
 def _needed(kind: str, rows: dict[str, pa.Table]) -> Sequence[str]:
@@ -238,6 +250,8 @@ def _typed(table: str, read: pa.Table) -> pa.Table:
 def _check_values(name: str, column: pa.ChunkedArray) -> None:
     if not len(column):
         return
+    if pa.types.is_string(column.type) and pc.max(pc.binary_length(column)).as_py() > LONGEST:
+        raise NotWholeError(f"column {name}: a text of more than {LONGEST} bytes")
     if name in _SECONDS and not pc.all(pc.is_finite(column)).as_py():
         raise NotWholeError(f"column {name}: expected finite seconds")
     if name in _COUNTS and pa.types.is_integer(column.type) and pc.min(column).as_py() < 0:

@@ -45,12 +45,13 @@ def _open_inner(name: str, outer: int, way: Path, *, make: bool) -> int:
     if name == os.pardir:
         raise RefusedError(f"{way}: leads out of the folder; expected the name of a folder")
     if make:
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError), _named(way):
             os.mkdir(name, dir_fd=outer)
     try:
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=outer)
-    except OSError:
+    except OSError as error:
         check_no_link(way)
+        error.filename = str(way)
         raise
 
 
@@ -70,6 +71,16 @@ def make_folder(folder: Path, below: Path) -> None:
 
 
 @contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let errors name the file by its path: the system knows it by its name in a folder."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextlib.contextmanager
 def writing(path: Path, below: Path) -> Iterator[IO[bytes]]:
     """A hidden file to write to; it becomes `path`, on the disk, when the block ends without an error.
 
@@ -77,13 +88,15 @@ def writing(path: Path, below: Path) -> Iterator[IO[bytes]]:
     """
     with open_folder(path.parent, below) as folder:
         part = f".{secrets.token_hex(8)}{PART}"
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OWN, 0o666, dir_fd=folder)
+        with _named(path):
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OWN, 0o666, dir_fd=folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            with _named(path):
+                os.replace(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part, dir_fd=folder)
@@ -116,6 +129,7 @@ def _open_regular(path: Path, below: Path, flags: int) -> int:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a FIFO or socket
                 raise RefusedError(_ODD.format(path)) from error
+            error.filename = str(path)
             raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -127,9 +141,12 @@ _ODD = "{}: is a symbolic link, or no regular file; expected a file, as nothing 
 
 
 def check_in_place(path: Path, below: Path) -> None:
-    """Raise RefusedError for a file that open_in_place would refuse; a missing one is as it should be."""
+    """Raise RefusedError for a file that open_in_place would refuse; a missing one is as it should be.
+
+    It need not be readable: O_PATH opens nothing.
+    """
     with contextlib.suppress(FileNotFoundError):
-        os.close(open_in_place(path, below, os.O_RDONLY))
+        os.close(open_in_place(path, below, os.O_PATH))
 
 
 def open_new(path: Path, below: Path) -> IO[bytes]:

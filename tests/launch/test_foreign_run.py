@@ -110,6 +110,21 @@ def test_every_option_of_the_harness_is_known(run: RunDir) -> None:
     assert lines == ["config.yaml sets no env and no config_dir, and every _target_ is a class of harness or torch"]
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "harness.axes.workload.base.torch.ctypes.CDLL",
+        "harness.axes.workload.base.Tensor",
+        "harness.axes.workload.base.Absent",
+        "harness.axes.Workload",
+        "torch.nn.modules.Linear",
+    ],
+)
+def test_a_name_that_leads_out_of_the_harness_is_shown(target: str, run: RunDir) -> None:
+    config = replace(run.config(), workload={"w": {"_target_": target, "_args_": ["/tmp/evil.so"]}})
+    assert brought(run, config) == ["config.yaml decides what is executed:", f"  workload.w._target_  {target}"]
+
+
 @pytest.mark.parametrize("how", ["owner", "everybody"])
 def test_somebody_elses_run_goes_on_when_asked_to_alone(
     how: str, run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

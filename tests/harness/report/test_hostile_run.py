@@ -160,6 +160,15 @@ def test_what_the_reader_names_may_be_a_link(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo(), "as with /dev/stdout and /dev/null: they are written to, and stay what they are"
 
 
+def test_a_pipe_without_a_path_is_written_to(run: Path) -> None:
+    """`--json /dev/stdout | jq`, and `--json >(jq)`."""
+    end, pipe = os.pipe()
+    assert main(["check", str(run), "--max-step-ms", "1e9", "--json", f"/dev/fd/{pipe}"]) == 0
+    os.close(pipe)
+    with os.fdopen(end) as reading:
+        assert reading.read().startswith('{\n  "status": 0')
+
+
 def test_a_folder_below_to_may_not_be_a_link(run: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "board").mkdir()
     (tmp_path / "board" / "h").symlink_to(home)

@@ -54,6 +54,7 @@ def first(value: object) -> Callable[[list[object]], list[object]]:
         ("discrepancies", lambda rows: pa.concat_tables([rows, rows]), "several rows of the same case_id, rank"),
         ("discrepancies", lambda rows: rows.slice(0, 0), "no distance from the reference"),
         ("cases", changed("status", first("fine")), "column status: expected ok, skipped or failed"),
+        ("cases", changed("reason", first("x" * 2**19)), "column reason: a text of more than 262144 bytes"),
         ("cases", changed("wall_s", first(float("nan"))), "column wall_s: expected finite seconds"),
         ("cases", lambda rows: rows.slice(0, 0), "expected rows of"),
     ],

@@ -1,5 +1,6 @@
 """Files of a run directory are written where they are asked for: links that somebody planted lead nowhere."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,16 @@ from harness.schema.rank_state import RankState, RankStatus, note_death
 from harness.schema.ranks_dir import RanksDir
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
-from harness.schema.whole_files import make_folder, open_in_place, open_new, remove, remove_all, write_whole, writing
+from harness.schema.whole_files import (
+    check_in_place,
+    make_folder,
+    open_in_place,
+    open_new,
+    remove,
+    remove_all,
+    write_whole,
+    writing,
+)
 
 MINE = b"mine"
 
@@ -165,3 +175,21 @@ def test_a_linked_scratch_is_not_emptied(run: Path, victim: Path) -> None:
     with pytest.raises(RefusedError, match="cases: is a symbolic link"):
         RunDir(run).remove_scratch()
     assert sorted(path.name for path in victim.parent.iterdir()) == [".x.part", "victim"]
+
+
+def test_a_file_that_cannot_be_read_can_be_checked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run of another user's run checks logs that it may not read."""
+    log = run / "ranks" / "0.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("")
+    opened = os.open
+
+    def denied(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == log.name and not flags & os.O_PATH:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", denied)
+    check_in_place(log, run)
+    with pytest.raises(PermissionError, match=str(log)):
+        open_in_place(log, run, os.O_RDONLY)
