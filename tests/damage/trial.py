@@ -93,7 +93,8 @@ def _tensorboard(run: Path, base: Path, out: Path) -> int:
 
 
 def _mlflow(run: Path, base: Path, out: Path) -> int:
-    return report(["export", "mlflow", str(run), "--to", f"sqlite:///{out}/mlflow.db", "--experiment", "damaged"])
+    with patch("tempfile.tempdir", str(out)):  # files on their way to the server
+        return report(["export", "mlflow", str(run), "--to", f"sqlite:///{out}/mlflow.db", "--experiment", "damaged"])
 
 
 def _load(run: Path, base: Path, out: Path) -> int:
@@ -179,6 +180,7 @@ def _run(command: Command, run: Path, base: Path, out: Path, cwd: Path, expected
     try:
         with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said), watched() as watch:
             warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)  # of libraries, which mlflow uses
             with patch.dict(os.environ, COLUMNS="200"):
                 status = command(run, base, out)
         if status not in expected:
