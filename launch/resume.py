@@ -39,6 +39,8 @@ def is_resume(overrides: Sequence[str]) -> bool:
 def configure_resume(overrides: Sequence[str]) -> Going:
     """The run that `resume=RUN_DIR` names, with what the other overrides say. Raises RefusedError."""
     path = next(override.partition("=")[2] for override in overrides if _key(override) == "resume")
+    if "\0" in path:  # no path may have one; a command line of a shell cannot, and a caller in Python can
+        raise RefusedError("resume: has a null byte; accepted: the path of a run directory")
     run_dir = RunDir.open(Path(path.strip("'\"")).resolve())  # `latest` may lead elsewhere a moment later
     with run_dir.looked_at():  # nobody is at work on it
         stored = replace(run_dir.config(), accept_changes=False, accept_owner=False, dry_run=False, resume=None)

@@ -65,6 +65,7 @@ REFUSALS = {
     "--multirun workload=glob(*)": ["glob(*)"],
     "torchrun.nnodes=2 torchrun.nproc_per_node=2": ["launch=torchrun_nodes"],
     "seed=-1": ["seed=-1"],
+    "resume=a\0b": ["null byte"],
     "probe=[nosuch]": ["probe=nosuch", "staleness"],
     "fault=[alias] fault.alias.rank=1": ["alias has no parameter rank"],
     "story=nosuch": ["story='nosuch'", "gradient_sums"],
