@@ -268,5 +268,4 @@ def test_no_system_call_writes_elsewhere(run: Path, home: Path, tmp_path: Path) 
     (run / "environment.json").symlink_to(home / "mine")
     done = subprocess.run(whole[len(STRACE) + 2 :], cwd=home, env={**os.environ, **quiet}, capture_output=True, check=False)
     assert done.returncode == 1
-    assert b"not exported:\n  environment.json" in done.stdout
-    assert b"environment.json: is a symbolic link" in done.stderr, "it would be uploaded"
+    assert b"not exported:\n  environment.json" in done.stdout, "it would be uploaded"
