@@ -40,7 +40,7 @@ def configure_resume(overrides: Sequence[str]) -> Going:
     """The run that `resume=RUN_DIR` names, with what the other overrides say. Raises RefusedError."""
     path = next(override.partition("=")[2] for override in overrides if _key(override) == "resume")
     run_dir = RunDir.open(Path(path.strip("'\"")).resolve())  # `latest` may lead elsewhere a moment later
-    with run_dir.looked_at():  # nobody is at work on it
+    with run_dir.looked_at():  # no launcher works on it
         stored = replace(run_dir.config(), accept_changes=False, accept_owner=False, dry_run=False, resume=None)
         config = _changed(stored, overrides)
         if not (config.dry_run or config.accept_owner):
@@ -58,7 +58,7 @@ def go_on(going: Going) -> None:
 
 
 _MOST = 20
-"""Files that are not whole of which each is named."""
+"""Largest number of damaged files that are named."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkC
     if (read.problems or not environment) and run_dir.finished():
         why = f" ({read.problems[0]})" if read.problems else ""
         raise RefusedError(
-            f"{run_dir.path}/environment.json is missing or not whole{why}: it is unknown whether figures of today belong "
-            "beside those that are there; try accept_changes=true to go on"
+            f"{run_dir.path}/environment.json is missing or not whole{why}: cannot check that new results are "
+            "comparable with the existing ones; try accept_changes=true to go on"
         )
     began_with = environment.get("config_sha256")
     if began_with and began_with != figures_digest(stored):
