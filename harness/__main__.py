@@ -88,14 +88,14 @@ def _check_even(ranks: int, size: int) -> None:
 
 
 def _check_packages() -> None:
-    """Raises RefusedError where a folder of the same name is imported in place of one of ours; executes nothing of launch."""
+    """Raise RefusedError if Python imports another package `harness` or `launch` than this one; execute no code of launch."""
     for name in ("harness", "launch"):
         found = importlib.util.find_spec(name)
         origin = Path(found.origin).resolve() if found and found.origin else None
         if origin is None or origin.parent.parent != Path(__file__).resolve().parent.parent:
             raise RefusedError(
-                f"{origin or name} is another package of the name {name}, and python -m takes it, as it looks into the current "
-                "directory first; try another directory, or the command reducebench"
+                f"{origin or name} is another package of the name {name}, and python -m takes it, because it looks into the "
+                "current directory first; try another directory, or the command reducebench"
             )
 
 
@@ -155,7 +155,7 @@ def _measure_and_report(config: BenchmarkConfig, run_dir: RunDir, store: Store, 
 
 
 def _discard(run_dir: RunDir, size: int) -> None:
-    """Remove a refused run once every rank has noted its end there, or has had the time to."""
+    """Remove a refused run once every rank has written its end there, or after a timeout."""
     deadline = time.monotonic() + _ENDED_S
     while time.monotonic() < deadline and sum(bool(status.ended) for status in run_dir.ranks.statuses()) < size:
         time.sleep(_LOOK_S)

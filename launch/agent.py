@@ -1,7 +1,7 @@
-"""torchrun of one host: its rendezvous holds no pickles and listens at the loopback address alone.
+"""torchrun of one host: its rendezvous holds no pickles and listens on the loopback address only.
 
 Under `--standalone` torch.distributed.run keeps its state as pickles in a store that listens on all addresses: whoever writes
-there has code executed by it. Its static rendezvous holds no pickles, but listens on all addresses, whatever the master's is.
+there can make it execute code. Its static rendezvous holds no pickles, but listens on all addresses, whatever the master's is.
 """
 
 import os
@@ -39,26 +39,26 @@ class LoopbackRendezvous(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """True: ranks open no store of their own, which would listen on all addresses."""
+        """Return True: ranks open no store of their own, which would listen on all addresses."""
         return True
 
     def get_backend(self) -> str:
-        """Return the name that `--rdzv-backend` has for it."""
+        """Return its name for `--rdzv-backend`."""
         return BACKEND
 
     def get_run_id(self) -> str:
-        """Return what `--rdzv-id` says."""
+        """Return the value of `--rdzv-id`."""
         return self._run_id
 
     def is_closed(self) -> bool:
-        """Return False: no other host could come."""
+        """Return False: no other host can join."""
         return False
 
     def set_closed(self) -> None:
-        """Do nothing: no other host could come."""
+        """Do nothing: no other host can join."""
 
     def num_nodes_waiting(self) -> int:
-        """Return 0: no other host could come."""
+        """Return 0: no other host can join."""
         return 0
 
     def shutdown(self) -> bool:
@@ -67,7 +67,7 @@ class LoopbackRendezvous(RendezvousHandler):
 
 
 def open_store(port: int) -> TCPStore:
-    """Store that listens at the loopback address alone; port 0: a free one."""
+    """Create a store that listens on the loopback address only; port 0 selects a free port."""
     listening = socket.create_server((ADDRESS, port), backlog=socket.SOMAXCONN)
     port = listening.getsockname()[1]
     return TCPStore(ADDRESS, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
@@ -78,7 +78,7 @@ def main() -> None:
     for name in [name for name in os.environ if name.startswith("PET_")]:
         del os.environ[name]  # an option of torchrun's: PET_STANDALONE=1 would choose its own rendezvous
     if not os.environ.get("GLOO_SOCKET_IFNAME"):
-        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE  # gloo would listen on the address that the host's name stands for
+        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE  # gloo would listen on the address that the host's name resolves to
     rendezvous_handler_registry.register(BACKEND, LoopbackRendezvous)
     torch.distributed.run.main([f"--rdzv-backend={BACKEND}", *sys.argv[1:]])
 

@@ -1,4 +1,4 @@
-"""Code that the configuration of an existing run has executed here, and the owner of the run: shown before it goes on."""
+"""Code that the configuration of an existing run makes this host execute, and the owner of the run; shown before a resume."""
 
 import os
 import pwd
@@ -25,7 +25,7 @@ _NOTHING = "config.yaml sets no env and no config_dir, and every _target_ is a c
 
 
 def brought(run_dir: RunDir, config: BenchmarkConfig) -> list[str]:
-    """Lines for a person: what the configuration has executed that is not part of harness and torch, and where."""
+    """Lines for the user: code outside harness and torch that the configuration executes, and the hosts."""
     settings = [*_settings(config), *_launch(config)]
     width = max((len(key) for key, _ in settings), default=0)
     lines = [f"  {plain(key):<{width}}  {plain(value)}" for key, value in settings]
@@ -65,7 +65,7 @@ def _launch(config: BenchmarkConfig) -> Iterator[tuple[str, str]]:
         if value != usual[key]:
             yield f"launch.{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if isinstance(launcher, TorchrunNodes) and not launcher.hosts:
-        yield "hosts", f"{config.torchrun.nnodes}, this one first; a person starts the others"
+        yield "hosts", f"{config.torchrun.nnodes}, this one first; the others are started by hand"
     elif not isinstance(launcher, Torchrun | TorchrunNodes):
         yield "hosts", f"{config.torchrun.nnodes} of Slurm's"
 
@@ -83,17 +83,17 @@ def _targets(key: str, node: Any) -> Iterator[tuple[str, str]]:
 
 
 def check_owner(run_dir: RunDir) -> None:
-    """Raise RefusedError where somebody else decides what the run executes."""
+    """Raise RefusedError if another user decides what the run executes."""
     whose = doubt(run_dir)
     if whose:
         raise RefusedError(
-            f"resume={run_dir.path}: the run {whose}, and its config.yaml says what your ranks execute; dry_run=true shows it; "
-            "try a copy of your own (cp -r), or accept_owner=true to go on nevertheless"
+            f"resume={run_dir.path}: the run {whose}, and its config.yaml decides what your ranks execute; dry_run=true "
+            "shows it; try a copy of your own (cp -r), or accept_owner=true to resume this one"
         )
 
 
 def doubt(run_dir: RunDir) -> str:
-    """`belongs to eve (uid 1003)`, or `can be changed by every user`; empty where neither is so."""
+    """`belongs to eve (uid 1003)`, or `can be changed by every user`; empty if neither is true."""
     found = [path.stat() for path in (run_dir.path, run_dir.path / "config.yaml", run_dir.ranks.path) if path.exists()]
     foreign = next((one.st_uid for one in found if one.st_uid != os.geteuid()), None)
     if foreign is not None:

@@ -38,7 +38,7 @@ from launch.targets import checked_options
 LISTS = (*AXES, PROBE)
 GROUPS = (*LISTS, "experiment", "launch")
 MOST_JOBS = 10_000
-"""Runs of one multirun."""
+"""Largest number of runs of one multirun."""
 
 ConfigStore.instance().store(name="benchmark", node=BenchmarkConfig)
 
@@ -56,7 +56,7 @@ def compose_config(
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Search for no garbage: it takes an eighth of the time of composing, which makes many objects and little garbage."""
+    """Turn off garbage collection: it takes an eighth of the time of composing, and finds little."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -94,7 +94,7 @@ def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
         jobs *= len(listed[-1])
         if jobs > MOST_JOBS:
             raise RefusedError(
-                f"{override.input_line}: makes more than {MOST_JOBS} runs; accepted: at most so many; try a shorter list"
+                f"{override.input_line}: makes more than {MOST_JOBS} runs; accepted: at most {MOST_JOBS}; try a shorter list"
             )
     return [list(job) for job in product(*listed)]
 
@@ -154,7 +154,7 @@ def _drop_parameters_of_unselected(composed: DictConfig, overrides: Sequence[str
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
-        if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that are no UTF-8
+        if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that are not UTF-8
             raise RefusedError(f"{text!r}: is not UTF-8; accepted: key=value in UTF-8")
     try:
         parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
@@ -183,7 +183,7 @@ def _options(group: str) -> list[str]:
 
 
 def _check_key(override: Override) -> None:
-    """Raise RefusedError for what Hydra would take and that says nothing here, or takes away what a run cannot be without."""
+    """Raise RefusedError for overrides that Hydra accepts but that have no effect here, or that delete a required key."""
     key, line = override.get_key_element().lstrip("+~"), override.input_line
     first, last = re.split(r"[./@:]", key)[0], key.rpartition(".")[2]
     if not all(re.split(r"[./@:]", key)):  # Hydra asserts that there are none

@@ -16,7 +16,7 @@ _ROOT = Path("/")
 _SIGNS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*", "dev/dxg", "dev/kfd")
 """Files of a GPU's driver; dxg is WSL's, and kfd is AMD's."""
 _NVML = "libnvidia-ml.so.1"
-"""A library of NVIDIA's driver. A host that has just started may have no such file before a process uses a GPU."""
+"""A library of NVIDIA's driver. After a boot the files above may be missing until a process uses a GPU."""
 
 
 def default_ranks(device: str | None) -> int:

@@ -24,13 +24,13 @@ def check_host(config: BenchmarkConfig) -> None:
 
 
 def _check_directory(here: Path) -> None:
-    """Other hosts start `python -m launch.node` in the directory of this process, and it is looked into first."""
+    """Refuse a directory with another `harness` or `launch`: other hosts run `python -m launch.node` in it, and import it."""
     for name in OWN:
         found = PathFinder.find_spec(name, [str(here)])
         if found and found.origin and Path(found.origin).resolve().parent.parent != Path(__file__).resolve().parent.parent:
             raise RefusedError(
-                f"{found.origin}: other hosts would run it in place of reducebench's {name}, as they start in this directory; "
-                "try another one"
+                f"{found.origin}: other hosts would run it in place of reducebench's {name}, because they start in this "
+                "directory; try another directory"
             )
 
 

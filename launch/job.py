@@ -103,7 +103,7 @@ def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
 
 
 def kept(run_dir: RunDir, verdict: Verdict) -> RunDir | None:
-    """The run directory, unless the ranks refused the run: then nothing of it is left."""
+    """Return the run directory; remove it and return None if the ranks refused the run."""
     if verdict.status == REFUSAL:
         run_dir.discard()
     return run_dir if run_dir.path.is_dir() else None

@@ -42,7 +42,7 @@ def configure_resume(overrides: Sequence[str]) -> Going:
     if "\0" in path:  # no path may have one; a command line of a shell cannot, and a caller in Python can
         raise RefusedError("resume: has a null byte; accepted: the path of a run directory")
     run_dir = RunDir.open(Path(path.strip("'\"")).resolve())  # `latest` may lead elsewhere a moment later
-    with run_dir.looked_at():  # nobody is at work on it
+    with run_dir.looked_at():  # no launcher works on it
         stored = replace(run_dir.config(), accept_changes=False, accept_owner=False, dry_run=False, resume=None)
         config = _changed(stored, overrides)
         if not (config.dry_run or config.accept_owner):
@@ -60,7 +60,7 @@ def go_on(going: Going) -> None:
 
 
 _MOST = 20
-"""Files that are not whole of which each is named."""
+"""Largest number of damaged files that are named."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkC
     if (read.problems or not environment) and run_dir.finished():
         why = f" ({read.problems[0]})" if read.problems else ""
         raise RefusedError(
-            f"{run_dir.path}/environment.json is missing or not whole{why}: it is unknown whether figures of today belong "
-            "beside those that are there; try accept_changes=true to go on"
+            f"{run_dir.path}/environment.json is missing or not whole{why}: cannot check that new results are "
+            "comparable with the existing ones; try accept_changes=true to go on"
         )
     began_with = environment.get("config_sha256")
     if began_with and began_with != figures_digest(stored):

@@ -14,7 +14,7 @@ from launch.source import Definition, Imported, Module, Other, Sources
 
 _PLAIN = {"int", "float", "str", "bool", "list", "tuple", "dict"}
 _VOCABULARY = {"typing": typing, "collections.abc": collections.abc, "harness.schema.parameters": parameters}
-"""Modules whose names mean something in an annotation; a class from anywhere else accepts any value here."""
+"""Modules whose names are understood in an annotation; a class from any other module accepts any value here."""
 
 
 class Lineage:
@@ -22,7 +22,7 @@ class Lineage:
 
     def __init__(self, sources: Sources, definition: Definition) -> None:
         self.whole = True
-        """True where every base was found."""
+        """True if every base was found."""
         found = list(self._ancestors(sources, definition, 0))
         self.classes = [one for place, one in enumerate(found) if one not in found[place + 1 :]]
 
@@ -62,7 +62,7 @@ _DEEPEST = 20
 
 
 def _attributes(body: list[ast.stmt]) -> Iterator[tuple[str, bool]]:
-    """Names that a class binds, and whether each is an abstract method."""
+    """Names that a class binds, each with True for an abstract method."""
     for statement in body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
             yield statement.name, any("abstract" in ast.unparse(decorator) for decorator in statement.decorator_list)
@@ -96,7 +96,7 @@ def _dotted(module: Module, node: ast.Attribute) -> str:
 
 
 def read_signature(sources: Sources, definition: Definition) -> Signature | None:
-    """Signature of a class or a function; None where the source alone does not tell."""
+    """Signature of a class or a function; None if the source alone does not determine it."""
     statement = definition.statement
     if not isinstance(statement, ast.ClassDef):
         plain = isinstance(statement, ast.FunctionDef) and not statement.decorator_list
@@ -113,7 +113,7 @@ def read_signature(sources: Sources, definition: Definition) -> Signature | None
 
 
 def _makes_init(definition: Definition) -> bool:
-    """True where something else than `def __init__` may say how instances are made: a decorator, or a metaclass but ABCMeta."""
+    """True if something other than `def __init__` may create instances: a decorator, or a metaclass other than ABCMeta."""
     statement = definition.statement
     assert isinstance(statement, ast.ClassDef)
     metaclasses = [ast.unparse(keyword.value) for keyword in statement.keywords if keyword.arg == "metaclass"]
@@ -148,7 +148,7 @@ def _parameter(annotation: Any, default: ast.expr | None) -> Parameter:
 
 
 def _annotated(sources: Sources, module: Module, node: ast.expr | None) -> Any:
-    """Type that an annotation names; Any for what it takes executing to know."""
+    """Type that an annotation names; Any if only executing the module would show it."""
     try:
         return _Reader(sources, module).read(node)
     except (_UnknownError, SyntaxError, TypeError, ValueError, RecursionError):
@@ -161,7 +161,7 @@ class _UnknownError(Exception):
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads expressions of one module: annotations, and the constants in them."""
+    """Evaluates expressions of one module: annotations, and the constants in them."""
 
     sources: Sources
     module: Module

@@ -79,7 +79,7 @@ def follow(job: str, launcher: Slurm, watch: Watch, received: list[str]) -> str:
 def check_no_job(run_dir: RunDir) -> None:
     """Raises RefusedError where a batch job works on the run, or waits for its turn."""
     job = run_dir.ranks.job()
-    state = job_state(job) if _JOB.fullmatch(job) else ""  # the file may be somebody else's: no option of scontrol
+    state = job_state(job) if _JOB.fullmatch(job) else ""  # the file may come from another user: pass no option to scontrol
     if state in _LIVING:
         raise RefusedError(f"{run_dir.path} is the work of job {job}, which is {state.lower()}: let it end, or scancel {job}")
 

@@ -12,19 +12,19 @@ from typing import TypeAlias
 
 _BLOCKS = (ast.If, ast.Try, ast.With, ast.For, ast.While)
 OWN = ("harness", "launch")
-"""Packages of reducebench, which ranks take from beside this one, whatever the search path holds."""
+"""Packages of reducebench, which ranks import from beside this one, whatever the search path contains."""
 _DEPTH = 20
-"""Imports from one module to the next that are followed to a definition."""
+"""Largest number of imports that are followed to a definition."""
 Statement: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 class Other(Enum):
-    """Outcomes of a search that are no definition."""
+    """Results of a search that found no definition."""
 
     MISSING = "missing"
     MODULE = "module"
     UNKNOWN = "unknown"
-    """Bound by something that only executing it would tell."""
+    """Bound by a statement whose value only execution would show."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Definition:
-    """A class or a function, and the module in which it stands."""
+    """A class or a function, and the module that defines it."""
 
     module: "Module"
     statement: Statement
@@ -50,7 +50,7 @@ class Module:
     name: str
     package: str
     bindings: dict[str, list[Statement | Imported | ast.expr | None]] = field(default_factory=dict)
-    """Name to what binds it: an expression where it is assigned to that name alone, None for any other statement."""
+    """Map each name to its binding: an expression where it is assigned to that name alone, None for any other statement."""
     stars: list[str] = field(default_factory=list)
     """Modules from which it imports `*`."""
 
@@ -64,7 +64,7 @@ class Sources:
         self._modules: dict[str, Module | None] = {}
 
     def find(self, target: str) -> Definition | Other:
-        """Definition of a dotted name; raises ValueError with what is missing of it."""
+        """Definition of a dotted name; raises ValueError that names the missing part."""
         names = target.split(".")
         if len(names) < 2 or not all(name.isidentifier() for name in names):
             raise ValueError("expected a dotted name, as in package.module.Class")
@@ -115,7 +115,7 @@ class Sources:
         return Other.MODULE if self.spec(f"{module.name}.{name}") else Other.MISSING
 
     def spec(self, module: str) -> ModuleSpec | None:
-        """Spec of a dotted module; finding one executes nothing."""
+        """Find the spec of a dotted module; nothing is executed."""
         if module not in self._specs:
             parent, _, _ = module.rpartition(".")
             self._specs[module] = self._find_inside(parent, module) if parent else self._find_top(module)
@@ -126,7 +126,7 @@ class Sources:
         return PathFinder.find_spec(module, outer.submodule_search_locations or []) if outer else None
 
     def _find_top(self, name: str) -> ModuleSpec | None:
-        """Find a top-level module as the ranks will; ours is the one at work here, whatever lies in the current folder."""
+        """Find a top-level module as the ranks will; reducebench is always the running one."""
         if name in OWN:
             return sys.modules[name].__spec__
         found = PathFinder.find_spec(name, self._search_path)
@@ -162,7 +162,7 @@ def _parsed(source: bytes) -> ast.Module:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of a module, whatever branch is taken."""
+    """Statements of a module, in all branches."""
     for statement in body:
         yield statement
         if isinstance(statement, _BLOCKS):

@@ -1,4 +1,4 @@
-"""`python launch/start.py MODULE ARGUMENTS`: `python -m MODULE` with this reducebench, whatever the current directory holds.
+"""`python launch/start.py MODULE ARGUMENTS`: `python -m MODULE` with this reducebench, whatever the current directory contains.
 
 `python -m` looks into the current directory first, and would run a folder `harness` or `launch` there. Here both come from
 beside this file. All other modules are found as `python -m` finds them, the user's own in the current directory among them.
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def load_own() -> None:
-    """Import both packages from beside this file; what is inside them is then found there, whatever the path becomes."""
+    """Import both packages from beside this file; their submodules are then found there, however sys.path changes."""
     sys.path.insert(0, str(Path(__file__).absolute().parent.parent))
     try:
         import harness  # noqa: F401
@@ -32,7 +32,7 @@ def load_own() -> None:
 
 
 def another_harness() -> str:
-    """Return a message where `import harness` does not find the package beside this one; empty where it does."""
+    """Return a message if `import harness` does not find the package beside this one; otherwise an empty text."""
     import harness
 
     found = Path(harness.__file__ or harness.__path__[0]).resolve().parent

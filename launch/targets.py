@@ -23,7 +23,7 @@ def checked_options(config: BenchmarkConfig, search_path: list[str]) -> Benchmar
     """Return the configuration with the values that its options' constructors declare: sizes with a unit as numbers.
 
     `search_path` comes before Python's own. Raises RefusedError for the first `_target_` that no module defines, that is no
-    option of its axis, or that does not accept a parameter, as far as source files tell: the ranks check the rest.
+    option of its axis, or that does not accept a parameter, as far as source files show it: the ranks check the rest.
     """
     sources = Sources(search_path)
     made = {axis: _checked_axis(sources, axis, getattr(config, axis)) for axis in (*AXES, PROBE)}
@@ -51,7 +51,7 @@ def _checked_option(sources: Sources, axis: str, option: str, node: Any) -> dict
 
 
 def _fitted(key: str, option: str, node: dict[str, Any], signature: Signature) -> dict[str, Any]:
-    """The node as the signature has it, in each of the cases that its lists make."""
+    """Check the node against the signature, for each case that its lists make."""
     listed = swept(node)
     made = dict[str, Any]()
     for _, variant in variants({option: node}):
@@ -74,7 +74,7 @@ def _find(sources: Sources, key: str, node: Mapping[str, Any]) -> Definition | O
 
 
 def _check_hydras(key: str, node: Mapping[str, Any]) -> None:
-    """Raise RefusedError for keys of Hydra's instantiate that it would not take."""
+    """Raise RefusedError for keys that Hydra's instantiate would not accept."""
     for name in ("_partial_", "_recursive_"):
         if not isinstance(node.get(name, False), bool):
             raise RefusedError(f"{key}.{name}={shown(node[name])}: not a choice; accepted: true or false")
@@ -110,7 +110,7 @@ def _check_sweepable(key: str, node: Mapping[str, Any], signature: Signature | N
 
 
 def _checked_inside(sources: Sources, key: str, value: Any) -> Any:
-    """A value of an option, with what it makes by a `_target_` of its own checked, however deep."""
+    """Check a value of an option: each `_target_` in it, at any depth."""
     inside = partial(_checked_inside, sources)
     if isinstance(value, list):
         return [inside(key, item) for item in value]

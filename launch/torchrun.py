@@ -12,7 +12,7 @@ from launch import start
 from launch.task import Task
 
 START = str(Path(start.__file__).absolute())
-"""Script that runs a module of ours, whatever the current directory holds."""
+"""Script that runs a module of reducebench, whatever the current directory contains."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from harness.schema.parameters import AtLeast, Bytes, Count, Distinct, NotEmpty,
 from harness.schema.record import Observation, Timing
 
 Flights = Annotated[int, Range(1, 1024)]
-"""Calls under way at once, each with buffers of its own."""
+"""Number of concurrent calls, each with its own buffers."""
 _CANNOT = re.compile("not supported|unsupported|invalid scalar type|not implemented", re.IGNORECASE)
 """How a backend says that it has no such collective for such a dtype."""
 _ROOM = 0.5

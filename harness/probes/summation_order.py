@@ -16,7 +16,7 @@ from harness.schema.seeding import derive_seed
 from harness.tensors import collectives
 
 Message = Annotated[int, InBytes(), Range(8, 2**50)]
-"""Of at least one float64."""
+"""Size of a message: at least one float64."""
 Dtype = Literal["float32", "float64", "float16", "bfloat16"]
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 

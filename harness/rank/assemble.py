@@ -83,7 +83,7 @@ def assemble_probes(config: BenchmarkConfig) -> dict[str, Probe]:
 
 
 def _checked(key: str, node: dict[str, Any]) -> dict[str, Any]:
-    """The node as its class's annotations have it. The launcher has read them from source files, where that tells them."""
+    """Check the node against the annotations of its class. The launcher has checked only those that the source files show."""
     try:
         maker = get_object(str(node.get("_target_")))
     except (ImportError, ValueError):

@@ -37,7 +37,7 @@ class Footprint:
 
 
 def _taken(trial: Trial) -> int:
-    """On CUDA of the second of two: cuBLAS takes a workspace at its first call in a thread (32 MiB on Hopper) and keeps it."""
+    """Memory of a bare step. On CUDA the second step counts: cuBLAS keeps its first call's workspace (32 MiB on Hopper)."""
     times = 2 if trial.world.device.type == "cuda" else 1
     return [trial.bare().measure(lambda phase: None).taken_memory_bytes for _ in range(times)][-1]
 

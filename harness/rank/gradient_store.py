@@ -19,7 +19,7 @@ class GradientStore:
     """A rank's gradients by name. A file holds the bits of one parameter after the other; nothing is pickled."""
 
     def __init__(self, folder: Path, below: Path) -> None:
-        """below: the folder under which `folder` is made, and no link followed."""
+        """below: the parent under which `folder` is created; no link below it is followed."""
         self._folder, self._below = folder, below
         self._layouts: dict[str, list[tuple[str, torch.Size, torch.dtype]]] = {}
 

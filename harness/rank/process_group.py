@@ -103,7 +103,7 @@ class World:
         self.measured = _measured_group(self.backend, self.deadline_s, self.device)
 
     def check_default(self) -> None:
-        """After a failure, by all ranks. Raises BrokenGroupError, on all, where the default group or a device is lost."""
+        """Check the world after a failure, on all ranks. Raises BrokenGroupError on all if the group or a device is lost."""
         if self._lost_device:
             raise BrokenGroupError("after this failure every call of CUDA fails in the process of a rank")
         suspect, self._suspect = self._suspect, False

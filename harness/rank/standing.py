@@ -79,7 +79,7 @@ def _pairs(run_dir: RunDir, name: str, launch: int) -> Iterator[tuple[str, str]]
 
 
 def _rows(run_dir: RunDir, kind: str, name: str, launch: int, case: Case | None = None) -> list[dict[str, Any]]:
-    """Empty where it is not finished, or where anything that belongs to it is missing or not whole."""
+    """Rows of a finished case or probe; empty if it is not finished, or if one of its files is missing or damaged."""
     if not is_there(run_dir.case_file(kind, name, launch)):
         return []
     found = read_case(run_dir, case, launch) if case else read_finished(run_dir, kind, name, launch)

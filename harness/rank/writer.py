@@ -218,7 +218,7 @@ class Writer:
 
 
 def _shortened(content: pa.Table) -> pa.Table:
-    """Cut texts to the length that is read: an error's message may have any."""
+    """Cut texts to the length that readers accept: the message of an error may be longer."""
     for place, field in enumerate(content.schema):
         if pa.types.is_string(field.type):
             text = pc.utf8_slice_codeunits(content.column(place), 0, LONGEST // 4)  # a character has 4 bytes at most

@@ -29,7 +29,7 @@ _NOTES = {
     ),
 }
 _MOST_GATES = 2000
-"""Gates and cases that are shown; all stand in the JSON and the JUnit file."""
+"""Number of gates and cases on the page; the JSON and the JUnit file contain all."""
 _UNITS: dict[str, tuple[str, Callable[[float], str]]] = {
     TIME: ("ms", milliseconds),
     MEMORY: ("MiB", mebibytes),

@@ -91,7 +91,7 @@ def load_run(path: Path | str) -> Run:
     run_dir = RunDir.open(path)
     config = run_dir.config()
     read = _read_all(run_dir, config)
-    tables = {table: _concatenate(read.frames[table], table) for held in _SMALL.values() for table in held}
+    tables = {table: _concatenate(read.frames[table], table) for names in _SMALL.values() for table in names}
     launched = _with_categories(tables.pop("cases"), config)
     known = set(launched.case_id)
     tables = {table: _of_known(rows, known) for table, rows in tables.items()}
@@ -119,7 +119,7 @@ _SMALL = {
 }
 """Those of them that are read at once."""
 _NAMED = 3
-"""Problems of a file that are named."""
+"""Number of problems of a file that are named."""
 
 
 def _in_words(read: Fitted) -> str:
@@ -128,7 +128,7 @@ def _in_words(read: Fitted) -> str:
 
 
 def _environment_problems(run_dir: RunDir, launched: pd.DataFrame) -> str:
-    """The first case finishes after environment.json was written."""
+    """Return the problems of environment.json, which must exist once the first case is finished."""
     read = run_dir.read_environment()
     return "missing" if not read.there and len(launched) else _in_words(read)
 
@@ -137,7 +137,7 @@ _NOTES: dict[str, Callable[[RunDir, pd.DataFrame], str]] = {
     "environment.json": _environment_problems,
     "ends.json": lambda run_dir, launched: _in_words(run_dir.read_ends()),
 }
-"""Files beside the tables, and what says why one of them is not whole."""
+"""Map each file other than the tables to the function that returns why it is damaged."""
 
 
 @dataclass
@@ -154,8 +154,8 @@ class _Read:
 
 
 def _read_all(run_dir: RunDir, config: BenchmarkConfig) -> _Read:
-    """What one damaged file costs is its own case, or probe."""
-    read = _Read({table: [] for held in _SMALL.values() for table in held}, {})
+    """Read all finished cases and probes; a damaged file excludes only its own case or probe."""
+    read = _Read({table: [] for names in _SMALL.values() for table in names}, {})
     cases = {file_name(case.case_id): case for case in expand_cases(config)}
     finished = run_dir.finished_by_launch("cases")
     for launch in sorted(finished.keys() & range(config.launches)):
@@ -174,7 +174,7 @@ def _read_all(run_dir: RunDir, config: BenchmarkConfig) -> _Read:
 
 
 def _add_case(read: _Read, run_dir: RunDir, case: Case, launch: int) -> None:
-    """Options and parameters are those of the configuration, which the case_id has a digest of."""
+    """Add the rows of one case, with the options and parameters of the configuration; the case_id has a digest of them."""
     found = read_case(run_dir, case, launch)
     read.damaged |= found.damaged
     if not found.damaged:
@@ -188,7 +188,7 @@ def _again(file: Path, name: str, launch: int) -> pa.Table:
 
 
 def _unchanged(file: Path, read: Callable[[], pa.Table]) -> pa.Table:
-    """Rows of a file that was whole a moment ago. Raises RefusedError where it is no longer."""
+    """Rows of a file that was checked before. Raises RefusedError if it has changed since."""
     try:
         return read()
     except NotWholeError as error:
@@ -196,7 +196,7 @@ def _unchanged(file: Path, read: Callable[[], pa.Table]) -> pa.Table:
 
 
 def _of_known(rows: pd.DataFrame, known: set[str]) -> pd.DataFrame:
-    """Rows of cases that were read, against references and cases that were read."""
+    """Rows of known cases, compared with references or with known cases."""
     kept = rows.case_id.isin(known) if "case_id" in rows else pd.Series(True, rows.index)
     if "against" in rows:
         against = rows.against.astype(str)

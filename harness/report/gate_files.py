@@ -16,7 +16,7 @@ from harness.schema.whole_files import write_whole
 
 
 def write_files(run_dir: RunDir, files: Mapping[str, tuple[Path | None, bytes]]) -> None:
-    """Write each (where the reader asked for it, content) there, or by its name to the report of the run.
+    """Write each content to the path that the user gave, or under its name to the report of the run.
 
     Raises RefusedError where it cannot be written.
     """
@@ -28,7 +28,7 @@ def write_files(run_dir: RunDir, files: Mapping[str, tuple[Path | None, bytes]])
 
 
 def _write_to(asked: Path, content: bytes) -> None:
-    """The reader named it: links that lead to it are followed, and what is no regular file, as /dev/stdout, is written to."""
+    """Write to a path that the user named: links are followed; a pipe or a device, as /dev/stdout, is not replaced."""
     if asked.exists() and not asked.is_file():  # as it is spelled: /dev/stdout resolves to pipe:[...], which is no path
         asked.write_bytes(content)
         return

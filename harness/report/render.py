@@ -43,7 +43,7 @@ _UNBOUNDED = 1000
 """Columns where no terminal bounds them."""
 _ROOM_FOR_STATISTICS = 150
 _MOST_MISSING = 200
-"""Missing cases that are named."""
+"""Number of missing cases that are named."""
 _COST = (
     "The step of the slowest rank in each iteration: median [95 % interval], and how it scatters. Outliers: iterations outside "
     "of Tukey's fences; they are counted, and stay in every figure."

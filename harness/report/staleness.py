@@ -13,7 +13,7 @@ _NOTE = (
 _COUNTS = ["safe", "trials", "stale", "fresh", "torn"]
 """Quantities that the probe counts, of each access and setting."""
 _MOST = 1e15
-"""Above any count; neither is NaN below it."""
+"""Larger than any count; a comparison with it also rejects NaN."""
 
 
 def reads(rows: pd.DataFrame) -> pd.DataFrame:

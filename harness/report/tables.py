@@ -68,7 +68,7 @@ class Table:
 
 
 def csv(frame: pd.DataFrame) -> bytes:
-    """CSV of a frame whose names and texts come from a run: a terminal may show it, too."""
+    """CSV of a frame, without control characters in the names and texts of the run: a terminal may show the CSV."""
     texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
     cleaned = {name: frame[name].astype(object).map(_clean) for name in texts}
     text: str = frame.assign(**cleaned).rename(columns=_clean).to_csv(index=False)

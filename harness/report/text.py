@@ -39,5 +39,5 @@ def yes(value: bool) -> str:
 
 
 def picture_text(text: str) -> str:
-    """Text for a picture: without a meaning for matplotlib's mathematics."""
+    """Text for a picture, with `$` escaped: matplotlib would read it as mathematics."""
     return plain(text).replace("$", r"\$")

@@ -153,7 +153,7 @@ class BenchmarkConfig:
     accept_changes: bool = False
     """Go on with a run although its configuration or its environment has changed."""
     accept_owner: bool = False
-    """Go on with a run that belongs to another user, or that every user may change: it says what is executed."""
+    """Go on with a run that belongs to another user, or that every user may change: config.yaml decides what is executed."""
     launch: dict[str, Any] = field(default_factory=dict)
     """How the ranks are started, and what that needs: `launch=slurm launch.partition=gpu` (conf/launch/)."""
     torchrun: TorchrunConfig = field(default_factory=TorchrunConfig)
@@ -265,7 +265,7 @@ _LIMITS = {
     "rounds": (1, 10**9),
     "restarts": (0, 10**6),
 }
-"""Keys that are whole numbers, with the least and the most of each: what is larger is a slip, not a run."""
+"""Keys that are whole numbers, with the minimum and the maximum of each; a larger value is a typing error."""
 
 
 def to_config(composed: DictConfig) -> BenchmarkConfig:
@@ -326,7 +326,7 @@ def _parsed(path: Path, content: bytes) -> BenchmarkConfig:
 
 
 def _check_yaml(text: str) -> None:
-    """Raise ValueError for aliases, which a few lines can multiply without end, and for what is nested too deeply."""
+    """Raise ValueError for aliases, which expand a few lines without limit, and for too many levels."""
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -338,10 +338,10 @@ def _check_yaml(text: str) -> None:
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST_BYTES = 2**20
-"""Size of a configuration that is read, in bytes."""
+"""Largest size of a configuration, in bytes."""
 _DEEPEST = 64
 _MOST_ROWS = 1_000_000
-"""Cases of all launches together, of which each has a row in the report."""
+"""Largest number of cases in all launches together; each has a row in the report."""
 
 
 def check_size(config: BenchmarkConfig) -> None:

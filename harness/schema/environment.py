@@ -1,4 +1,4 @@
-"""Shape of environment.json and ends.json. docs/run_directory.md says what the keys mean."""
+"""Shape of environment.json and ends.json. docs/run_directory.md documents the keys."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ class Fitted:
     """Content of a file, as far as it has its declared shape."""
 
     content: Any
-    """None where there is nothing of it."""
+    """None if nothing of it could be read."""
     problems: tuple[str, ...] = ()
     """Lines that name what was left out."""
     there: bool = True

@@ -1,4 +1,4 @@
-"""File names that are made of texts of a run: options, case_ids, probes. They may come from somebody else."""
+"""File names made from texts of a run: options, case_ids, probes. The run may belong to another user."""
 
 import hashlib
 import re
@@ -6,14 +6,14 @@ import re
 _ORDINARY = re.compile(r"[\w=+][\w.=+ -]*")
 _OTHER = re.compile(r"[^\w.=+ -]")
 _MOST = 236
-"""Bytes of a name: file systems take 255, and `.launch999.parquet` may follow."""
+"""Largest number of bytes of a name: file systems accept 255, and `.launch999.parquet` may follow."""
 _KEPT = 100
 _MARK = "~"
-"""Stands in no ordinary name: a name that was changed is never that of another text."""
+"""Marks changed names. No ordinary name contains it, so a changed name never equals the name of another text."""
 
 
 def file_name(text: str) -> str:
-    """Name of one file or folder: an ordinary text as it is; another one without what steers paths, and with its digest.
+    """Name of one file or folder: an ordinary text is kept; any other loses its special characters and gets its digest.
 
     Ordinary: at most 236 bytes of letters, digits, `_`, `=`, `+` and, but for the first, `.`, `-` and spaces.
     """

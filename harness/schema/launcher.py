@@ -13,7 +13,7 @@ _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAl
 """It asks nothing, and notices within seconds that a host is gone."""
 
 _MOST_PER_NODE = 2**16
-"""GPUs or CPUs of a node."""
+"""Largest number of GPUs or CPUs of a node."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from harness.schema.sweep import variants
 def expand_cases(config: BenchmarkConfig) -> list[Case]:
     """Every combination of the selected options; the reductions of one setting stand together.
 
-    Raises RefusedError for more than can be measured.
+    Raises RefusedError for more cases than a run may have.
     """
     check_size(config)
     order = sorted(AXES, key=lambda axis: axis == "reduction")

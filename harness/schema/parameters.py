@@ -18,7 +18,7 @@ from harness.schema.units import BYTES, to_bytes
 
 MOST = 2**31 - 1
 _SHOWN = 80
-"""Characters of a value in an error."""
+"""Largest number of characters of a value in an error."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Range:
     most: float = math.inf
     above: bool = False
     below: bool = False
-    """Less than `most`."""
+    """True if `most` itself is excluded."""
 
     def problem(self, value: Any) -> str:
         """Return what is wrong with a value; empty when nothing is."""
@@ -59,7 +59,7 @@ class NotEmpty:
 
 @dataclass(frozen=True)
 class Distinct:
-    """Lists in which nothing stands twice."""
+    """Lists without duplicates."""
 
     def problem(self, value: Any) -> str:
         """Return what is wrong with a value; empty when nothing is."""
@@ -85,7 +85,7 @@ class AtLeast:
     parameter: str
 
     def compare(self, value: Any, other: Any) -> str:
-        """Return what is wrong with a value beside the other parameter's; empty when nothing is."""
+        """Return what is wrong with a value, given the value of the other parameter; empty when nothing is."""
         return f"less than {self.parameter}={other}" if value < other else ""
 
 
@@ -96,7 +96,7 @@ class MultipleOf:
     parameter: str
 
     def compare(self, value: Any, other: Any) -> str:
-        """Return what is wrong with a value beside the other parameter's; empty when nothing is."""
+        """Return what is wrong with a value, given the value of the other parameter; empty when nothing is."""
         return f"not a multiple of {self.parameter}={other}" if value % other else ""
 
 
@@ -129,9 +129,9 @@ class Signature:
 
     parameters: Mapping[str, Parameter]
     positional: tuple[str, ...] = ()
-    """Names of those that may be given by place."""
+    """Names of positional parameters."""
     further: bool = False
-    """True where it takes parameters of any other name."""
+    """True if it accepts parameters of any other name."""
     further_positional: bool = False
 
 
@@ -140,7 +140,7 @@ class _UnfitError(Exception):
 
 
 def signature_of(maker: Callable[..., Any]) -> Signature | None:
-    """Signature of a class or a function that this process holds; None where it cannot be found out."""
+    """Signature of a class or a function in this process; None if it cannot be determined."""
     try:
         found = inspect.signature(maker, follow_wrapped=False).parameters.values()  # a wrapper may take more than it wraps
         hints = typing.get_type_hints(maker.__init__ if isinstance(maker, type) else maker, include_extras=True)  # type: ignore[misc]
@@ -160,7 +160,7 @@ def _parameter(hint: Any, default: Any, empty: Any) -> Parameter:
 
 
 def with_default(annotation: Any, default: Any) -> Any:
-    """Annotation of a parameter that has a default: `int = None` accepts null, too, and `int = 0.5` says nothing."""
+    """Annotation of a parameter that has a default: `int = None` also accepts null, and `int = 0.5` is ignored."""
     if default is None:
         return Union[annotation, None]  # noqa: UP007  (an annotation may be a text, which has no `|`)
     try:
@@ -171,7 +171,7 @@ def with_default(annotation: Any, default: Any) -> Any:
 
 
 def check_parameters(key: str, node: Mapping[str, Any], signature: Signature) -> dict[str, Any]:
-    """Return the node of an option with its values as the signature has them: sizes with a unit as numbers.
+    """Return the node of an option with its values converted by the signature: sizes with a unit become numbers.
 
     Raises RefusedError naming the first parameter whose value is not accepted.
     """
@@ -220,7 +220,7 @@ def _rules(annotation: Any) -> tuple[Any, ...]:
 
 
 def accepted(key: str, annotation: Any, value: Any) -> Any:
-    """Return `value` as the annotation has it. Raises RefusedError."""
+    """Return `value` converted to the annotation. Raises RefusedError."""
     try:
         return _fitted(annotation, value)
     except _UnfitError as error:
@@ -245,7 +245,7 @@ def _fitted(annotation: Any, value: Any) -> Any:
 
 
 def _fitted_plain(annotation: Any, value: Any) -> Any:
-    """Fit a plain type; any other class is left to its own constructor."""
+    """Convert to a plain type; any other class is checked by its own constructor."""
     types_of = _plain(annotation)
     if types_of is None:
         return value
@@ -262,7 +262,7 @@ _PLAIN: dict[Any, tuple[str, tuple[type, ...]]] = {
     type(None): ("null", (type(None),)),
     dict: ("a mapping", (dict,)),
 }
-"""Plain type to its name, and to the types of values that it takes: true is no number."""
+"""Plain type to its name, and to the types of accepted values; true is not a number."""
 
 
 def _plain(annotation: Any) -> tuple[str, tuple[type, ...]] | None:
@@ -350,7 +350,7 @@ def kind_of(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Value as a command line has it, cut to a line."""
+    """Value as written on a command line, cut to one line."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

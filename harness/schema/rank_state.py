@@ -113,7 +113,7 @@ def _encoded(status: RankStatus) -> bytes:
 
 
 def read_rank_status(path: Path) -> RankStatus | None:
-    """What the file says; None when it is missing, caught half written, or holds something else."""
+    """Content of the file; None if it is missing, half written, or has another format."""
     try:
         raw = read_bytes(path, folders=1, most=_SIZE)
         record = {**_read_record(raw[_PHASE:]), "phase": raw[:_PHASE].decode(errors="replace").strip(" \0")}
@@ -123,7 +123,7 @@ def read_rank_status(path: Path) -> RankStatus | None:
 
 
 def _read_record(raw: bytes) -> dict[str, Any]:
-    """Fields of a RankStatus, each of its type. Raise ValueError."""
+    """Check the fields of a RankStatus and their types. Raise ValueError."""
     problems: list[str] = []
     record = _STATUS.fit(json.loads(raw), "", problems)
     if problems or record is MISSING:

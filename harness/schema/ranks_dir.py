@@ -49,11 +49,11 @@ class RanksDir:
             file.write(f"{_STARTS}{shlex.join(command)}\n".encode())
 
     def open_log(self, who: str) -> IO[bytes]:
-        """A log, to be added to. Raises RefusedError where it is a link, or no regular file."""
+        """Open a log for appending. Raises RefusedError if it is a link or not a regular file."""
         return os.fdopen(open_in_place(self.log(who), self._run, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
 
     def check_logs(self) -> None:
-        """Raise RefusedError where a log is a link, or no regular file: ranks would write to something else."""
+        """Raise RefusedError if a log is a link or not a regular file: ranks would write to another file."""
         for path in sorted(self.path.glob("*.log")):
             check_in_place(path, self._run)
 
@@ -129,8 +129,8 @@ class RanksDir:
 
     def aside(self) -> dict[str, str]:
         """What `set_aside` was told last."""
-        told = read_json(self.path / "set_aside.json", folders=1) or {}
-        return {name: why for name, why in told.items() if isinstance(why, str)}
+        reasons = read_json(self.path / "set_aside.json", folders=1) or {}
+        return {name: why for name, why in reasons.items() if isinstance(why, str)}
 
     def write_verdict(self, status: int, lines: Sequence[str]) -> None:
         """What a batch job has to tell the launcher that waits for it: its exit status, and lines for the user."""
@@ -138,8 +138,8 @@ class RanksDir:
 
     def verdict(self) -> tuple[int | None, list[str]]:
         """What the last batch job told; None where none has ended by itself."""
-        told = read_json(self._verdict, folders=1) or {}
-        status, lines = told.get("status"), told.get("lines")
+        verdict = read_json(self._verdict, folders=1) or {}
+        status, lines = verdict.get("status"), verdict.get("lines")
         return (status if status in (0, 1, 2) else None), [str(line) for line in lines] if isinstance(lines, list) else []
 
     def forget_verdict(self) -> None:

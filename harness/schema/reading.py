@@ -1,4 +1,4 @@
-"""Reading the files of a run, which may be someone else's or damaged: the one place that opens them."""
+"""Reading the files of a run, which may be damaged or belong to another user. Only this module opens them."""
 
 import errno
 import json
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_BYTES = 2**26
-"""Largest JSON, YAML or text file that is read, in bytes. Parquet files and logs are read in parts, and have no limit here."""
+"""Largest size of a JSON, YAML or text file, in bytes. Parquet files and logs are read in parts and have no limit here."""
 _MOST_WORDS = 200
-"""Characters of an error."""
+"""Largest number of characters of an error."""
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NotWholeError(Exception):
-    """A file of a run holds something else than it should; the message says what."""
+    """Error for a file of a run whose content is not as declared; the message names the problem."""
 
 
 def open_file(path: Path, folders: int = 0) -> BinaryIO:
@@ -38,7 +38,7 @@ def open_file(path: Path, folders: int = 0) -> BinaryIO:
         os.close(descriptor)
     file = os.fdopen(opened, "rb")
     try:
-        _check(os.fstat(opened), path)  # it may have been replaced meanwhile
+        _check(os.fstat(opened), path)  # it may have been replaced since
     except OSError:
         file.close()
         raise
@@ -52,7 +52,7 @@ def _check(found: os.stat_result, path: Path) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """True if the name is taken, by whatever: also by a link that leads nowhere."""
+    """True if the name exists, even as a link whose target does not exist."""
     return os.path.lexists(path)
 
 
@@ -99,7 +99,7 @@ def read_json(path: Path, kind: type = dict, folders: int = 0) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """An error in one line, without the path, which stands beside it."""
+    """Return an error in one line, without the path, which the caller shows."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -46,15 +46,15 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system answers that is mounted without them, as Lustre may be."""
 _TRACE = ".pt.trace.json.gz"
 _FOLDERS = ("ranks", "report", "traces", "scratch")
-"""Folders beside the tables."""
+"""Folders other than the tables."""
 _PART = re.compile(r"(?P<probe>.+)\.part(?P<number>\d+)", re.DOTALL)
 _LAUNCH = re.compile(r"(?P<name>.*?)(\.launch(?P<launch>\d+))?", re.DOTALL)
 
 
 class RunDir:
-    """One run on disk. Files are written whole under another name and then renamed, so none is ever seen half written.
+    """One run on disk. Files are written completely under another name and then renamed: no reader sees a partial file.
 
-    `path` may be a link, as `latest` is one; nothing below it is written through a link, nor removed.
+    `path` may be a link, as `latest` is one; nothing below it is written or removed through a link.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -98,9 +98,9 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDir":
-        """An existing run directory. Raises RefusedError when `path` is none, or one of another schema_version.
+        """Open a run directory. Raises RefusedError if `path` is not one, or if it has another schema_version.
 
-        Nor may one of its folders be a link: what is written into it, or removed, would be somewhere else.
+        Raises it also if one of its folders is a link: files would be written or removed in another place.
         """
         run_dir = cls(path)
         if not is_there(run_dir.path / "config.yaml"):
@@ -144,42 +144,42 @@ class RunDir:
 
         The lock goes with its process, however that ends.
         """
-        with os.fdopen(open_in_place(self._lock, self.path, os.O_RDWR | os.O_CREAT), "r+") as held:
-            self._hold(held, fcntl.LOCK_EX)
-            held.truncate(0)
-            held.seek(0)
-            held.write(f"process {os.getpid()} on {socket.gethostname()}")
-            held.flush()
+        with os.fdopen(open_in_place(self._lock, self.path, os.O_RDWR | os.O_CREAT), "r+") as lock:
+            self._hold(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.seek(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
             yield
 
     @contextlib.contextmanager
     def looked_at(self) -> Iterator[None]:
-        """Keep launchers away while the run directory is read; nothing in it changes.
+        """Lock out launchers while the run directory is read; nothing in it changes.
 
         Raises RefusedError where one is at work.
         """
         try:
             descriptor = open_in_place(self._lock, self.path, os.O_RDONLY)
-        except (FileNotFoundError, PermissionError):  # no launcher was ever at work, or another user's
+        except (FileNotFoundError, PermissionError):  # no launcher has worked on it, or the lock belongs to another user
             yield
             return
-        with os.fdopen(descriptor) as held:
-            self._hold(held, fcntl.LOCK_SH)
+        with os.fdopen(descriptor) as lock:
+            self._hold(lock, fcntl.LOCK_SH)
             yield
 
     @property
     def _lock(self) -> Path:
         return self.ranks.path / "launcher"
 
-    def _hold(self, held: IO[str], how: int) -> None:
+    def _hold(self, lock: IO[str], how: int) -> None:
         try:
-            fcntl.flock(held, how | fcntl.LOCK_NB)
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RefusedError(f"{self.path} is at work: its launcher is {plain(held.read())}") from None
+            raise RefusedError(f"{self.path} is at work: its launcher is {plain(lock.read())}") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            print(f"reducebench: {self.path}: this file system has no locks: see to it that nobody else works on it")
+            print(f"reducebench: {self.path}: this file system has no locks; make sure that no other process works on this run")
 
     def table(self, table: str) -> Path:
         """The folder of one of TABLES."""
@@ -197,7 +197,7 @@ class RunDir:
         return self.finished_by_launch(table).get(launch, set())
 
     def finished_by_launch(self, table: str) -> dict[int, set[str]]:
-        """Launch to what `finished` gives for it, of all launches that finished something."""
+        """Map each launch that finished something to the result of `finished` for it."""
         found: dict[int, set[str]] = {}
         for path in self.table(table).glob("*.parquet"):
             part = _LAUNCH.fullmatch(path.stem)
@@ -210,7 +210,7 @@ class RunDir:
         return [f"{probe}.part{number}" for number in sorted(self._numbers("probes", probe))]
 
     def _numbers(self, table: str, probe: str) -> list[int]:
-        """Numbers of the parts of a probe that lie in a table."""
+        """Numbers of the parts of a probe that have a file in a table."""
         found = [_PART.fullmatch(path.stem) for path in self.table(table).glob("*.parquet")]
         return [int(part["number"]) for part in found if part and part["probe"] == file_name(probe)]
 
@@ -286,11 +286,11 @@ class RunDir:
         return path
 
     def scratch(self, who: int | str) -> Path:
-        """Folder of gradients of a rank that wait to be compared, or of torchrun; gone when the run ends."""
+        """Temporary folder for the gradients of a rank, or for torchrun; removed when the run ends."""
         return self.path / "scratch" / str(who)
 
     def remove_scratch(self) -> None:
-        """Drop waiting gradients, and what torchrun or processes that were killed have left; no link is followed."""
+        """Remove gradients, and files left by torchrun or by killed processes; no link is followed."""
         shutil.rmtree(self.path / "scratch", ignore_errors=True)
         for folder in (*TABLES, "ranks"):
             with contextlib.suppress(OSError):
@@ -305,7 +305,7 @@ class RunDir:
         return self.read_ends().content or []
 
     def read_ends(self) -> Fitted:
-        """As `ends`, with what of it is not as it should be."""
+        """Return ends.json with its problems."""
         return read_fitted(self.path / "ends.json", ENDS)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
@@ -317,7 +317,7 @@ class RunDir:
         return self.read_environment().content or {}
 
     def read_environment(self) -> Fitted:
-        """As `environment`, with what of it is not as it should be."""
+        """Return environment.json with its problems."""
         return read_fitted(self.path / "environment.json", ENVIRONMENT)
 
 

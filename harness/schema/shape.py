@@ -1,4 +1,4 @@
-"""Declared shapes of JSON that is read back, and the fitting of a value into one: what does not fit is left out, and named."""
+"""Declared shapes of JSON files. Reading a value drops each part that does not have its shape, and names it."""
 
 import math
 import re
@@ -15,7 +15,7 @@ Problems = list[str]
 
 @dataclass(frozen=True)
 class Shape:
-    """A value of one kind; null says that it is not known."""
+    """A value of one kind; null means unknown."""
 
     expected: str
     fits: Callable[[Any], bool]
@@ -30,13 +30,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Rows:
-    """A list; an entry that does not fit becomes `blank`, which keeps the places of the others, or is left out."""
+    """A list; an entry that does not fit becomes `blank`, which keeps the positions of the others, or is left out."""
 
     of: "Any"
     blank: Callable[[], Any] | None = None
 
     def fit(self, value: Any, place: str, problems: Problems) -> Any:
-        """As Shape.fit."""
+        """See Shape.fit."""
         if not isinstance(value, list):
             return _other("a list", value, place, problems)
         fitted = (self.of.fit(entry, f"{place}[{number}]", problems) for number, entry in enumerate(value))
@@ -58,7 +58,7 @@ class Record:
     others: Any = None
 
     def fit(self, value: Any, place: str, problems: Problems) -> Any:
-        """As Shape.fit."""
+        """See Shape.fit."""
         if not isinstance(value, dict):
             return _other("a mapping", value, place, problems)
         others = self.others or ANY
@@ -68,7 +68,7 @@ class Record:
 
 
 def _other(expected: str, value: Any, place: str, problems: Problems) -> Any:
-    """MISSING; null is no problem, as it says that nothing is known."""
+    """Return MISSING, with a line in `problems` unless the value is null, which means unknown."""
     if value is not None:
         problems.append(f"{place or 'the file'}: expected {expected}, found {_kind(value)}")
     return MISSING

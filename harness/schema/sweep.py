@@ -12,7 +12,7 @@ SWEEPABLE = "_sweepable_"
 """The key under which an option's YAML lists the parameters that may be given as a list."""
 
 MOST_CASES = 100_000
-"""Largest number of cases of a launch: a list of more takes gigabytes, and their report minutes."""
+"""Largest number of cases of a launch: a longer list takes gigabytes, and its report takes minutes."""
 
 
 def check_sweeps(axis: str, options: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ def _check_sweep(key: str, values: Any) -> None:
 
 
 def _check_finite(key: str, value: Any) -> None:
-    """A NaN is not equal to itself: no case that has one could be found again."""
+    """Raise RefusedError for NaN, which is not equal to itself: its case could not be found again."""
     if isinstance(value, dict):
         for name, item in value.items():
             _check_finite(f"{key}.{name}", item)
@@ -66,7 +66,7 @@ def swept(node: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def count_variants(options: dict[str, Any]) -> int:
-    """Number of `variants`, without making them."""
+    """Count `variants` without creating them."""
     return sum(math.prod(map(len, swept(node).values())) for node in options.values())
 
 

@@ -1,4 +1,4 @@
-"""Content of the Parquet files of a run directory: the columns of each table, and reading that believes none of them."""
+"""Content of the Parquet files of a run directory: the columns of each table, and reading that checks them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -41,7 +41,7 @@ _OF_PROBE = {"probe": _TEXT, "subject": _TEXT, "rank": _WHOLE}
 
 
 def _kinds(row: type) -> dict[str, type]:
-    """Field to its type."""
+    """Map each field to its type."""
     return {field.name: field.type for field in fields(row)}  # type: ignore[misc]
 
 
@@ -75,7 +75,7 @@ KINDS: dict[str, dict[str, type]] = {
 }
 """Columns of every file of a table, by table, and their types."""
 COLUMNS = {table: list(kinds) for table, kinds in KINDS.items()}
-"""Their names."""
+"""Names of the columns, by table."""
 KEYS = {
     "cases": ["case_id"],
     "memory": ["case_id", "rank"],
@@ -87,23 +87,23 @@ KEYS = {
     "floors": ["case_id", "parameter"],
     "probes": ["subject"],
 }
-"""Columns whose values together stand in one row of a file only."""
+"""Columns whose values together identify one row of a file."""
 MEASURED = ("samples", "memory", "discrepancies", "findings")
 """Tables in which each case with status ok has a file."""
 
 _MOST_ROWS = {"samples": 2**24, "collectives": 2**24, "discrepancies": 2**22}
 _MOST_OTHERS = 2**20
-"""Rows of a file that are read: a small file can declare more than fit into memory. A launch of 1,024 ranks has 2**18 samples a
-case."""
+"""Largest number of rows of a file: a small file can declare more than fit into memory. A case of
+1,024 ranks has 2**18 samples a launch."""
 LONGEST = 2**18
-"""Bytes of a text that is read: reports format texts character by character."""
+"""Largest number of bytes of a text: reports format texts character by character."""
 _FITTING: dict[type, tuple[str, Callable[[pa.DataType], bool], pa.DataType]] = {
     _TEXT: ("text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), pa.string()),
     _WHOLE: ("whole numbers", lambda kind: _is_number(kind), pa.int64()),
     _REAL: ("numbers", lambda kind: _is_number(kind), pa.float64()),
     _FLAG: ("truth values", lambda kind: _is_number(kind) or pa.types.is_boolean(kind), pa.bool_()),
 }
-"""Type of a column to its name, what is taken for it, and what it is read as."""
+"""Map the type of a column to its name, to the accepted Arrow types, and to the type after reading."""
 _SECONDS = ("seconds", "wall_s", "reference_s", "compare_s", "clock_uncertainty_s", "exact_seconds")
 _COUNTS = (
     *("launch", "iteration", "visit", "position", "world_size", "num_parameters", "gradient_bytes", "iterations", "warm_up"),
@@ -119,8 +119,8 @@ def _is_number(kind: pa.DataType) -> bool:
 def read_rows(file: Path, name: str, launch: int = 0) -> pa.Table:
     """Rows of a file, in the declared columns and types. `name`: the case, or probe, that it is of; of a part, the probe.
 
-    Raise NotWholeError for anything that is not such a file: one that cannot be read, is of another case, lacks a column,
-    or holds values that no rank writes.
+    Raise NotWholeError for any other file: one that cannot be read, belongs to another case, lacks a column,
+    or contains values that no rank writes.
     """
     table = file.parent.name
     rows = _typed(table, _read(file, table))
@@ -137,7 +137,7 @@ def read_samples(file: Path) -> pa.Table:
 
 
 def why_not_whole(file: Path, name: str, launch: int = 0) -> str:
-    """Reason for which read_rows does not read the file; empty where it does."""
+    """Reason why read_rows refuses the file; empty if it accepts it."""
     try:
         read_rows(file, name, launch)
     except NotWholeError as error:
@@ -146,7 +146,7 @@ def why_not_whole(file: Path, name: str, launch: int = 0) -> str:
 
 
 def is_whole(file: Path, name: str, launch: int = 0) -> bool:
-    """True if read_rows reads it."""
+    """True if read_rows accepts it."""
     return not why_not_whole(file, name, launch)
 
 
@@ -155,7 +155,7 @@ class Finished:
     """Files of a finished case, or probe, as one launch wrote them."""
 
     rows: dict[str, pa.Table]
-    """Table to its rows; those of samples, which are many, are checked and not kept."""
+    """Table to its rows; rows of samples are checked and not kept, because there are many."""
     damaged: dict[Path, str]
     """Files that are missing or not whole, and why."""
 
@@ -261,13 +261,13 @@ def _check_values(name: str, column: pa.ChunkedArray) -> None:
 def _check_owner(table: str, rows: pa.Table, name: str, launch: int) -> None:
     """Raise NotWholeError for rows of another case, probe or launch.
 
-    Where a run went on, a later case may have been held against this one: its rows stand here, too. A file that says that
-    something is finished says of what; another may be empty.
+    After a resume the file may also contain rows of a later case that was compared with this one. A file that marks a case or
+    probe as finished may not be empty.
     """
     owners = _different(rows, "case_id" if "case_id" in rows.column_names else "probe")
     if "against" in rows.column_names:
-        held = rows.filter(pc.not_equal(rows["against"], f"{CASE}{name}"))
-        owners = _different(held, "case_id")
+        own = rows.filter(pc.not_equal(rows["against"], f"{CASE}{name}"))
+        owners = _different(own, "case_id")
     if owners - {name} or (table in HELD and not rows.num_rows):
         raise NotWholeError(f"expected rows of {name}")
     if "launch" in rows.column_names and _different(rows, "launch") - {launch}:
@@ -297,7 +297,7 @@ def _check_status(rows: pa.Table) -> None:
 
 
 def _check_samples(rows: pa.Table) -> None:
-    """Each rank, iteration, phase and clock has one row; steps were measured; a duration is not negative."""
+    """Check that each rank, iteration, phase and clock has one row, that steps were measured, and that durations are >= 0."""
     rank, iteration = (rows[name].to_numpy().astype(np.int64) for name in ("rank", "iteration"))
     (phase, phases), (clock, clocks) = _codes(rows["phase"]), _codes(rows["clock"])
     if len(rank) and (rank.min() < 0 or max(rank.max(), iteration.max()) >= _MOST_PLACES):
@@ -333,7 +333,7 @@ def _count(values: NDArray[np.int64]) -> int:
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Numbers of the texts of a column, row by row, and the texts."""
+    """Return the index of each row's text, and the texts."""
     coded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).combine_chunks()
     coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
     return coded.indices.to_numpy().astype(np.int64), coded.dictionary.to_pylist()

@@ -1,4 +1,4 @@
-"""Output whose reader may go away: what is measured and how a command exits must not depend on who reads along."""
+"""Output whose reader may close it: neither the measurement nor the exit status may depend on the reader."""
 
 import contextlib
 import errno
@@ -12,13 +12,13 @@ _GONE = (errno.EPIPE, errno.EBADF, errno.ENXIO)
 
 
 class Tolerant(io.TextIOBase):
-    """A text stream that goes on into nothing once its reader has closed the pipe."""
+    """A text stream that drops its output once the reader has closed the pipe."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write; what nobody reads is dropped."""
+        """Write; drop the text if the reader has closed the pipe."""
         try:
             self._stream.write(text)
         except OSError as error:
@@ -35,7 +35,7 @@ class Tolerant(io.TextIOBase):
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Lead the stream's descriptor to /dev/null, where what waits in its buffer goes, too."""
+        """Redirect the descriptor of the stream to /dev/null, so that its buffer is flushed there."""
         if error.errno not in _GONE:
             raise error
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -44,11 +44,11 @@ class Tolerant(io.TextIOBase):
         self._stream.flush()
 
     def isatty(self) -> bool:
-        """As the stream."""
+        """Same as the stream."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """As the stream."""
+        """Same as the stream."""
         return self._stream.fileno()
 
     def writable(self) -> bool:
@@ -56,12 +56,12 @@ class Tolerant(io.TextIOBase):
         return True
 
     def __getattr__(self, name: str) -> Any:
-        """As the stream: `buffer` and the like, for code that expects a standard stream."""
+        """Attribute of the stream: `buffer` and the like, for code that expects a standard stream."""
         return getattr(self._stream, name)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """As the stream."""
+        """Same as the stream."""
         return self._stream.encoding
 
 
@@ -69,8 +69,8 @@ class Tolerant(io.TextIOBase):
 def reader_may_leave() -> Iterator[None]:
     """Let standard output and error be closed, before the block or in it, without an error.
 
-    A closed descriptor is opened on /dev/null first: the next file that is opened would else get its number, and with it
-    all that is printed.
+    A closed descriptor is opened on /dev/null first. Otherwise the next opened file would get its number and receive
+    everything that is printed.
     """
     _open_missing()
     out, err = Tolerant(sys.stdout), Tolerant(sys.stderr)

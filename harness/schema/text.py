@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 _BREAKS = ("Cc", "Zl", "Zp")
-"""Unicode categories of what steers a terminal or ends a line: a space stands in its place."""
+"""Unicode categories of characters that control a terminal or end a line; a space replaces them."""
 _UNSEEN = ("Cf", "Cs", "Co", "Cn")
-"""Unicode categories of what is not seen, or turns the text around it: formats (U+202E among them), lone surrogates, characters
-without a meaning."""
+"""Unicode categories of characters that are invisible or change the direction of text: formats (U+202E among
+them), lone surrogates, characters without a meaning."""
 _BRACE = re.compile(r"(\\*)\$\{")
 _SPACES = re.compile("\0+")
 
 
 def plain(text: str) -> str:
-    """Text for a terminal, a page or a table: no character of it steers anything, and every other stays as it is."""
+    """Text for a terminal, a page or a table: control characters are replaced, all others are kept."""
     if text.isascii() and text.isprintable():
         return text
     return _SPACES.sub(" ", "".join(map(_harmless, text)))

@@ -1,4 +1,4 @@
-"""Sizes in bytes, as a person writes them."""
+"""Sizes in bytes, with units."""
 
 import re
 
@@ -10,7 +10,8 @@ BYTES = "bytes, with or without a unit: 64M, 64MB and 64MiB are each 64 * 2^20"
 def to_bytes(text: str) -> int:
     """Return the number of bytes that `text` names: 4096, 64K, 64MB, 1.5GiB. Raises ValueError.
 
-    K, M, G and T are powers of 2^10, with B, with iB and alone, in either case: nccl-tests and torch's bucket_cap_mb count so.
+    K, M, G and T are powers of 2^10, with B, with iB or without both, in either case, as in nccl-tests
+    and torch's bucket_cap_mb.
     """
     found = _SIZE.fullmatch(text.strip().upper())
     if not found or (found["number"] == text.strip() and "." in text):

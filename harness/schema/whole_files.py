@@ -1,7 +1,7 @@
-"""Files that are never seen half written, and that are written where they are asked for, whatever links somebody planted.
+"""Writing files so that no reader sees a partial file, and so that no link in a run redirects it.
 
-`below` is the folder that a user named: it, and what leads to it, may be a link. What lies below it comes from a run, which
-may be somebody else's: each folder there is opened relative to the one above it, and none of them may be a link.
+`below` is the folder that a user named: it, and the path to it, may be a link. Everything below it comes from a run, which may
+belong to another user: each folder there is opened relative to its parent, and may not be a link.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ PART = ".part"
 """Ending of hidden files that are being written; a process that was killed leaves them behind."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OWN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-"""O_NONBLOCK: a planted FIFO is seen to be one, and not waited for. Regular files do not know it."""
+"""O_NONBLOCK: opening a FIFO does not wait, and the FIFO is then refused. It has no effect on regular files."""
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def make_folder(folder: Path, below: Path) -> None:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let errors name the file by its path: the system knows it by its name in a folder."""
+    """Add the path to errors: the system reports the name in its folder only."""
     try:
         yield
     except OSError as error:
@@ -84,7 +84,7 @@ def _named(path: Path) -> Iterator[None]:
 def writing(path: Path, below: Path) -> Iterator[IO[bytes]]:
     """A hidden file to write to; it becomes `path`, on the disk, when the block ends without an error.
 
-    Its name cannot be foreseen, and it did not exist before. A link that has the name `path` is replaced, not followed.
+    Its name is random, and it did not exist before. A link that has the name `path` is replaced, not followed.
     """
     with open_folder(path.parent, below) as folder:
         part = f".{secrets.token_hex(8)}{PART}"
@@ -112,7 +112,7 @@ def write_whole(path: Path, content: bytes, below: Path) -> None:
 def open_in_place(path: Path, below: Path, flags: int) -> int:
     """Descriptor of a file that is changed where it is: os.O_APPEND of a log. Created where it is missing and O_CREAT asks so.
 
-    Raises RefusedError for a link, for what is no regular file, and for a file that has another name elsewhere.
+    Raises RefusedError for a link, for a file that is not regular, and for a file that has a second name.
     """
     descriptor = _open_regular(path, below, flags)
     names = os.fstat(descriptor).st_nlink
@@ -141,7 +141,7 @@ _ODD = "{}: is a symbolic link, or no regular file; expected a file, as nothing 
 
 
 def check_in_place(path: Path, below: Path) -> None:
-    """Raise RefusedError for a file that open_in_place would refuse; a missing one is as it should be.
+    """Raise RefusedError for a file that open_in_place would refuse; a missing file is accepted.
 
     It need not be readable: O_PATH opens nothing.
     """
@@ -150,7 +150,7 @@ def check_in_place(path: Path, below: Path) -> None:
 
 
 def open_new(path: Path, below: Path) -> IO[bytes]:
-    """A new file, for reading and writing, in the place of what had its name."""
+    """Create a file for reading and writing; it replaces an existing one of that name."""
     with open_folder(path.parent, below) as folder:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path.name, dir_fd=folder)
@@ -159,7 +159,7 @@ def open_new(path: Path, below: Path) -> IO[bytes]:
 
 
 def remove(path: Path, below: Path) -> None:
-    """Remove a file, or a link; a missing one is as good."""
+    """Remove a file or a link, if it exists."""
     with contextlib.suppress(FileNotFoundError), open_folder(path.parent, below) as folder:
         os.unlink(path.name, dir_fd=folder)
 

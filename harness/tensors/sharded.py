@@ -1,4 +1,4 @@
-"""DTensors in one piece."""
+"""Gathering of DTensors."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from harness.tensors import collectives
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A DTensor in one piece, on every rank of its mesh, which all call alike; any other tensor as it is.
+    """Return the full tensor of a DTensor; all ranks of its mesh call it. Any other tensor is returned unchanged.
 
-    One that is cut along its first dimension over a mesh of one dimension (FSDP2's) is gathered here. The others go through
-    torch's `full_tensor`, whose functional collectives end the process by SIGSEGV where gloo is given CUDA tensors (pytorch
-    issue 132471; seen with torch 2.11): RuntimeError there.
+    A DTensor that is sharded along its first dimension over a mesh of one dimension (FSDP2's) is gathered here. The others go
+    through torch's `full_tensor`, whose functional collectives end the process by SIGSEGV where gloo is given CUDA tensors
+    (pytorch issue 132471; seen with torch 2.11): RuntimeError there.
     """
     if not hasattr(tensor, "full_tensor"):
         return tensor
@@ -30,7 +30,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def _gathered(local: Tensor, shape: Sequence[int], group: ProcessGroup) -> Tensor:
-    """Every rank's rows, in order of rank: each has as many as the first, but for the last ones, which have fewer or none."""
+    """Gather the rows of all ranks, in order of rank. Ranks have as many as the first; the last ones fewer or none."""
     rows = -(-shape[0] // dist.get_world_size(group))
     share = local.new_zeros(rows, *shape[1:])
     share[: local.shape[0]] = local

@@ -14,5 +14,5 @@ class Determinism(Option):
         return nullcontext()
 
     def impossible(self, error: str) -> str | None:
-        """Why no case with this option can compute what failed with `error`; None where another reason made it fail."""
+        """Return why this option makes the operation that raised `error` impossible; None if the error has another cause."""
         return None

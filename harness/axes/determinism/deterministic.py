@@ -11,14 +11,14 @@ import torch.utils.deterministic
 from harness.axes.determinism.base import Determinism
 
 _FLAGS: Any = torch.utils.deterministic
-"""Its attributes are made when it is imported, where mypy does not see them."""
+"""Typed as Any: the module creates its attributes when it is imported, and mypy does not see them."""
 
 
 class DeterministicDeterminism(Determinism):
     """torch.use_deterministic_algorithms, and no cuDNN autotuning. A case is skipped where an operation has no such algorithm.
 
     On CUDA the sum and the mean of a loss over sequences (`nll_loss2d`) have none; reduction=none has one (torch 2.11). cuBLAS
-    before CUDA 13 needs an environment variable of the ranks beside it: `+env.CUBLAS_WORKSPACE_CONFIG=:4096:8`.
+    before CUDA 13 also needs an environment variable of the ranks: `+env.CUBLAS_WORKSPACE_CONFIG=:4096:8`.
     """
 
     @contextmanager

@@ -8,7 +8,7 @@ from harness.axes.sharding.base import Sharding
 from harness.schema.parameters import NotEmpty, Range
 
 Share = Annotated[float, Range(0, 1e9, above=True)]
-"""Sums of so large ones are exact enough to cut a batch by."""
+"""Upper limit: sums of larger shares are not exact enough to divide a batch."""
 
 
 class UnevenSharding(Sharding):

@@ -1,4 +1,4 @@
-"""Values that look like a secret, by the name of their environment variable or by their form, are not written down."""
+"""Masking of values that look like a secret, by the name of their environment variable or by their form."""
 
 import re
 
@@ -9,14 +9,14 @@ _SECRET = re.compile(_NAME, re.IGNORECASE)
 _GIVEN = re.compile(rf"((?:(?<![A-Za-z0-9_]){_NAME}|(?i:\benv\.{_NAME}))\s*[=:]).*", re.DOTALL)
 """A variable in an override and all that follows in the word: `+env.hf_token=x,y`, `env={HF_TOKEN: "x", ...}`.
 
-Names in small letters count after `env.` alone: a workload may have `tokens=96`.
+Lower-case names match only after `env.`: a workload may have `tokens=96`.
 """
 _USER = re.compile(r"(://)[^/\s]+@")
-"""In an address: `https://name:password@host`, and `https://token@host`."""
+"""User part of an address: `https://name:password@host`, and `https://token@host`."""
 
 
 def mask_variable(name: str, value: str) -> str:
-    """Return the value of an environment variable as it may be written down."""
+    """Return the value of an environment variable, masked if it looks like a secret."""
     return MASK if _SECRET.fullmatch(name) else mask_text(value)
 
 

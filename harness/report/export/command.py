@@ -26,9 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def export(arguments: Namespace) -> int:
-    """Exit status 0; 1: a file of the run is not whole, and what the others hold is exported.
+    """Exit status: 0, or 1 if a file of the run is damaged and only the other files are exported.
 
-    Raises RefusedError where RUN is no run directory, the extra is not there, or `--to` takes nothing.
+    Raises RefusedError if RUN is not a run directory, if the extra is not installed, or if nothing can be written to `--to`.
     """
     run_dir = RunDir.open(arguments.run)
     module = _module(arguments.kind)

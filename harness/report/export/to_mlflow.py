@@ -64,9 +64,9 @@ def _experiment(client: MlflowClient, name: str, store: str | None) -> str:
 
 
 def _artifacts(store: str | None, name: str) -> str | None:
-    """Where a new experiment keeps its files; None where MLflow knows: a database says nothing, and means ./mlruns.
+    """Artifact location of a new experiment; None to use the default of MLflow, which for a database would be ./mlruns.
 
-    Beside the file of a database that has one. Raises RefusedError where there is none.
+    For SQLite it is a folder next to the database file. Raises RefusedError for other databases.
     """
     kind = (store or "").partition(":")[0].partition("+")[0]
     if store is None or kind not in DATABASE_ENGINES:
@@ -101,7 +101,7 @@ def _log_case(client: MlflowClient, experiment: str, parent: str, content: Conte
 
 
 def _pages(run: Run) -> dict[str, str]:
-    """File name to content: of the report, rendered anew, and of what the run directory says of itself. No link is followed."""
+    """Map file name to content: the report, rendered again, and config.yaml and environment.json unless they are links."""
     own = [run.path / name for name in ("config.yaml", "environment.json") if is_regular(run.path / name)]
     return {path.name: read_text(path) for path in own} | {"report.md": read_text(write(build(run.path)), folders=1)}
 
@@ -114,5 +114,5 @@ def _batches(entries: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _key(name: str) -> str:
-    """As MLflow allows it. A store of files makes folders of it."""
+    """Convert a key to the characters that MLflow accepts. A file store creates a folder for each part of it."""
     return _UNSAFE.sub("_", "/".join(map(file_name, name.split("/"))))[:MAX_ENTITY_KEY_LENGTH]

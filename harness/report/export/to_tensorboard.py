@@ -23,7 +23,7 @@ from harness.schema.whole_files import make_folder, remove_all, writing
 
 _EVENTS = "events.out.tfevents."
 _VERSION = "brain.Event:2"
-"""Of the format; the first record of a file says it."""
+"""Version of the format, written in the first record of a file."""
 
 
 def export(run: Run, to: str | None) -> str:
@@ -66,7 +66,7 @@ def _summaries(content: Content) -> list[tuple[int, Summary]]:
 
 
 def _write(folder: Path, below: Path, summaries: list[tuple[int, Summary]]) -> None:
-    """In place of what an earlier export of the same run left there.
+    """Write the summaries in place of an earlier export of the same run.
 
     TensorBoard's own writer of event files opens one by its path, and would follow a link.
     """
