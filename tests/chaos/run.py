@@ -70,6 +70,11 @@ class Chaotic:
     def run_dir(self) -> RunDir:
         return RunDir(next(self.results.glob("chaos/2*")))
 
+    @property
+    def is_there(self) -> bool:
+        """False where the run was refused before anything was measured: it leaves no directory."""
+        return any(self.results.glob("chaos/*"))
+
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(

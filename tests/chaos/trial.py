@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -79,7 +78,7 @@ def attempt(
             fault.strike(run)
             trial = _ended(fault, run, look)
             mend()
-            return trial if expected is None else _gone_on(run, trial, expected)
+            return trial if expected is None or not run.is_there else _gone_on(run, trial, expected)
         finally:
             run.close()
 
@@ -89,7 +88,7 @@ def _ended(fault: Fault, run: Chaotic, look: Callable[[Chaotic, str], None]) -> 
     status, output, ended = run.end()
     seconds = ended if gone_on is None else gone_on
     orphans, gone_s = run.orphans()
-    before = run.finished()
+    before = run.finished() if run.is_there else {}
     look(run, output)
     return Trial(
         fault=fault.name,
@@ -99,11 +98,16 @@ def _ended(fault: Fault, run: Chaotic, look: Callable[[Chaotic, str], None]) -> 
         status=status == fault.status,
         named=_named(fault, run, output),
         no_orphan=orphans == 0,
-        loads=not load_run(run.run_dir.path).damaged and set(run.standing) <= set(before),
+        loads=_loads(fault, run) and set(run.standing) <= set(before),
         kept=_are_kept(run.standing, before),
         resumed=None,
         equal=None,
     )
+
+
+def _loads(fault: Fault, run: Chaotic) -> bool:
+    """What is refused leaves nothing."""
+    return not (run.is_there if fault.status == 2 else load_run(run.run_dir.path).damaged)
 
 
 def _gone_on(run: Chaotic, trial: Trial, expected: pd.DataFrame) -> Trial:
@@ -132,9 +136,13 @@ def _named(fault: Fault, run: Chaotic, output: str) -> bool:
         loaded = load_run(run.run_dir.path)
         failed = [reason for table in (loaded.cases, loaded.probes) for reason in table.reason[table.status == FAILED]]
         return len(failed) == 1 and failed[0].startswith(f"{culprit(fault)} on ") and wheres[0] in failed[0]
-    told: list[dict[str, Any]] = [culprit for end in run.run_dir.ends() for culprit in end["culprits"]]
-    noted = _disk(fault) or fault.status == 2 or any(where in one["how"] for where in wheres for one in told)
+    noted = _disk(fault) or fault.status == 2 or any(where in how for where in wheres for how in _ways(run))
     return culprit(fault) in output and any(where in output for where in wheres) and noted
+
+
+def _ways(run: Chaotic) -> list[str]:
+    """How each culprit of ends.json ended."""
+    return [culprit["how"] for end in run.run_dir.ends() for culprit in end["culprits"]]
 
 
 def _disk(fault: Fault) -> bool:
