@@ -15,6 +15,7 @@ from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.trial import Trial, attempt, undisturbed
 
 _AT_ONCE = 3
+_MARKS = {True: "yes", False: "NO", None: "-"}
 _CHECKS = ("in_time", "status", "named", "no_orphan", "loads", "kept", "resumed", "equal")
 
 
@@ -48,7 +49,7 @@ def _attempted(number: int, fault: Fault, folder: Path, expected: Mapping[tuple[
 def _table(trials: list[Trial]) -> Table:
     table = Table("fault", "s", *_CHECKS)
     for trial in trials:
-        marks = ["yes" if getattr(trial, check) else "NO" for check in _CHECKS]
+        marks = [_MARKS[getattr(trial, check)] for check in _CHECKS]
         table.add_row(trial.fault, f"{trial.seconds:.1f}", *marks)
     return table
 
