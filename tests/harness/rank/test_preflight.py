@@ -1,5 +1,6 @@
 """What is refused before anything is measured, and how it is said."""
 
+import os
 import socket
 import time
 from dataclasses import dataclass, replace
@@ -11,13 +12,15 @@ from typing import NoReturn, cast
 import pytest
 import torch
 
+from harness.axes.aggregation.coalesced import CoalescedAggregation
 from harness.rank.activity import Activity
 from harness.rank.guard import Guard
 from harness.rank.lifeline import Answer, Doing, Lifeline, find_address, watched
 from harness.rank.preflight import allow_sockets, check_interfaces
-from harness.rank.process_group import ranks_per_node
+from harness.rank.process_group import choose_device, ranks_per_node
 from harness.rank.session import Order, run_session, silent
 from harness.rank.whereabouts import Place
+from harness.schema.context import Context
 from harness.schema.rank_state import ANSWERS, DEAD, SILENT, RankState
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
@@ -377,3 +380,27 @@ def test_a_lost_device_ends_every_rank_after_the_case_that_failed_has_its_row(wo
     """The case fails with its own error; a new group, which no rank could make, is not tried before its row is written."""
     said = "after this failure every call of CUDA fails in the process of a rank"
     assert worlds.run(ranks, "tests.worlds.preflight:lost_device") == [[said, "kept"]] * ranks
+
+
+def test_a_run_on_the_cpu_hides_the_gpus_of_its_host(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's PowerSGD hook waits for a GPU where it sees one, and raises for a tensor on the CPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0,1")
+    choose_device(replace(run_dir.config(), device="auto"), 0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    choose_device(replace(run_dir.config(), device="cpu"), 0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_coalesced_is_skipped_for_cuda_tensors_over_gloo() -> None:
+    facts = {"world_size": 2, "spans_ranks": True, "averages": False, "in_backward": False, "coupling": ()}
+    contexts = {
+        (device, backend): Context(device=device, backend=backend, shard_sizes=(1, 1), denominators=(1.0, 1.0), **facts)  # type: ignore[arg-type]
+        for device, backend in (("cpu", "gloo"), ("cuda", "gloo"), ("cuda", "nccl"))
+    }
+    reasons = {where: CoalescedAggregation().unsupported(context) for where, context in contexts.items()}
+    assert reasons == {
+        ("cpu", "gloo"): None,
+        ("cuda", "gloo"): "gloo has no coalesced all-reduce of CUDA tensors",
+        ("cuda", "nccl"): None,
+    }
