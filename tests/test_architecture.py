@@ -155,7 +155,7 @@ _EXECUTES = re.compile(
     r"eval|exec|(\w+\.)*(pickle|marshal|shelve|dill|cloudpickle|joblib)(\.\w+)?|torch\.load|np\.load|\w+\.read_pickle|"
     r"yaml\.(unsafe_|full_)?load(_all)?|(\w+\.)*\w+_object(_list)?"
 )
-"""What executes what it reads, or unpickles it: torch's object collectives, which peers write, among them."""
+"""Calls that execute or unpickle their input, such as torch's object collectives, whose input comes from other ranks."""
 _SAFE = {"OmegaConf.to_object", "hydra.utils.get_object", "get_object"}
 
 
@@ -318,7 +318,7 @@ def _in_memory(call: ast.Call) -> bool:
 
 
 def test_files_are_written_in_one_place() -> None:
-    """Other calls would follow links that somebody planted in a run."""
+    """Other calls would follow links that another user planted in a run."""
     found = {str(path.relative_to(ROOT)): _writes(path) for path in modules()}
     assert len(found.pop("harness/schema/whole_files.py")) > 4, "calls are found at all"
     counted = {name: len(calls) for name, calls in found.items() if calls}

@@ -151,7 +151,7 @@ def test_traces_on_cuda(tmp_path: Path) -> None:
 
 
 def check_gpus(backend: str, ranks: int) -> None:
-    """Skip where NCCL has fewer GPUs than ranks, unless it was told that ranks may share one (NCCL 2.30 and newer)."""
+    """Skip where NCCL has fewer GPUs than ranks, unless the environment lets ranks share one (NCCL 2.30 and newer)."""
     visible = torch.cuda.device_count()
     if backend == "nccl" and ranks > visible and os.environ.get(SHARING) != "1":
         pytest.skip(f"nccl takes one rank a GPU, and {visible} are visible; {SHARING}=1 lets them share one")

@@ -1,4 +1,4 @@
-"""What a piece of code does to the file system: as its own audit events, as strace sees it, and by looking before and after."""
+"""Changes that code makes to the file system, from Python's audit events, from strace, and from snapshots."""
 
 import os
 import re

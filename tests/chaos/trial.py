@@ -106,7 +106,7 @@ def _ended(fault: Fault, run: Chaotic, look: Callable[[Chaotic, str], None]) -> 
 
 
 def _loads(fault: Fault, run: Chaotic) -> bool:
-    """What is refused leaves nothing."""
+    """Return True if the run can be read whole; a refused run must leave no directory."""
     return not (run.is_there if fault.status == 2 else load_run(run.run_dir.path).damaged)
 
 
@@ -141,7 +141,7 @@ def _named(fault: Fault, run: Chaotic, output: str) -> bool:
 
 
 def _ways(run: Chaotic) -> list[str]:
-    """How each culprit of ends.json ended."""
+    """Return the ending of each culprit in ends.json, in words."""
     return [culprit["how"] for end in run.run_dir.ends() for culprit in end["culprits"]]
 
 

@@ -48,7 +48,7 @@ class Mutation:
     """One change to a run directory."""
 
     path: str
-    """Of the file or folder, in the run."""
+    """Path of the file or folder, relative to the run."""
     words: str
 
 

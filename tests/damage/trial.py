@@ -127,7 +127,7 @@ _WRITES_INTO = {_load: (), _resume: (), _resume_anyway: ()}
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of it; `faults` is empty where all is well."""
+    """Outcome of one trial; `faults` is empty if nothing is wrong."""
 
     name: str
     faults: tuple[str, ...]

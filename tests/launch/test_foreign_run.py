@@ -1,4 +1,4 @@
-"""A run that somebody else has made: a dry run changes nothing and shows what would be executed, and a resume is refused."""
+"""Runs made by another user: a dry run changes nothing and shows what would be executed, and a resume is refused."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ SMALL = ("workload=[mlp_digits]", "reduction=[sum,mean]", "name=h")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A case of two is missing; of the environment there is nothing to be held against."""
+    """Make a run in which one of two cases is missing, without environment.json to compare with."""
     run_dir = make_run(tmp_path_factory.mktemp("made"), steps(0.01), *SMALL)
     run_dir.forget("cases", expand_cases(run_dir.config())[0].case_id)
     return run_dir

@@ -1,4 +1,4 @@
-"""Questions of a probe, one after the other."""
+"""Tests of the questions of a probe, in order."""
 
 from types import SimpleNamespace
 from typing import cast

@@ -1,4 +1,4 @@
-"""A run that somebody else has made: reading it writes in its own report/, and where the reader says, and nowhere else."""
+"""Runs made by another user: reading one writes only in its report/ and to paths that the reader names."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def run(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the reader is, and has files; nothing there changes."""
+    """Folder of the reader with files of their own, which must not change."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "mine").write_text(MINE)
@@ -70,7 +70,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def commands(run: Path) -> list[list[str]]:
-    """Every command that reads a run; a copy of it is held against it."""
+    """Commands that read a run; `compare` compares it with a copy."""
     base = run.with_name("base")
     if not base.exists():
         shutil.copytree(run, base, symlinks=True, ignore=lambda folder, names: {"report"})
@@ -239,7 +239,7 @@ def test_every_writer_makes_a_file_name_of_a_text(tmp_path: Path, home: Path) ->
 
 @pytest.mark.full
 def test_no_system_call_writes_elsewhere(run: Path, home: Path, tmp_path: Path) -> None:
-    """As the test of links, in a process whose every system call is seen, those of C libraries too; and with MLflow."""
+    """Repeat the test of links under strace, which also shows the system calls of C libraries, and with MLflow."""
     if shutil.which(STRACE[0]) is None:
         pytest.skip("needs strace")
     for name in FILES:

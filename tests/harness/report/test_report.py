@@ -61,7 +61,7 @@ def write_measured(writer: Writer, case: Case, scale: float) -> None:
 
 
 def write_beside(writer: Writer, case: Case) -> None:
-    """What else every measured case leaves."""
+    """Other tables of a measured case."""
     writer.write_memory(case, torch.zeros(2, 3, dtype=torch.int64))
     writer.write_findings(case, [])
 

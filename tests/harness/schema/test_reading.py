@@ -1,4 +1,4 @@
-"""What is read of a run that may be someone else's: regular files of a bounded size, of declared shapes, shown harmlessly."""
+"""Reading a run of another user: regular files of bounded size and declared shape, shown without control characters."""
 
 import json
 import os

@@ -15,7 +15,7 @@ from tests.synthetic import make_run
 
 
 def phases(case: Case, launch: int) -> Mapping[tuple[str, str], np.ndarray]:
-    """As ranks write them: not every phase has every clock."""
+    """Samples as ranks write them: not every phase has every clock."""
     return {key: np.ones((3, 2)) for key in (("host", "step"), ("host", "aggregate"), ("arrival", "aggregate"))}
 
 

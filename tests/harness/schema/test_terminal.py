@@ -55,7 +55,7 @@ def test_a_closed_pipe_keeps_no_run_from_its_end() -> None:
 
 
 def test_closed_descriptors(tmp_path: Path) -> None:
-    """As after `>&- 2>&-`: none of the files that are opened gets their numbers, and with them what is printed."""
+    """Closed standard streams (`>&- 2>&-`): no opened file gets their descriptors, and so no printed text."""
     base, _ = two_runs(tmp_path)
     command = f"exec '{sys.executable}' -m harness.report show '{base}' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=ENVIRONMENT, timeout=HANG_S, check=False)

@@ -1,4 +1,4 @@
-"""Files of a run directory are written where they are asked for: links that somebody planted lead nowhere."""
+"""Files of a run directory are written at their own path: planted links are not followed."""
 
 import errno
 import os
