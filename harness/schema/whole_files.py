@@ -55,7 +55,7 @@ def _open_inner(name: str, outer: int, way: Path, *, make: bool) -> int:
         raise
 
 
-_TRY = "try to remove it, or to put in its place what it leads to"
+_TRY = "try to remove it, or to replace it with a copy of its target"
 
 
 def check_no_link(folder: Path) -> None:
