@@ -1,14 +1,16 @@
 """Precision: the dtype of the parameters, and the flags and the dtypes in which they are computed with."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
 from harness.schema.context import Option
+
+T = TypeVar("T")
 
 
 class Precision(Option):
@@ -34,11 +36,37 @@ class Precision(Option):
 
 @contextmanager
 def tf32(allow: bool) -> Iterator[None]:
-    """Whether float32 may be TF32 in matrix products and in cuDNN's convolutions, where it is by default."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
+    """Compute float32 matrix products and convolutions in TF32, or in IEEE float32; afterwards the settings are as before."""
+    cudnn, owners = torch.backends.cudnn, _fp32_owners()
+    older = _readable(torch.get_float32_matmul_precision, "highest"), _readable(lambda: cudnn.allow_tf32, True)
+    newer = [owner.fp32_precision for owner in owners]
     try:
-        cudnn.allow_tf32 = matmul.allow_tf32 = allow
+        _write(("high", True) if allow else ("highest", False), owners, ["tf32" if allow else "ieee"] * len(owners))
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        _write(older, owners, newer)
+
+
+def _fp32_owners() -> list[Any]:
+    """Return what has a precision of its own since torch 2.9; until it is written, it inherits the one of all backends."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        return []
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+
+
+def _readable(read: Callable[[], T], otherwise: T) -> T:
+    """Read an older setting; return torch's default where torch refuses, because the newer ones say otherwise and hold."""
+    try:
+        return read()
+    except RuntimeError:
+        return otherwise
+
+
+def _write(older: tuple[str, bool], owners: list[Any], newer: list[str]) -> None:
+    """Write the older settings first, as they set some of the newer ones. torch.compile reads both: they must agree."""
+    torch.set_float32_matmul_precision(older[0])
+    torch.backends.cudnn.allow_tf32 = older[1]
+    for owner, precision in zip(owners, newer, strict=True):
+        owner.fp32_precision = precision
