@@ -125,7 +125,7 @@ class CaseWork:
         self.state.enter("pre-flight")
         try:
             trial = self._knowing_usage(trial)
-            reason = trial.skip_reason()
+            reason = self._reason(trial)
             if reason:
                 return replace(blank, status=SKIPPED, reason=reason)
             bare = self.footprint.bare(case, trial)
@@ -136,6 +136,13 @@ class CaseWork:
             self.world.rebuild_measured()
             impossible = trial.parts.determinism.impossible(str(error))
             return replace(blank, status=SKIPPED if impossible else FAILED, reason=impossible or str(error))
+
+    def _reason(self, trial: Trial) -> str:
+        """Reason to skip the case, equal on all ranks: hosts may differ in what an option needs, as a compiler."""
+        reasons = self.world.control.all_gather_text(trial.skip_reason() or "")
+        if len(set(reasons)) == 1:
+            return reasons[0]
+        return next(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
 
     def _knowing_usage(self, trial: Trial) -> Trial:
         """Find out what the aggregation must know. Raises CaseFailedError."""

@@ -36,5 +36,7 @@ class DeterministicDeterminism(Determinism):
             _FLAGS.fill_uninitialized_memory = filled
 
     def impossible(self, error: str) -> str | None:
+        if "uses CuBLAS" in error:
+            return "cuBLAS of this CUDA is deterministic only with +env.CUBLAS_WORKSPACE_CONFIG=:4096:8"
         operation = re.search(r"(\S+) does not have a deterministic implementation", error)
         return f"torch has no deterministic algorithm for {operation[1]} on this device" if operation else None

@@ -1,6 +1,8 @@
 """torch.compile."""
 
+import os
 import shutil
+import sys
 from contextlib import ExitStack
 
 from torch import nn
@@ -15,8 +17,9 @@ class CompileExecution(Execution):
     def unsupported(self, context: Context) -> str | None:
         if context.separates_samples:
             return "torch.func's vmap cannot call a compiled module"
-        if context.device == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-            return "torch.compile needs a C++ compiler on the CPU, and this host has none"
+        variable, names, language = _compilers(context.device)
+        if not any(map(shutil.which, [os.environ[variable]] if os.environ.get(variable) else names)):
+            return f"torch.compile needs a {language} compiler ({' or '.join(names)}, or {variable}), and this host has none"
         return None
 
     def prepare(self, model: nn.Module) -> None:
@@ -32,3 +35,14 @@ class CompileExecution(Execution):
         flags.enter_context(functorch.patch(donated_buffer=False))
         flags.enter_context(inductor.patch(fallback_random=True))
         return flags
+
+
+def _compilers(device: str) -> tuple[str, tuple[str, ...], str]:
+    """Return the environment variable that names the compiler, those that are looked for without it, and their language.
+
+    On CUDA Triton compiles the code that launches its kernels (triton/runtime/build.py); on the CPU Inductor compiles the
+    kernels (torch/_inductor/config.py).
+    """
+    if device == "cuda":
+        return "CC", ("gcc", "clang"), "C"
+    return "CXX", ("clang++",) if sys.platform == "darwin" else ("g++",), "C++"

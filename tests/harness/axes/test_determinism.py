@@ -22,3 +22,19 @@ def test_deterministic_algorithms_hold_for_the_case_alone(before: bool) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
         cudnn.benchmark = benchmark
+
+
+CUBLAS = (
+    "rank 0: RuntimeError: Deterministic behavior was enabled with `torch.use_deterministic_algorithms(True)`, but this "
+    "operation is not deterministic because it uses CuBLAS and you have CUDA >= 10.2. To enable deterministic behavior in this "
+    "case, you must set an environment variable before running your PyTorch application: CUBLAS_WORKSPACE_CONFIG=:4096:8"
+)
+NO_ALGORITHM = "rank 0: RuntimeError: put_ does not have a deterministic implementation, but you set 'torch.use_...'"
+
+
+def test_errors_of_missing_algorithms_become_reasons_to_skip() -> None:
+    """The texts are those of at::Context (torch 2.8 to 2.14)."""
+    impossible = DeterministicDeterminism().impossible
+    assert "CUBLAS_WORKSPACE_CONFIG" in str(impossible(CUBLAS))
+    assert "no deterministic algorithm for put_" in str(impossible(NO_ALGORITHM))
+    assert impossible("rank 0: RuntimeError: CUDA out of memory") is None
