@@ -141,7 +141,7 @@ def _subject(name: str, material: Material, device: torch.device, seed: int) -> 
         return loss
 
     def initialized(seed: int, dtype: torch.dtype) -> nn.Module:
-        return material.initialized(seed).to(device, dtype)
+        return material.initialized(seed).to(device).to(dtype)
 
     drawn = derive_seed(seed, material.name, "probe")
     return Subject(name, partial(material.fresh_model, device), initialized, forward, len(material.batch), drawn)

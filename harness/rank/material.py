@@ -74,8 +74,8 @@ class Material:
         return tuple(name for name, one in named if not torch.empty_like(one, device="meta").is_contiguous())
 
     def fresh_model(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """A copy of the initial model."""
-        return copy.deepcopy(self.model).to(device, dtype)
+        """Return a copy of the initial model. The device casts it, so that float64 is not what is sent there."""
+        return copy.deepcopy(self.model).to(device).to(dtype)
 
     def fresh_criterion(self, device: torch.device, dtype: torch.dtype) -> Criterion:
         """A loss of its own, for the case may move it."""
