@@ -64,6 +64,8 @@ class Guard:
 
     leave: Leave
     state: Clocked
+    dump: Callable[[], None] = lambda: None
+    """Writes down which collectives this rank has called; for `leave`, where others are missed."""
     _watched: dict[int, str] = field(default_factory=dict)
     _lifeline: Lifeline | None = None
     _deadline_s: float = 0.0
