@@ -122,6 +122,8 @@ class _Reading:
             if choice in found or len(found) < _MOST_ROWS:
                 found[choice] += 1
             return
+        if "CCL" not in line:
+            return
         ranks.update(int(number) for number in _RANKS.findall(line)[:1])
         warning = _WARNING.search(line)
         if warning is not None:
