@@ -1,4 +1,4 @@
-"""torch.nn.SyncBatchNorm rounds the number of samples of each rank to the dtype of its running statistics (docs/aggregation.md)."""
+"""torch.nn.SyncBatchNorm rounds the number of samples of a rank to the dtype of its running statistics: docs/aggregation.md."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -99,6 +99,12 @@ class Guard:
         """The ranks part: who is gone from now on is not missed."""
         self._lifeline = None
 
+    @property
+    def overdue(self) -> bool:
+        """True if this rank has waited for the others for about as long as a collective may take."""
+        waits = self._lifeline is not None and self.state.phase in WAITING
+        return waits and time.monotonic() - self.state.since > _BEFORE * self._deadline_s
+
     def doing(self) -> Doing:
         """The phase of now, the seconds since it began, and where the rank stands."""
         (failed, waited), place, still = self._waiting(), place_now(), self._standstill

@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import pytest
 
@@ -103,10 +103,16 @@ def test_a_user_who_has_a_place_for_dumps_gets_none_here(run_dir: RunDir) -> Non
     assert run_dir.ranks.flight_dumps() == []
 
 
-@pytest.mark.parametrize(("why", "dumps"), [("lost", 1), ("waited", 1), ("terminated", 0)])
-def test_a_rank_that_misses_others_dumps_before_it_ends(why: str, dumps: int, run_dir: RunDir) -> None:
+@pytest.mark.parametrize(
+    ("why", "phase", "dumps"),
+    [("lost", "", 1), ("waited", "", 1), ("terminated", "aggregate", 1), ("terminated", "compare", 0)],
+)
+def test_a_rank_that_misses_others_dumps_before_it_ends(why: str, phase: str, dumps: int, run_dir: RunDir) -> None:
+    """`terminated`: by torchrun, after another rank has ended; deadline_s is over."""
     with patch.object(Guard, "start"):
-        _, guard = report_in(run_dir, 0)
+        state, guard = report_in(run_dir, 0)
+    guard.miss(MagicMock(), 0.0)
+    state.enter(phase)
     direct_files(run_dir, 0, 0, log=False)
     guard.dump = partial(dump_flight, run_dir, 0)
     with patch("os._exit", side_effect=SystemExit), pytest.raises(SystemExit):

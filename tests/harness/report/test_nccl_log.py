@@ -149,8 +149,12 @@ def test_choices_stand_beside_the_sizes_of_the_sweep(swept: Any) -> None:  # noq
 
 def test_a_share_of_an_unknown_number_of_ranks_stays_a_share(run_dir: RunDir) -> None:
     environment(run_dir)
-    write_log(run_dir, f"{PREFIX}AllGather: 20 Bytes -> Algo RING proto LL channel{{Lo..Hi}}={{0..0}}\n")
-    assert next(iter(nccl_tables(load_run(run_dir.path)))).rows.bytes.tolist() == ["20 a rank"]
+    unnamed = f"{PREFIX}{CHOICES['2.21.5, and 2.20 to 2.22'][0]}\n"
+    write_log(run_dir, f"{PREFIX}AllGather: 20 Bytes -> Algo RING proto LL channel{{Lo..Hi}}={{0..0}}\n" + 2 * unnamed)
+    assert next(iter(nccl_tables(load_run(run_dir.path)))).rows.to_numpy().tolist() == [
+        ["not logged", "20000", "RING", "LL", "not logged", "2"],
+        ["AllGather", "20 a rank", "RING", "LL", "0..0", "1"],
+    ]
 
 
 WITHOUT: dict[str, tuple[dict[str, Any], str]] = {
