@@ -33,6 +33,12 @@ _SYMMETRIC = re.compile(
 )
 """A kernel on registered memory (NCCL 2.27 and later), which takes neither an algorithm nor a protocol."""
 SYMMETRIC = "SYMMETRIC"
+_COPIES = re.compile(
+    r"(?P<collective>[A-Za-z]{1,40}) \[(?P<engine>Copy Engine|Hierarchical CE)\]: (?P<bytes>\d{1,18}) Bytes -> "
+    r"(?P<protocol>[\w +]{1,60})",
+    re.ASCII,
+)
+"""Copies by the GPU's copy engines in place of a kernel (NCCL 2.29 and later)."""
 _SHARES = ("AllGather", "ReduceScatter")
 """Collectives of which NCCL 2.24 and later log one rank's share; others, and older ones, log the whole message."""
 _FACTS = {
@@ -166,6 +172,10 @@ def choice_of(line: str) -> tuple[object, ...] | None:
     if symmetric is not None:
         name, last = symmetric["collective"], max(int(symmetric["count"]) - 1, 0)
         return name, int(symmetric["bytes"]), name not in _SHARES, SYMMETRIC, symmetric["protocol"], 0, last
+    copies = _COPIES.search(line)
+    if copies is not None:
+        name, engine = copies["collective"], copies["engine"].replace(" ", "_").upper()
+        return name, int(copies["bytes"]), name not in _SHARES, engine, copies["protocol"].strip(), None, None
     found = _CHOICE.search(line)
     if found is None:
         return None

@@ -12,8 +12,11 @@ import pytest
 from harness.rank.__main__ import report_in
 from harness.rank.foreign_files import direct_files, dump_flight, users
 from harness.rank.guard import Guard
+from harness.rank.session import Order, run_session, silent
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
+from launch.compose import compose_config
+from tests.synthetic import NOW
 
 NAMES = ("NCCL_DEBUG", "TORCH_FR", "TORCH_NCCL")
 
@@ -118,3 +121,32 @@ def test_a_rank_that_misses_others_dumps_before_it_ends(why: str, phase: str, du
     with patch("os._exit", side_effect=SystemExit), pytest.raises(SystemExit):
         guard.leave(why)
     assert len(run_dir.ranks.flight_dumps()) == dumps
+
+
+class StopError(Exception):
+    """Ends a session where its first communicator would be made."""
+
+
+@pytest.mark.parametrize(("backend", "debug", "own_names"), [("nccl", True, 8), ("nccl", False, 5), ("gloo", True, 0)])
+def test_a_session_directs_them_before_the_first_communicator(
+    backend: str, debug: bool, own_names: int, run_dir: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["workload=[mlp_digits]", "reduction=[mean]", f"nccl_debug={debug}", f"results_dir={tmp_path}"]
+    made = RunDir.create(compose_config(asked, nproc_per_node=2), NOW)
+    seen = list[dict[str, str]]()
+
+    def opened(*_: object, **__: object) -> None:
+        seen.append(own())
+        raise StopError
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr("harness.rank.session.choose_backend", lambda *_: backend)
+    monkeypatch.setattr("harness.rank.session.World.open", opened)
+    with patch.object(Guard, "start"):
+        state, guard = report_in(made, 0)
+    with pytest.raises(StopError):
+        run_session(made, lambda: (MagicMock(), 0, 2), state, guard, silent, Order(launch=3))
+    assert len(seen[0]) == own_names
+    assert all("launch3" in value for name, value in seen[0].items() if name.endswith("_FILE"))
+    guard.dump()
+    assert len(made.ranks.flight_dumps()) == (backend == "nccl")

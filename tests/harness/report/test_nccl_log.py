@@ -53,6 +53,14 @@ CHOICES: dict[str, tuple[str, tuple[Any, ...]]] = {
         "ReduceScatter [Symmetric]: 4096 Bytes -> Kernel ReduceScatter_LD nchannels 4 nthreads 512 nWorks 1",
         ("ReduceScatter", 4096, False, "SYMMETRIC", "ReduceScatter_LD", 0, 3),
     ),
+    "2.29.7, copy engines": (
+        "AllGather [Copy Engine]: 1024 Bytes -> cudaMemcpy; CE synchronization with NVLS",
+        ("AllGather", 1024, False, "COPY_ENGINE", "cudaMemcpy", None, None),
+    ),
+    "2.32.3, copy engines over several nodes": (
+        "AllGather [Hierarchical CE]: 1024 Bytes -> Rail ring RMA proxy + CE",
+        ("AllGather", 1024, False, "HIERARCHICAL_CE", "Rail ring RMA proxy + CE", None, None),
+    ),
 }
 """Lines as the sources of each version print them; that of 2.32.3 was seen."""
 LOG = f"""{PREFIX}NCCL version 2.32.3+cuda13.4
