@@ -26,7 +26,10 @@ _NOTE = (
     "ranks are added up; letters as in the table below. busbw: GB/s of all_reduce, as in the sweep, while NCCL logs each call."
 )
 _IGNORED = "the backend is {}: it ignores NCCL's settings, and the runs differ by chance alone"
-_TWO_RANKS = "On two ranks there is one addition for each element: its bits do not depend on the order."
+_FEW_RANKS = {
+    1: "On one rank NCCL launches no collective kernel, and chooses nothing.",
+    2: "On two ranks there is one addition for each element: its bits do not depend on the order.",
+}
 _OWN = "NCCL's choice"
 
 
@@ -97,8 +100,8 @@ def matrix_tables(runs: Sequence[Run], rows: pd.DataFrame) -> Iterator[Table]:
 def _remarks(runs: Sequence[Run]) -> Iterator[str]:
     backends = sorted({str(run.environment["backend"]) for run in runs if run.environment.get("backend")})
     yield from (f"(!) {_IGNORED.format(backend)}." for backend in backends if backend != "nccl")
-    if runs[0].config.world_size == 2:
-        yield _TWO_RANKS
+    if runs[0].config.world_size in _FEW_RANKS:
+        yield _FEW_RANKS[runs[0].config.world_size]
     unlike = {dump_config(replace(run.config, env={})) for run in runs}
     if len(unlike) > 1:
         yield "(!) The runs differ in more than NCCL's settings: compare their config.yaml."

@@ -1,5 +1,6 @@
 """Runs under different settings of NCCL, whose truth is known, and the table over them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from harness.rank.writer import Writer
 from harness.report.frame import Run, load_run
 from harness.report.nccl_matrix import is_matrix, matrix, matrix_tables
+from harness.schema.config import TorchrunConfig
 from harness.schema.nccl_settings import Combination, combination_of
 from harness.schema.record import OK, Asked, Observation, Timing
 from harness.schema.run_dir import RunDir
@@ -98,6 +100,12 @@ def test_orders_are_spelled_out_once(runs: list[Run]) -> None:
     assert orders["sum of the ranks"].tolist() == ["(0 + 1) + (2 + 3)", "((0 + 1) + 2) + 3"]
     assert "ignores" not in table["NCCL: algorithm, protocol, channels"].note
     assert "two ranks" not in table["NCCL: algorithm, protocol, channels"].note
+
+
+@pytest.mark.parametrize(("ranks", "remark"), [(1, "chooses nothing"), (2, "one addition for each element")])
+def test_what_few_ranks_cannot_show_is_said(ranks: int, remark: str, runs: list[Run]) -> None:
+    few = [replace(run, config=replace(run.config, torchrun=TorchrunConfig(nproc_per_node=ranks))) for run in runs]
+    assert remark in next(matrix_tables(few, matrix(few))).note
 
 
 def test_equal_settings_are_no_matrix(runs: list[Run]) -> None:
