@@ -1,10 +1,13 @@
 """nccl_matrix: which runs it makes, what it refuses, and the runs themselves over gloo."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.report.frame import load_run
+from harness.schema.config import NcclMatrixConfig
 from harness.schema.nccl_settings import Combination
 from launch.__main__ import main
 from launch.job import configure
@@ -41,13 +44,22 @@ def test_own_choice_alone_is_one_run() -> None:
     assert [combination for combination, _ in matrix_runs(config)] == [Combination()]
 
 
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ({"algorithms": ["RING", "RING"]}, "nccl_matrix.algorithms=['RING', 'RING']: a value occurs twice"),
+        ({"protocols": ["R/G"]}, "nccl_matrix.protocols='R/G': not a value of NCCL"),
+        ({"channels": [65]}, "nccl_matrix.channels=65: out of range; accepted: whole numbers from 1 to 64, or 0"),
+        ({"algorithms": [f"A{n}" for n in range(500)], "channels": [0, 1, 2]}, "more than 1000 combinations"),
+    ],
+)
+def test_unfit_lists(lists: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        NcclMatrixConfig(**lists)
+
+
 REFUSED = {
-    "nccl_matrix.algorithms=[RING,RING]": "a value occurs twice",
-    "nccl_matrix.algorithms=[R/G]": "nccl_matrix.algorithms='R/G': not a value of NCCL",
-    "nccl_matrix.channels=[65]": "accepted: whole numbers from 1 to 64, or 0",
     "nccl_matrix.channels=[[1]]": "holds a list",
-    "nccl_matrix.channels=[many]": "nccl_matrix.channels",
-    "nccl_matrix.algorithm=[RING]": "did you mean nccl_matrix.algorithms?",
     "+env.NCCL_PROTO=LL": "env.NCCL_PROTO with nccl_matrix",
     "world_sizes=[1,2]": "world_sizes with nccl_matrix",
     "--base --new sync=[barrier]": "use +env.NCCL_ALGO=RING",
