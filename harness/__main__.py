@@ -5,10 +5,12 @@ The composition root beside launch: rank 0 composes, makes the run directory, te
 
 import importlib.util
 import os
+import re
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -29,6 +31,8 @@ from harness.schema.terminal import Tolerant, reader_may_leave
 from harness.schema.text import message_lines
 
 _RUN_DIR = "reducebench/run_dir"
+_READ = re.compile(r"(OMP|GOMP|KMP|MKL|OPENBLAS|MALLOC|LD)_\w+|PYTHON\w+|PYTORCH_((CUDA|HIP)_)?ALLOC_CONF|TORCH_LOGS", re.ASCII)
+"""Variables that Python, the loader, malloc, OpenMP, MKL and torch read once, when they are loaded."""
 _FAILURE, _REFUSAL = 1, 2
 _ENDED_S, _LOOK_S = 5.0, 0.05
 _LAST_WORDS_S = 1.0
@@ -87,6 +91,17 @@ def _check_even(ranks: int, size: int) -> None:
         )
 
 
+def _check_read(variables: Mapping[str, str]) -> None:
+    """Raise RefusedError for variables of env.* that come too late: torch, and what it loads, have read them."""
+    late = [name for name, value in variables.items() if _READ.fullmatch(name) and os.environ.get(name) != value]
+    if late:
+        raise RefusedError(
+            f"env.{late[0]}={variables[late[0]]}: the ranks of a torchrun of your own have read {late[0]} when they imported "
+            f"torch; accepted: its value in their environment, {os.environ.get(late[0], 'not set')}; "
+            f"try export {late[0]}={shlex.quote(variables[late[0]])} before torchrun, or python -m launch"
+        )
+
+
 def _check_packages() -> None:
     """Raise RefusedError if Python imports another package `harness` or `launch` than this one; execute no code of launch."""
     for name in ("harness", "launch"):
@@ -124,6 +139,9 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
         )
     if config.launches > 1:
         raise RefusedError("launches is for python -m launch, which starts new processes for each: here the ranks run already")
+    if config.nccl_matrix.asked:
+        raise RefusedError("nccl_matrix is for python -m launch, which starts a world for each combination: here the ranks run")
+    _check_read(config.env)
     if config.world_sizes:
         raise RefusedError("world_sizes is for python -m launch, which starts a world of each size: here the ranks run already")
     if (config.torchrun.nproc_per_node, config.world_size) != (ranks, size):

@@ -24,6 +24,7 @@ from launch.ab import compare_arguments, configure_sides, run_sides
 from launch.compose import available_options, compose_config, split_sweep
 from launch.help import help_text
 from launch.job import configure, launch, resume, settle
+from launch.matrix import again, matrix_runs
 from launch.resume import configure_resume, is_resume
 from launch.verdict import FAILURE, REFUSAL, SUCCESS, Verdict
 
@@ -105,6 +106,8 @@ def _run(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir 
     config = compose_config(overrides, config_dir=config_dir)
     if config.world_sizes:
         return _run_sizes(overrides, config_dir, config.world_sizes)
+    if config.nccl_matrix.asked:
+        return _run_matrix(config)
     return _told(*launch(settle(config)))
 
 
@@ -137,6 +140,27 @@ def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -
             break
     if run_dirs:
         worst = max(worst, _report(run_dirs))
+    return replace(verdict, status=worst), run_dir
+
+
+def _run_matrix(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
+    """A run for each combination of NCCL's settings, then one table over them.
+
+    A combination that NCCL refuses is a row of the table, and no failure; the first run, in which NCCL decides, must succeed.
+    """
+    run_dirs, worst, runs = list[RunDir](), SUCCESS, matrix_runs(config)
+    for number, (combination, own) in enumerate(runs, 1):
+        print(f"\nrun {number} of {len(runs)}: {combination}", flush=True)
+        verdict, run_dir = launch(own, keep_refused=True)
+        _say(verdict, run_dir)
+        run_dirs += [run_dir] if run_dir else []
+        if number == 1 or (run_dir and run_dir.finished()):
+            worst = max(worst, verdict.status)
+        if verdict.stopped or worst == REFUSAL:
+            break
+    if run_dirs:
+        _report(run_dirs)
+        print(plain(f"to show it again: {again(run_dirs)}"))
     return replace(verdict, status=worst), run_dir
 
 

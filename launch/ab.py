@@ -34,6 +34,8 @@ def configure_sides(
         raise RefusedError("an A/B run starts its hosts again and again: say which by launch.hosts=[...]")
     if any(config.resume for config in configs):
         raise RefusedError("resume goes on with one run; an A/B run begins two")
+    if any(config.nccl_matrix.asked for config in configs):
+        raise RefusedError("nccl_matrix makes a run of each combination; an A/B run has two sides: use +env.NCCL_ALGO=RING")
     if any(config.world_sizes for config in configs):
         raise RefusedError("world_sizes makes a run of each size; an A/B run has two sides")
     try:

@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any
 
 from harness.schema.case import AXES, PROBE
-from harness.schema.config import BenchmarkConfig, DriftConfig, TorchrunConfig, UntilConfig
+from harness.schema.config import BenchmarkConfig, DriftConfig, NcclMatrixConfig, TorchrunConfig, UntilConfig
 from harness.schema.launcher import KINDS
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def help_text(options: dict[str, list[str]]) -> str:
 
 
 def _keys() -> list[str]:
-    documented = [("", BenchmarkConfig), ("torchrun.", TorchrunConfig), ("drift.", DriftConfig), ("until.", UntilConfig)]
+    documented = [
+        *(("", BenchmarkConfig), ("torchrun.", TorchrunConfig), ("drift.", DriftConfig), ("until.", UntilConfig)),
+        ("nccl_matrix.", NcclMatrixConfig),
+    ]
     return [line for prefix, kind in documented for line in _lines(prefix, _documented(kind))]
 
 

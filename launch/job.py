@@ -86,8 +86,11 @@ def check(config: BenchmarkConfig, ranks: int) -> None:
         check_ranks(config, ranks)
 
 
-def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
-    """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made."""
+def launch(config: BenchmarkConfig, *, keep_refused: bool = False) -> tuple[Verdict, RunDir | None]:
+    """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made.
+
+    keep_refused: keep the directory of a run that its ranks refuse, with the reason in ends.json.
+    """
     if config.dry_run:
         print(message_lines(f"would run {asked_for(config)}:\n{plan(config, RunDir('RUN_DIR'), Task(world='WORLD'))}"))
         return Verdict(SUCCESS), None
@@ -99,7 +102,16 @@ def launch(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     except RefusedError:
         run_dir.discard()
         raise
+    if keep_refused and verdict.status == REFUSAL:
+        _note_refusal(run_dir, verdict)
+        return verdict, run_dir
     return verdict, kept(run_dir, verdict)
+
+
+def _note_refusal(run_dir: RunDir, verdict: Verdict) -> None:
+    at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    culprit = {"rank": None, "host": "", "case": "", "phase": "pre-flight", "how": f"refused: {' '.join(verdict.lines)}"}
+    run_dir.note_end({"at": at, "launch": 0, "culprits": [culprit]})
 
 
 def kept(run_dir: RunDir, verdict: Verdict) -> RunDir | None:

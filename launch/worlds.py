@@ -1,11 +1,13 @@
 """A launch of a run, world after world: one that died is started again for what remains."""
 
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from secrets import token_hex
 
 from harness.schema.config import BenchmarkConfig
@@ -37,11 +39,13 @@ def _run_worlds(
     killed, aside, vain = Counter[str](), dict[str, str](), 0
     run_dir.ranks.set_aside(aside)
     while True:
+        dumps = set(run_dir.ranks.flight_dumps())
         before = len(run_dir.missing(task.launch))
         verdict, culprits = _run_world(config, run_dir, replace(task, world=task.world or token_hex(4)), start, watch, received)
         if culprits and not verdict.stopped:
             killed.update([_work(culprits)])
             note(run_dir, task, culprits)
+            _name_dumps(run_dir, dumps)
         if verdict.complete or verdict.stopped or not culprits:
             break
         vain = 0 if len(run_dir.missing(task.launch)) < before else vain + 1
@@ -58,6 +62,19 @@ def _tell(culprits: Sequence[Death]) -> None:
     for culprit in culprits:
         print(f"reducebench: {plain(str(culprit))}", file=sys.stderr)
     print("reducebench: the world is started again for what remains", file=sys.stderr, flush=True)
+
+
+def _name_dumps(run_dir: RunDir, before: Collection[Path]) -> None:
+    """Name the files that torch's flight recorder has written since, and what shows them."""
+    prefixes = dict.fromkeys(path.name.rstrip("0123456789") for path in run_dir.ranks.flight_dumps() if path not in before)
+    for prefix in prefixes:
+        command = f"torchfrtrace --prefix {prefix} {shlex.quote(str(run_dir.ranks.path))}"
+        print(
+            f"reducebench: torch's flight recorder has written {plain(str(run_dir.ranks.path / prefix))}*: the last "
+            f"collectives of the ranks; they are pickles: open only those of your own runs, with {plain(command)}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _run_world(

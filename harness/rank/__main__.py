@@ -72,6 +72,8 @@ def report_in(run_dir: RunDir, rank: int, last_act: Callable[[], None] = lambda:
     def leave(why: str, **evidence: object) -> None:
         try:
             state.update(ended=why, **evidence)
+            if why in ("lost", "waited") or guard.overdue:  # another rank may have ended the world for the same collective
+                guard.dump()
             last_act()
         finally:
             os._exit(REFUSED if state.status.ended == "refused" else 1)

@@ -64,6 +64,8 @@ class Guard:
 
     leave: Leave
     state: Clocked
+    dump: Callable[[], None] = lambda: None
+    """Writes down which collectives this rank has called; for `leave`, where others are missed."""
     _watched: dict[int, str] = field(default_factory=dict)
     _lifeline: Lifeline | None = None
     _deadline_s: float = 0.0
@@ -96,6 +98,12 @@ class Guard:
     def rest(self) -> None:
         """The ranks part: who is gone from now on is not missed."""
         self._lifeline = None
+
+    @property
+    def overdue(self) -> bool:
+        """True if this rank has waited for the others for about as long as a collective may take."""
+        waits = self._lifeline is not None and self.state.phase in WAITING
+        return waits and time.monotonic() - self.state.since > _BEFORE * self._deadline_s
 
     def doing(self) -> Doing:
         """The phase of now, the seconds since it began, and where the rank stands."""

@@ -22,6 +22,7 @@ from harness.rank.environment.changes import changes
 from harness.rank.environment.describe import describe
 from harness.rank.environment.watch import Watch
 from harness.rank.footprint import Footprint
+from harness.rank.foreign_files import direct_files, dump_flight
 from harness.rank.gradient_store import GradientStore
 from harness.rank.guard import Guard
 from harness.rank.inquiry import Inquiry, machine_of
@@ -219,8 +220,12 @@ def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, pro
     torch.set_num_threads(config.threads_per_rank)
     state.enter("join")
     device = choose_device(config, int(os.environ["LOCAL_RANK"]))
-    check_interfaces(nccl=choose_backend(config, device) == "nccl")
+    nccl = choose_backend(config, device) == "nccl"
+    check_interfaces(nccl=nccl)
     store, rank, size = join()
+    if nccl:
+        direct_files(run_dir, rank, order.launch, log=config.nccl_debug)
+        guard.dump = partial(dump_flight, run_dir, rank)
     allow_sockets(size)
     world = World.open(config, store, rank, size, check=check_alike, met=lambda line: guard.miss(line, config.deadline_s))
     guard.heed(world.control.waiting)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from harness.report.frame import Run
+from harness.report.nccl_log import NcclLog
 from harness.report.tables import Table
 
 SETTING = ["collective", "dtype", "in_place", "in_flight", "bytes"]
@@ -15,6 +16,8 @@ _CARRIED = {
     "all_gather": 1,
 }
 """busbw over algbw of n ranks is so many times (n - 1) / n (nccl-tests, doc/PERFORMANCE.md)."""
+_IN_NCCL = {"all_reduce": "AllReduce", "reduce_scatter": "ReduceScatter", "all_gather": "AllGather"}
+"""Names of the collectives in NCCL's log."""
 _NOTE = (
     "Microseconds: median over iterations of the slowest rank's, until all calls in flight (x4: four) are done. algbw, GB/s: "
     "bytes of all calls over that; busbw, GB/s: what each link carries, as nccl-tests has it; 1 GB = 1e9 B. Each rank's "
@@ -47,14 +50,21 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["clock"] == clock]
 
 
-def collective_tables(rows: pd.DataFrame, *, brief: bool) -> Iterator[Table]:
-    """A table a collective and dtype, a row a size; in place and not, one call and several, stand side by side."""
+def collective_tables(rows: pd.DataFrame, log: NcclLog | None = None, *, brief: bool) -> Iterator[Table]:
+    """A table a collective and dtype, a row a size; in place and not, one call and several, stand side by side.
+
+    `log` adds what NCCL chose for messages of the size, in any call of the run.
+    """
     if rows.empty:
         return
     kept, first = shown(rows), True
     for (collective, dtype), group in kept.groupby(["collective", "dtype"], sort=False):
         note = _NOTE + _CLOCKS.get(str(group["clock"].iloc[0]), "") if first else ""
-        yield Table(f"Collective: {collective}, {dtype}", _side_by_side(group, brief), note)
+        table = _side_by_side(group, brief)
+        if log is not None and len(log.choices):
+            name = _IN_NCCL.get(str(collective), "")
+            table.insert(2, "NCCL chose", [log.chosen(name, int(size)) for size in table.bytes])
+        yield Table(f"Collective: {collective}, {dtype}", table, note)
         first = False
 
 

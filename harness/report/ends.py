@@ -6,6 +6,7 @@ import pandas as pd
 
 from harness.report.frame import Run
 from harness.report.tables import Table
+from harness.schema.run_dir import RunDir
 
 
 def end_tables(run: Run) -> Iterator[Table]:
@@ -16,9 +17,18 @@ def end_tables(run: Run) -> Iterator[Table]:
         for culprit in end.get("culprits", [])
     ]
     if rows:
-        yield Table("Ended early", pd.DataFrame(rows).astype(str), _note(run.config.restarts))
+        yield Table("Ended early", pd.DataFrame(rows).astype(str), _note(run.config.restarts) + _dumps(run))
     if run.damaged:
         yield damaged_table([run])
+
+
+def _dumps(run: Run) -> str:
+    """Sentence on the files of torch's flight recorder; the ranks that wrote them had called collectives that did not end."""
+    names = [path.name for path in RunDir(run.path).ranks.flight_dumps()]
+    if not names:
+        return ""
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return f" The last collectives of ranks, by torch's flight recorder (pickles; torchfrtrace shows them): ranks/ has {shown}."
 
 
 def damaged_table(runs: Sequence[Run]) -> Table:
@@ -40,6 +50,7 @@ def _note(restarts: int) -> str:
 
 _COLUMNS = ("rank", "host", "case", "phase", "how")
 _MOST = 200
+_NAMED = 8
 _DAMAGED = (
     "A case, or probe, with a file that is not whole counts as missing; `python -m launch resume=RUN_DIR` measures it again. "
     "Of other files, what is named here is left out of the report."

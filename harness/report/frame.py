@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from harness.report.nccl_log import NcclLog, load_nccl_log
 from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
 from harness.schema.environment import Fitted
@@ -55,6 +56,8 @@ class Run:
     """Worlds that died: see ends.json."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Files in the run directory that are missing, not whole, or not what their names say, and why."""
+    nccl: NcclLog | None = None
+    """NCCL's own log, where nccl_debug asks for it."""
 
     @property
     def failed(self) -> bool:
@@ -109,6 +112,7 @@ def load_run(path: Path | str) -> Run:
         missing=(*run_dir.missing(config=config), *dict.fromkeys(file.stem for file in read.damaged)),
         ends=tuple(ends.content or ()),
         damaged=damaged,
+        nccl=load_nccl_log(run_dir, config, environment.content or {}),
         **{table: _of_first_launch(rows) for table, rows in tables.items()},
     )
 

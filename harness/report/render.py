@@ -23,6 +23,8 @@ from harness.report.drift import drift, drift_table
 from harness.report.ends import damaged_table, end_tables
 from harness.report.environment import environment_table
 from harness.report.frame import Run, load_run
+from harness.report.nccl import choices_frame, nccl_tables
+from harness.report.nccl_matrix import is_matrix, matrix, matrix_tables
 from harness.report.pairwise import pairwise, pairwise_table
 from harness.report.prediction import prediction, prediction_table
 from harness.report.price import price, price_note, price_table
@@ -85,7 +87,7 @@ _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
 )
-_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives", "price")
+_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives", "price", "nccl")
 """CSV files that are written when there is something in them."""
 
 
@@ -126,6 +128,7 @@ def build(path: Path | str) -> Report:
         "parameters": parameters(run),
         "collectives": collectives(run),
         "price": price(run),
+        "nccl": choices_frame(run),
     }
     traded = trade(run, frames["cost"], frames["discrepancy"])
     shown = frames | {"trade": traded, "cautions": cautioned}
@@ -177,6 +180,8 @@ def _written(write_page: Callable[[], Path]) -> str:
 
 def _show_across(runs: list[Run], console: Console) -> Callable[[], Path]:
     """Print several runs side by side; what is returned writes them to the report of the last."""
+    if is_matrix(runs):
+        return _show_matrix(runs, console)
     rows = across(runs)
     note = " ".join([_ACROSS, *remarks(runs)])
     tables = list(_by_workload("Across runs", across_table(rows), note)) if len(rows) else []
@@ -188,11 +193,24 @@ def _show_across(runs: list[Run], console: Console) -> Callable[[], Path]:
     return partial(_write_across, runs, rows, tables)
 
 
+def _show_matrix(runs: list[Run], console: Console) -> Callable[[], Path]:
+    """Print runs under different settings of NCCL side by side; what is returned writes them to the report of the last."""
+    rows = matrix(runs)
+    tables = list(matrix_tables(runs, rows))
+    for table in tables:
+        table.print(console)
+    return partial(_write_several, runs, "nccl_matrix", rows, tables)
+
+
 def _write_across(runs: list[Run], rows: pd.DataFrame, tables: list[Table]) -> Path:
+    return _write_several(runs, "across", rows, tables)
+
+
+def _write_several(runs: list[Run], name: str, rows: pd.DataFrame, tables: list[Table]) -> Path:
     run_dir = RunDir(runs[-1].path)
-    run_dir.write_report("across.csv", csv(rows))
+    run_dir.write_report(f"{name}.csv", csv(rows))
     head = [f"# {escape(runs[-1].config.name)}: {len(runs)} runs", "\n".join(f"- {escape(str(run.path))}" for run in runs)]
-    return run_dir.write_report("across.md", "\n\n".join([*head, *(table.markdown() for table in tables)]).encode())
+    return run_dir.write_report(f"{name}.md", "\n\n".join([*head, *(table.markdown() for table in tables)]).encode())
 
 
 def write(report: Report) -> Path:
@@ -255,7 +273,8 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
     ):
         if len(frames[name]):
             yield from _by_workload(title, table(frames[name]), note)
-    yield from collective_tables(frames["collectives"], brief=brief)
+    yield from collective_tables(frames["collectives"], run.nccl, brief=brief)
+    yield from nccl_tables(run)
     yield from probe_tables(run)
     yield from trace_tables(run)
     yield from end_tables(run)

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema.case import AXES, PROBE
 from harness.schema.launcher import Launcher, to_launcher
+from harness.schema.nccl_settings import CHANNELS, MOST_COMBINATIONS, SETTINGS, is_setting
 from harness.schema.reading import read_bytes, reason
 from harness.schema.refusal import RefusedError
 from harness.schema.sweep import check_sweeps, count_variants
@@ -94,6 +95,45 @@ class UntilConfig:
 
 
 @dataclass
+class NcclMatrixConfig:
+    """One run for each combination of NCCL's settings, and one table over them; all empty: one run. For python -m launch."""
+
+    algorithms: list[str] = field(default_factory=list)
+    """Values of NCCL_ALGO: `nccl_matrix.algorithms=[RING,TREE]`."""
+    protocols: list[str] = field(default_factory=list)
+    """Values of NCCL_PROTO: `nccl_matrix.protocols=[LL,SIMPLE]`."""
+    channels: list[int] = field(default_factory=list)
+    """Values of NCCL_MIN_NCHANNELS and NCCL_MAX_NCHANNELS together; 0: NCCL decides."""
+
+    def __post_init__(self) -> None:
+        unfit = [(key, value) for key in ("algorithms", "protocols") for value in getattr(self, key) if not is_setting(value)]
+        if unfit:
+            accepted = "1 to 100 letters, digits and _ , : ; ^; try RING or LL128"
+            raise ValueError(f"nccl_matrix.{unfit[0][0]}={unfit[0][1]!r}: not a value of NCCL; accepted: {accepted}")
+        beyond = [value for value in self.channels if not 0 <= value <= CHANNELS]
+        if beyond:
+            accepted = f"whole numbers from 1 to {CHANNELS}, or 0 for NCCL's own choice"
+            raise ValueError(f"nccl_matrix.channels={beyond[0]}: out of range; accepted: {accepted}")
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        for key in _LISTS:
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"nccl_matrix.{key}={getattr(self, key)}: a value occurs twice; accepted: different values")
+        if self.asked and math.prod(max(1, len(values)) for values in self._values) > MOST_COMBINATIONS:
+            raise ValueError(f"nccl_matrix: more than {MOST_COMBINATIONS} combinations, one run each; try shorter lists")
+
+    @property
+    def asked(self) -> bool:
+        """True if the configuration asks for a matrix."""
+        return any(self._values)
+
+    @property
+    def _values(self) -> tuple[list[Any], ...]:
+        return self.algorithms, self.protocols, self.channels
+
+
+@dataclass
 class BenchmarkConfig:
     """Everything that a run depends on. Written to config.yaml, and enough to repeat the run."""
 
@@ -144,6 +184,8 @@ class BenchmarkConfig:
     """Find out why each case's gradient is not its float64 reference, and prove it where that can be (docs/diagnosis.md)."""
     single_rank: bool = False
     """Hold every case also against what rank 0 computes alone on the whole batch, in the case's own precision."""
+    nccl_debug: bool = False
+    """Let NCCL log what it chooses for each collective, and show it in the report (docs/nccl.md). Logging costs time."""
     story: str = ""
     """The text whose claims the report judges: reduction_modes, gradient_sums or unequal_derivatives (docs/stories.md)."""
     env: dict[str, str] = field(default_factory=dict)
@@ -159,6 +201,7 @@ class BenchmarkConfig:
     torchrun: TorchrunConfig = field(default_factory=TorchrunConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     until: UntilConfig = field(default_factory=UntilConfig)
+    nccl_matrix: NcclMatrixConfig = field(default_factory=NcclMatrixConfig)
 
     workload: dict[str, Any] = field(default_factory=dict)
     reduction: dict[str, Any] = field(default_factory=dict)
@@ -246,6 +289,10 @@ class BenchmarkConfig:
         for key, value in self.env.items():
             if not key or "=" in key or not f"{key}{value}".isprintable():
                 raise ValueError(f"env: {key!r} to {value!r} cannot be an environment variable")
+        twice = next((key for key in SETTINGS if key in self.env), "")
+        if self.nccl_matrix.asked and (twice or self.world_sizes):
+            key = f"env.{twice}" if twice else "world_sizes"
+            raise ValueError(f"{key} with nccl_matrix: nccl_matrix makes the runs and sets {', '.join(SETTINGS)} in each")
 
     def _check_batch(self) -> None:
         if self.global_batch_size < self.world_size:
@@ -268,12 +315,16 @@ _LIMITS = {
 """Keys that are whole numbers, with the minimum and the maximum of each; a larger value is a typing error."""
 
 
+_LISTS = ("algorithms", "protocols", "channels")
+"""Keys of nccl_matrix."""
+
+
 def to_config(composed: DictConfig) -> BenchmarkConfig:
     """The door at which DictConfig stops: checked dataclasses from here on. Raises RefusedError."""
     unknown = sorted(set(map(str, composed)) - {f.name for f in fields(BenchmarkConfig)})
     if unknown:
         raise RefusedError(f"{unknown[0]}: no such key of the configuration")
-    for key in ("env", "world_sizes", "drift.optimizers"):
+    for key in ("env", "world_sizes", "drift.optimizers", *(f"nccl_matrix.{name}" for name in _LISTS)):
         _check_flat(key, OmegaConf.select(composed, key))
     try:
         config = OmegaConf.to_object(composed)

@@ -16,6 +16,7 @@ from harness.schema.whole_files import check_in_place, open_in_place, remove, wr
 _TAIL = 2**16
 """Bytes of a log's end."""
 _STARTS = "reducebench starts: "
+_NCCL, _FLIGHT = "nccl.launch", "flight.launch"
 _CAME = re.compile(r"node(?P<node>\d{1,9})\.came", re.ASCII)
 
 
@@ -42,6 +43,27 @@ class RanksDir:
                 return file.read().decode(errors="replace").splitlines()
         except OSError:
             return []
+
+    def nccl_log(self, launch: int) -> Path:
+        """Pattern of the files to which NCCL logs in one launch; NCCL puts host and process in the place of %h and %p."""
+        folder = str(self.path.absolute()).replace("%", "%%")
+        return Path(folder) / f"{_NCCL}{launch}.%h.%p.log"
+
+    def own_nccl_log(self, launch: int) -> Path:
+        """File of `nccl_log` for this process, if NCCL calls the host as the system does."""
+        return self.path / f"{_NCCL}{launch}.{socket.gethostname().partition('.')[0]}.{os.getpid()}.log"
+
+    def nccl_logs(self) -> list[Path]:
+        """Files that NCCL has logged to, in order of their names."""
+        return sorted(self.path.glob(f"{_NCCL}*.log"))
+
+    def flight_dump(self, launch: int, world: int) -> Path:
+        """Prefix of the files to which torch's flight recorder writes in one world; torch appends the rank."""
+        return self.path.absolute() / f"{_FLIGHT}{launch}.world{world}.rank_"
+
+    def flight_dumps(self) -> list[Path]:
+        """Files of torch's flight recorder, in order of their names. They are pickles: nothing of reducebench opens them."""
+        return sorted(self.path.glob(f"{_FLIGHT}*"))
 
     def note_start(self, who: str, command: Sequence[str]) -> None:
         """Begin a process's part of its log, which may hold those of earlier worlds."""

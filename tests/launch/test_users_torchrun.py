@@ -65,6 +65,9 @@ REFUSED = {
     "launch=slurm": "here the ranks run already",
     "launch.master_port=29777": "here the ranks run already",
     "world_sizes=[1,2]": "here the ranks run already",
+    "nccl_matrix.algorithms=[RING]": "which starts a world for each combination",
+    "+env.OMP_PROC_BIND=close": "have read OMP_PROC_BIND when they imported torch",
+    "+env.PYTORCH_CUDA_ALLOC_CONF=backend:native": "try export PYTORCH_CUDA_ALLOC_CONF=backend:native before torchrun",
 }
 
 
@@ -97,6 +100,11 @@ def test_one_message_under_torchrun(tmp_path: Path) -> None:
     assert done.returncode == 1, "torchrun's own status"
     assert done.stderr.count("reducebench: ") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_variables_that_come_in_time_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", "close")
+    root._check_read({"OMP_PROC_BIND": "close", "NCCL_ALGO": "Ring", "CUDA_VISIBLE_DEVICES": "0", "GLOO_SOCKET_IFNAME": "lo"})
 
 
 def test_help_answers_once(ranks: Ranks, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,12 @@ import socket
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness.report.ends import end_tables
+from harness.report.frame import load_run
 from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import UNREACHABLE
 from harness.schema.run_dir import RunDir
@@ -246,3 +249,21 @@ def test_last_words_of_this_machine_are_not_waited_for(make: Make, monkeypatch: 
     leave_state(run_dir, 1, "", host=socket.gethostname())
     monkeypatch.setattr("launch.supervise.time.sleep", lambda seconds: pytest.fail("waits"))
     settle(run_dir, Ended(at=float("inf")))
+
+
+def test_the_dump_of_a_flight_recorder_is_named(make: Make, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    run_dir = make()
+
+    def times_out(run_dir: RunDir) -> None:
+        dies(case(run_dir, 0))(run_dir)
+        for rank in (0, 1):
+            (run_dir.ranks.path / f"flight.launch0.world0.rank_{rank}").write_bytes(b"pickle")
+
+    monkeypatch.setattr("launch.worlds.run_world", Worlds([times_out, completes]))
+    run_launch(run_dir.config(), run_dir, Task(), lambda *_: [], lambda: None)
+    told = capsys.readouterr().err
+    assert told.count("torch's flight recorder has written") == 1, "the second world leaves none"
+    assert f"torchfrtrace --prefix flight.launch0.world0.rank_ {run_dir.ranks.path}" in told
+    assert "open only those of your own runs" in told
+    (table,) = [table for table in end_tables(load_run(run_dir.path)) if table.title == "Ended early"]
+    assert "ranks/ has flight.launch0.world0.rank_0, flight.launch0.world0.rank_1" in table.note

@@ -10,7 +10,10 @@ from harness.tensors import collectives
 
 
 class AllReduceAvgAggregation(FollowingSync):
-    """ReduceOp.AVG, one all-reduce after the other. gloo sums, then divides; NCCL multiplies by 1/W first."""
+    """ReduceOp.AVG, one all-reduce after the other. gloo sums, then divides; NCCL multiplies by 1/W first.
+
+    In place: on one rank NCCL before 2.29.7 leaves elements unwritten (NVIDIA/nccl#1950), which then keep their value.
+    """
 
     averages = True
     sums = False

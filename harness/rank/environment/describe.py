@@ -18,6 +18,7 @@ from harness.rank.environment.host import Host
 from harness.rank.environment.masking import mask_text, mask_variable
 from harness.rank.environment.versions import versions
 from harness.rank.environment.watch import speaks_for_its_host
+from harness.rank.foreign_files import users
 from harness.rank.material import Material
 from harness.rank.process_group import World
 from harness.schema.rank_state import LAUNCHER_PID
@@ -44,9 +45,14 @@ def describe(world: World, materials: Mapping[str, Material]) -> dict[str, Any]:
         "hosts": hosts,
         "ranks": said,
         "threads_per_rank": torch.get_num_threads(),
-        "environment_variables": {k: mask_variable(k, v) for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
+        "environment_variables": _variables(),
         "data": {key: _data(material) for key, material in materials.items()},
     }
+
+
+def _variables() -> dict[str, str]:
+    kept = {name: value for name, value in users(os.environ).items() if name.startswith(_PREFIXES)}
+    return {name: mask_variable(name, value) for name, value in sorted(kept.items())}
 
 
 def _data(material: Material) -> dict[str, Any]:
