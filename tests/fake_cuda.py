@@ -4,7 +4,8 @@ A kernel begins when the host has launched it and the kernels before it have end
 read the time between events that were not recorded, or that the device has not reached.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -28,9 +29,13 @@ class FakeCuda:
         """Seconds of every hold."""
         self.cycles_per_s = CYCLES_PER_S
         self._ends: list[float] = []
+        self._graph: FakeGraph | None = None
 
     def kernel(self, seconds: float, launch: float = 0.0, name: str = "kernel") -> None:
         """Launch work for the device; the host takes `launch` seconds to do so."""
+        if self._graph is not None:
+            self._graph.kernels.append(seconds)
+            return
         self.calls.append(name)
         self.now += launch
         self._ends = [end for end in self._ends if end > self.now]
@@ -47,6 +52,17 @@ class FakeCuda:
                 self.kernel(seconds, launch)
 
         return call
+
+    @contextmanager
+    def capture(self, graph: "FakeGraph", capture_error_mode: str) -> Iterator[None]:
+        """Collect kernels instead of running them. Other threads' calls of CUDA make a global capture fail."""
+        assert capture_error_mode == "thread_local"
+        self.calls.append("capture")
+        self._graph = graph
+        try:
+            yield
+        finally:
+            self._graph = None
 
     def sleep(self, cycles: int) -> None:
         self.held.append(cycles / self.cycles_per_s)
@@ -89,6 +105,22 @@ class FakeEvent:
         return (end.at - self.at) * 1e3
 
 
+class FakeGraph:
+    """Launches what was captured at once, in 10 us."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+        self.kernels: list[float] = []
+
+    def replay(self) -> None:
+        self._cuda.calls.append("replay")
+        self._cuda.now += 10e-6
+        self._cuda.free_at = max(self._cuda.free_at, self._cuda.now) + sum(self.kernels)
+
+    def reset(self) -> None:
+        self._cuda.calls.append("reset")
+
+
 def install(monkeypatch: pytest.MonkeyPatch, *clocks: ModuleType, queue: int | None = None) -> FakeCuda:
     """Put the stand-in in the place of torch.cuda, and of perf_counter in the modules `clocks`."""
     cuda = FakeCuda(queue)
@@ -98,6 +130,8 @@ def install(monkeypatch: pytest.MonkeyPatch, *clocks: ModuleType, queue: int | N
         return FakeEvent(cuda)
 
     monkeypatch.setattr(torch.cuda, "Event", event)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(cuda))
+    monkeypatch.setattr(torch.cuda, "graph", cuda.capture)
     monkeypatch.setattr(torch.cuda, "_sleep", cuda.sleep)
     monkeypatch.setattr(torch.cuda, "synchronize", cuda.synchronize)
     for module in clocks:

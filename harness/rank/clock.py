@@ -9,6 +9,8 @@ Phase = tuple[str, Callable[[], None]]
 
 HOST, CUDA_EVENT, CUDA_QUEUED = "host", "cuda_event", "cuda_queued"
 """`cuda_queued` is that of iterations which the host has launched before the device begins them (harness/rank/queued.py)."""
+HOST_BACK_TO_BACK, CUDA_BACK_TO_BACK, CUDA_GRAPH = "host_back_to_back", "cuda_back_to_back", "cuda_graph"
+"""Of one of several calls in a row (harness/rank/in_a_row.py)."""
 ARRIVAL = "arrival"
 """Not how long, but when: seconds on the clock of rank 0's host at which a rank entered a phase."""
 

@@ -16,7 +16,7 @@ from harness.report.answer import answer
 from harness.report.breakdown import breakdown_table, straggler_table
 from harness.report.caution import cautions, short
 from harness.report.caution import remarks as caution_remarks
-from harness.report.collectives import collective_tables, collectives
+from harness.report.collectives import collective_tables, collectives, unmeasured
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
@@ -264,7 +264,7 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
     ):
         if len(frames[name]):
             yield from _by_workload(title, table(frames[name]), note)
-    yield from collective_tables(frames["collectives"], brief=brief)
+    yield from collective_tables(frames["collectives"], brief=brief, unmeasured=unmeasured(run))
     yield from probe_tables(run)
     yield from trace_tables(run)
     yield from end_tables(run)
