@@ -58,8 +58,9 @@ def _count_text(count: float) -> str:
 
 def _statistics(costs: pd.DataFrame, clock: str, header: str) -> dict[str, pd.Series]:
     step = {name: times_text(costs[f"{clock}.step.{name}"]) for name in STATISTICS if name != "outliers"}
+    with_interval = step["median"] + " [" + step["low"] + ", " + step["high"] + "]"
     return {
-        f"step{header}": step["median"] + " [" + step["low"] + ", " + step["high"] + "]",
+        f"step{header}": with_interval.where(step["median"] != "", ""),
         f"IQR{header}": step["iqr"],
         f"p95{header}": step["p95"],
         f"p99{header}": step["p99"],

@@ -61,7 +61,7 @@ class CannotProbe(Probe):
 
 @pytest.fixture(scope="module")
 def swept(measure: Measure) -> Run:
-    small = ("least_bytes=4", "most_bytes=65536", "beside_bytes=64", "iterations=3", "warm_up=1")
+    small = ("least_bytes=4", "most_bytes=65536", "beside_bytes=64", "iterations=3", "warm_up=1", "back_to_back=2")
     keys = [f"probe.collectives.{key}" for key in (*small, f"dtypes=[{','.join(DTYPES)}]")]
     finished = shown(measure("experiment=all_reduce_sweep", "iterations=2", *keys))
     assert "Collective: reduce_scatter, bfloat16" in finished.output
