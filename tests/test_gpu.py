@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     run = run_of(backend, ranks, tmp_path, "sync=[none,device,barrier]", "iterations=3", "precision=[fp32,fp64]")
     skipped = run.cases[run.cases.status == "skipped"]
     assert set(zip(skipped.workload, skipped.reduction, strict=True)) == {("cnn_digits", "per_sample_vmap")}
-    assert set(run.samples["clock"]) == {"host", "cuda_event", "arrival"}
+    assert set(run.samples["clock"]) == {"host", "cuda_event", "arrival"} | ({"cuda_queued"} if backend == "nccl" else set())
     assert (run.cases[run.cases.status == "ok"].device == "cuda").all()
     rows = run.discrepancies[(run.discrepancies.against == REFERENCE) & (run.discrepancies.parameter == "")]
     rows = rows.merge(run.cases, on="case_id")
@@ -51,9 +52,19 @@ def test_where_the_time_goes_on_cuda(backend: str, ranks: int, tmp_path: Path) -
     for case_id in run.cases.case_id:
         times = times_of(run.raw_samples(case_id))
         assert times.clock == "cuda_event"
-        assert (times.phases["cuda_event", TRANSFER] > 0).all()
+        assert np.isfinite(times.phases["cuda_event", TRANSFER]).all(), "it may be 0 or below within the error of the clocks"
         assert (times.phases["cuda_event", "step_alone"] > 0).all()
         assert (times.phases["cuda_event", "collective_alone"] > 0).all()
+
+
+def test_a_small_step_is_shorter_without_its_launches(tmp_path: Path) -> None:
+    """Seen by hand on an H200: 0.9 ms with launches, 0.1 ms without. Asserted: less than half."""
+    run = run_of("nccl", 1, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "iterations=20")
+    times = times_of(run.raw_samples(run.cases.case_id[0]))
+    with_launches, without = (np.nanmedian(times.slowest[clock, "step"]) for clock in ("cuda_event", "cuda_queued"))
+    assert 0 < without < with_launches / 2
+    kept = np.isfinite(times.slowest["cuda_queued", "step"])
+    assert kept.mean() >= 0.5, "few holds end early"
 
 
 @pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 2)])
@@ -62,7 +73,8 @@ def test_the_sweep_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     run = run_of(backend, ranks, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "probe=[collectives]")
     assert "ok" in set(run.probes.status)
     assert not (run.probes.status == "failed").any(), "what arrives is right in every size, or skipped with its reason"
-    assert set(run.collectives["clock"]) == {"host", "cuda_event"}
+    in_a_row = {"nccl": {"cuda_back_to_back", "cuda_graph"}, "gloo": {"host_back_to_back"}}
+    assert set(run.collectives["clock"]) == {"host", "cuda_event"} | in_a_row[backend]
 
 
 @pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])

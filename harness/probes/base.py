@@ -47,6 +47,17 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way of timing several calls in a row."""
+
+    clock: str
+    time: Callable[[], float] | None
+    """Return seconds of one call, the mean over all; NaN, on all ranks, where it was not measured. None: impossible here."""
+    reason: str = ""
+    """Why there is no number, where there is none."""
+
+
+@dataclass(frozen=True)
 class Machine:
     """One rank among the others, and what it may work with."""
 
@@ -60,6 +71,8 @@ class Machine:
     """Wait for all ranks, beside `group`."""
     time: Callable[[Callable[[], None]], dict[str, float]]
     """Call once; clock to seconds. On CUDA the host's are those of the launch."""
+    in_a_row: Callable[[Callable[[], None], int], Iterable[Way]]
+    """Ways of timing so many calls in a row, without a barrier between them; each way is used up before the next one."""
     free_bytes: Callable[[], int]
     """Memory that each rank could still take on its device; a collective, equal on all ranks."""
     seed: int

@@ -11,6 +11,7 @@ from harness.axes.workload.base import Workload
 from harness.probes.bits import digest
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.assemble import Parts
+from harness.rank.clock import CUDA_QUEUED
 from harness.rank.common_clock import CommonClock
 from harness.rank.compare import Apart, Comparisons, key_of
 from harness.rank.diagnose import Diagnoses
@@ -102,7 +103,7 @@ class CaseWork:
         """As it ran when it was finished, untimed."""
         trial = self._knowing_usage(self._trial(case, visits, visits - 1))
         measured = row.iterations if visits == 1 else trial.measured
-        return replace(trial, measured=measured, until=UntilConfig(), exposed=False)
+        return replace(trial, measured=measured, until=UntilConfig(), exposed=False, queued=False)
 
     def _trial(self, case: Case, visits: int, visit: int | None = None) -> Trial:
         """With this visit's share of the iterations; earlier visits make one more where they do not come out even."""
@@ -116,6 +117,7 @@ class CaseWork:
             measured=config.iterations // visits + (visit < config.iterations % visits),
             until=config.until,
             exposed=config.exposed,
+            queued=config.queued,
             seed=config.seed,
         )
 
@@ -269,11 +271,20 @@ class CaseWork:
 
 def whole(visits: list[Measured]) -> Measured:
     """Several visits as one: the samples of each in turn, the memory of the one where it was most, the last one's gradient."""
+    columns, seconds = _with_numbers(visits[-1].columns, torch.cat([visit.seconds for visit in visits]))
     return replace(
         visits[-1],
-        seconds=torch.cat([visit.seconds for visit in visits]),
+        columns=columns,
+        seconds=seconds,
+        not_queued="" if (CUDA_QUEUED in {clock for _, clock in columns}) else visits[-1].not_queued,
         visits=[counts for visit in visits for counts in visit.visits],
         peak_memory_bytes=max(visit.peak_memory_bytes for visit in visits),
         taken_memory_bytes=max(visit.taken_memory_bytes for visit in visits),
         tolerated_warnings=sorted({warning for visit in visits for warning in visit.tolerated_warnings}),
     )
+
+
+def _with_numbers(columns: list[tuple[str, str]], seconds: torch.Tensor) -> tuple[list[tuple[str, str]], torch.Tensor]:
+    """Leave out the columns without any number, as of a host that never ran ahead of the device; equal on all ranks."""
+    kept = [place for place, there in enumerate(seconds.isfinite().any(0).tolist()) if there]
+    return [columns[place] for place in kept], seconds[:, kept]

@@ -7,7 +7,10 @@ import torch
 
 Phase = tuple[str, Callable[[], None]]
 
-HOST, CUDA_EVENT = "host", "cuda_event"
+HOST, CUDA_EVENT, CUDA_QUEUED = "host", "cuda_event", "cuda_queued"
+"""`cuda_queued` is that of iterations which the host has launched before the device begins them (harness/rank/queued.py)."""
+HOST_BACK_TO_BACK, CUDA_BACK_TO_BACK, CUDA_GRAPH = "host_back_to_back", "cuda_back_to_back", "cuda_graph"
+"""Of one of several calls in a row (harness/rank/in_a_row.py)."""
 ARRIVAL = "arrival"
 """Not how long, but when: seconds on the clock of rank 0's host at which a rank entered a phase."""
 
@@ -44,14 +47,13 @@ class Stopwatch:
         """Run the phases once; seconds, as `columns` says. `step` is from the first clock read to the last."""
         anchored = self._drop_anchor()
         reads = self._run_on_device(phases) if self._events else self._run(phases)
-        seconds = self._by_phase(
-            [end - start for start, end in zip(reads[::2], reads[1::2], strict=True)], reads[-1] - reads[0]
-        )
+        host = [end - start for start, end in zip(reads[::2], reads[1::2], strict=True)]
+        seconds = by_phase(self._names, host, reads[-1] - reads[0])
         if self._events:
             torch.cuda.synchronize(self._device)
             events = self._events
             spans = [start.elapsed_time(end) / 1e3 for start, end in zip(events[::2], events[1::2], strict=True)]
-            seconds += self._by_phase(spans, events[0].elapsed_time(events[-1]) / 1e3)
+            seconds += by_phase(self._names, spans, events[0].elapsed_time(events[-1]) / 1e3)
         return seconds + ([self._arrival(reads, anchored)] if self._arriving else [])
 
     def _drop_anchor(self) -> float:
@@ -93,8 +95,10 @@ class Stopwatch:
             reads += (start, end)
         return reads
 
-    def _by_phase(self, spans: list[float], step: float) -> list[float]:
-        summed = dict.fromkeys(self._names, 0.0)
-        for name, span in zip(self._names, spans, strict=True):
-            summed[name] += span
-        return [*summed.values(), step]
+
+def by_phase(names: Sequence[str], spans: Sequence[float], step: float) -> list[float]:
+    """Sum the spans of phases of one name, in order of first appearance; `step` comes last."""
+    summed = dict.fromkeys(names, 0.0)
+    for name, span in zip(names, spans, strict=True):
+        summed[name] += span
+    return [*summed.values(), step]

@@ -74,7 +74,7 @@ class Diagnoses:
 
 def run_in_float64(trial: Trial, flats: Flats) -> None:
     """The case, and what each rank brings to its sum."""
-    exact = replace(trial, parts=in_float64(trial.parts), exposed=False)
+    exact = replace(trial, parts=in_float64(trial.parts), exposed=False, queued=False)
     exact.tapped(lambda name, gradient: flats.save(EXACT + name, gradient))
     if trial.parts.aggregation.in_backward:
         flats.save(EXACT + LOCAL, exact.once(quiet(exact.parts)).gradient())

@@ -1,14 +1,15 @@
 """A case's twins, run in turn with it: its step without communication, and as many bytes with nothing to hide behind."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from harness.rank.clock import Stopwatch
+from harness.rank.clock import Phase, Stopwatch
 from harness.rank.process_group import World
 from harness.rank.rig import Rig
 from harness.tensors import collectives
@@ -16,6 +17,21 @@ from harness.tensors import collectives
 T = TypeVar("T")
 Iterate = Callable[[nn.Module, Callable[[], list[float]]], list[float]]
 """Clears the gradients, lets the ranks meet, and runs one iteration."""
+
+
+class Watch(Protocol):
+    """Times the phases of one iteration."""
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """(phase, clock) of each number that `time` returns."""
+
+    def time(self, phases: Sequence[Phase]) -> list[float]:
+        """Run the phases once; seconds, as `columns` says."""
+
+
+MakeWatch = Callable[[Sequence[str]], Watch]
+"""Given the names of the phases."""
 ALONE, COLLECTIVE = "step_alone", "collective_alone"
 """Phases."""
 
@@ -28,12 +44,22 @@ class Twins:
 
         as_many_bytes: whether the case sends as many bytes as its gradient has; else there is no like for its communication.
         """
-        self._rig, self._alone = rig, Stopwatch(world.device, rig.names(), _unseen)
-        self._collective = Stopwatch(world.device, [COLLECTIVE], _unseen) if as_many_bytes else None
+        self._rig, self._as_many_bytes = rig, as_many_bytes
         self._buffers = _buffers(rig.model, dtype, world.device) if as_many_bytes else []
         self._all_reduce = [(COLLECTIVE, partial(_all_reduce, self._buffers, world.measured))]
+        self._watch(lambda names: Stopwatch(world.device, names, _unseen))
         self.held_bytes = 0
         """What they hold of memory all the time."""
+
+    def watched(self, make: MakeWatch) -> "Twins":
+        """The same twins, timed by other watches."""
+        twins = copy.copy(self)
+        twins._watch(make)
+        return twins
+
+    def _watch(self, make: MakeWatch) -> None:
+        self._alone = make(self._rig.names())
+        self._collective = make([COLLECTIVE]) if self._as_many_bytes else None
 
     @property
     def columns(self) -> list[tuple[str, str]]:

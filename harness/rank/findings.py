@@ -33,6 +33,9 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
         yield Finding(case.case_id, "lossy", _lossy(case, from_reference), from_reference)
     if trial.second_forward:
         yield Finding(case.case_id, "second_forward", _second_forward(case), float("nan"))
+    if measured.not_queued:
+        words = f"there is no device time without launches (clock cuda_queued): {measured.not_queued}"
+        yield Finding(case.case_id, "not_queued", words, float("nan"))
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:
         yield Finding(case.case_id, "performance_warning", _slow_path(case, message), float("nan"))

@@ -15,6 +15,7 @@ from harness.probes.base import CannotError, Machine, Probe, Question, Subject
 from harness.probes.control import Control
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.clock import Stopwatch
+from harness.rank.in_a_row import ways
 from harness.rank.kept import Kept
 from harness.rank.material import Material
 from harness.rank.memory import available_bytes
@@ -122,6 +123,7 @@ def machine_of(world: World, config: BenchmarkConfig, materials: Iterable[tuple[
         measured=lambda: world.measured,
         meet=world.control.meet,
         time=time,
+        in_a_row=partial(ways, world),
         free_bytes=free,
         seed=config.seed,
         subjects=tuple(_subject(name, material, world.device, config.seed) for name, material in materials),

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import median
 
 import torch
 
-from harness.rank.clock import CUDA_EVENT, HOST, Stopwatch
-from harness.rank.exposure import Iterate, Twins
+from harness.rank.clock import CUDA_EVENT, HOST
+from harness.rank.exposure import Iterate, Twins, Watch
 from harness.rank.memory import peak_bytes, reset_peak
 from harness.rank.pace import GO_ON, Pace
 from harness.rank.rig import Rig
+
+_RECENT = 20
 
 
 @dataclass
@@ -18,7 +21,7 @@ class Loop:
 
     device: torch.device
     rig: Rig
-    stopwatch: Stopwatch
+    stopwatch: Watch
     pace: Pace
     twins: Twins | None
     iterate: Iterate
@@ -52,9 +55,20 @@ class Loop:
             stretch = _whole(min(measured, self.pace.left(len(made))), len(self.rig.phases))
         return verdict
 
+    def repeat(self, iterations: int) -> None:
+        """Make so many iterations more, over the batches in turn; nothing is decided by their times."""
+        for left in reversed(range(iterations)):
+            self._once(left)
+
+    @property
+    def host_s(self) -> float:
+        """Median of the host's time in the last iterations."""
+        step = self.stopwatch.columns.index(("step", HOST))
+        return median(row[step] for row in self.rows[-_RECENT:])
+
     @property
     def _step(self) -> int:
-        """The column that a case is judged by: on CUDA the device's, for the host may see the launch alone."""
+        """The column that a case is judged by: on CUDA the device's, launches included, for the host may see these alone."""
         columns = self.stopwatch.columns
         return columns.index(("step", CUDA_EVENT if ("step", CUDA_EVENT) in columns else HOST))
 

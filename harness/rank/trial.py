@@ -1,10 +1,11 @@
 """One case on one rank: warm up, time the phases, leave the gradient of the last iteration to be compared."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from math import nan
 from typing import TypeVar
 from warnings import catch_warnings, simplefilter, warn
 
@@ -26,6 +27,7 @@ from harness.rank.memory import Meter, bytes_now
 from harness.rank.pace import Pace
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer, named
+from harness.rank.queued import NOT_AHEAD, QueuedStopwatch, aligning, can_hold, host_waits
 from harness.rank.rig import Builder, Rig
 from harness.rank.tap import Save, Tap
 from harness.rank.usage import Usage, idle_batch
@@ -56,6 +58,17 @@ class Measured:
     taken_memory_bytes: int
     """At the same peak, above what was there before the case began."""
     tolerated_warnings: list[str]
+    not_queued: str = ""
+    """Why no iteration could be timed with the host ahead of the device; empty where one was, or where none was asked for."""
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """Iterations that were timed with the host ahead of the device; `seconds` has a row for each iteration of the loop."""
+
+    columns: list[tuple[str, str]]
+    seconds: Tensor
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,8 @@ class Trial:
     """When it is enough, where the number of iterations is left open."""
     exposed: bool = False
     """Whether the same step without communication is run in turn with the case."""
+    queued: bool = False
+    """Whether, on CUDA, as many iterations again are timed with the host ahead of the device."""
     offset: Offset = field(default_factory=Offset)
     """Of this rank's clock."""
     seed: int = 0
@@ -148,16 +163,45 @@ class Trial:
             stopped = loop.run(self.warm_up, self.measured)
             peak = loop.peak_bytes
             gradient = rig.gradient()
+            seconds = torch.tensor(loop.rows, dtype=torch.float64)
+            queued = self._queued(loop, enter)
         return Measured(
-            columns=loop.columns,
-            seconds=torch.tensor(loop.rows, dtype=torch.float64),
+            columns=loop.columns + queued.columns,
+            seconds=torch.cat([seconds, queued.seconds], dim=1),
             visits=[(self.warm_up, len(loop.rows) - self.warm_up)],
             stopped=stopped,
             gradient=gradient,
             peak_memory_bytes=peak - (twins.held_bytes if twins else 0),
             taken_memory_bytes=meter.taken(peak),
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
+            not_queued=queued.reason,
         )
+
+    def _queued(self, loop: Loop, enter: Callable[[str], None]) -> "_Queued":
+        """Make the measured iterations again with the host ahead of the device.
+
+        They come last, when the gradient and the memory have been taken: what an iteration leaves for the next one (the
+        residual of PowerSGD, a planted fault) then changes no result, and no second model is needed.
+        """
+        rows = torch.full((len(loop.rows), 0), nan, dtype=torch.float64)
+        if not (self.queued and can_hold(self.world.device)):
+            return _Queued([], rows, "")
+        reason = host_waits(self.parts.sync, self.world, spans_ranks=self.cut.spans_ranks)
+        if reason:
+            return _Queued([], rows, reason)
+        enter("queued")
+        loop.rig.model.zero_grad(set_to_none=True)  # the gradient that was taken may share its memory
+        align, host_s = aligning(self.world), loop.host_s
+
+        def make(names: Sequence[str]) -> QueuedStopwatch:
+            return QueuedStopwatch(self.world.device, names, self.world.control, align, host_s)
+
+        twins = loop.twins.watched(make) if loop.twins else None
+        held = replace(loop, stopwatch=make(loop.rig.names()), twins=twins, rows=[])
+        held.repeat(len(loop.rows) - self.warm_up)
+        warm_up = torch.full((self.warm_up, len(held.columns)), nan, dtype=torch.float64)
+        rows = torch.cat([warm_up, torch.tensor(held.rows, dtype=torch.float64)])
+        return _Queued(held.columns, rows, "" if rows.isfinite().any() else NOT_AHEAD)
 
     @property
     def _arriving(self) -> str:
@@ -237,7 +281,7 @@ class Trial:
         return replace(self._once(), parts=bare_step(self.parts), asked_warm_up=1)
 
     def _once(self) -> "Trial":
-        return replace(self, measured=1, until=UntilConfig(), exposed=False, usage=Usage())
+        return replace(self, measured=1, until=UntilConfig(), exposed=False, queued=False, usage=Usage())
 
     @torch.no_grad()
     def _own_loss(self, rig: Rig) -> float:

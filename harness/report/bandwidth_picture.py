@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.collectives import shown, way
+from harness.report.collectives import of_bandwidth, way
 from harness.report.text import picture_text
 
 _WIDTH, _HEIGHT = 4.6, 4.2
@@ -16,7 +16,7 @@ _STYLES = ("-", "--", ":", "-.")
 
 def bandwidth(rows: pd.DataFrame) -> bytes:
     """PNG of the rows that `collectives` gives."""
-    kept = shown(rows)
+    clock, kept = of_bandwidth(rows)
     panels = list(kept.groupby("collective", sort=False))
     figure = Figure(figsize=(_WIDTH * len(panels), _HEIGHT), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -25,7 +25,7 @@ def bandwidth(rows: pd.DataFrame) -> bytes:
     for panel, (collective, group) in zip(axes, panels, strict=True):
         _draw(panel, group, colours, styles)
         _furnish(panel, str(collective))
-    axes[0].set_ylabel("busbw, GB/s")
+    axes[0].set_ylabel(f"busbw, GB/s ({clock})")
     named = dict(pair for panel in axes for pair in zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, frameon=False)
     buffer = io.BytesIO()

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from harness.report.frame import Run
+from harness.report.times import CUDA_QUEUED
 from harness.report.timing import Timing
 
 _SPREAD = 0.10
@@ -20,6 +21,8 @@ _WORDS = {
     "two modes": "times gather around two values, and the median lies at or between them",
     "launches differ": f"the launches' medians scatter by over {_SPREAD:.0%} (standard deviation)",
     "not precise": "the time or the iterations allowed were over before the median was known as well as until.relative asks",
+    "left out": "device times without launches (cuda_queued) lack so many iterations: the device began before the host had "
+    "launched all",
     "clocks": "the clocks of the hosts are known less well than the skew is large",
     "bits differ": "rank 0's gradient has other bits in another launch; tables of discrepancies show the first launch",
 }
@@ -32,6 +35,7 @@ def cautions(run: Run, timing: Timing) -> pd.DataFrame:
     steps = steps[steps.phase == "step"]
     rows = [(row.case_id, *told) for row in steps.itertuples() for told in _of_step(row)]
     rows += [(case_id, "not precise", "") for case_id in run.launched[run.launched.stopped.isin(("budget", "limit"))].case_id]
+    rows += [(case_id, "left out", detail) for case_id, detail in _left_out(timing)]
     rows += [(case_id, "clocks", "") for case_id in _uncertain(run, timing)]
     rows += [(case_id, "bits differ", "") for case_id in _unlike_bits(run)]
     return pd.DataFrame(rows, columns=["case_id", "caution", "detail"]).drop_duplicates(
@@ -58,6 +62,11 @@ def _of_run(run: Run) -> Iterator[str]:
             "One launch: its intervals say nothing of another launch, which may differ by far more; launches=5 tells, and can "
             "be compared."
         )
+    if run.config.warm_up == 0 and run.environment.get("backend") == "nccl":
+        yield (
+            "warm_up=0 under NCCL: the first iteration also connects the channels that its message sizes are the first to use; "
+            "warm_up=2 leaves that out."
+        )
 
 
 def _of_step(row: Any) -> Iterator[tuple[str, str]]:
@@ -71,6 +80,16 @@ def _of_step(row: Any) -> Iterator[tuple[str, str]]:
         yield "two modes", ""
     if row.launch_spread > _SPREAD:
         yield "launches differ", f"{row.launch_spread:.0%}"
+
+
+def _left_out(timing: Timing) -> list[tuple[str, str]]:
+    """Cases with iterations in which a hold ended early, and how many of how many."""
+    steps = timing.phases[timing.phases.phase == "step"]
+    counted = steps.pivot(index="case_id", columns="clock", values="count")
+    if CUDA_QUEUED not in counted:
+        return []
+    made, held = counted.drop(columns=CUDA_QUEUED).max(axis=1), counted[CUDA_QUEUED]
+    return [(case_id, f"{made[case_id] - held[case_id]:.0f} of {made[case_id]:.0f}") for case_id in held.index[held < made]]
 
 
 def _uncertain(run: Run, timing: Timing) -> list[str]:

@@ -1,6 +1,6 @@
 """The collective sweep: latency and bandwidth by message size, of the slowest rank in each iteration."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -23,7 +23,18 @@ _NOTE = (
     "bytes of all calls over that; busbw, GB/s: what each link carries, as nccl-tests has it; 1 GB = 1e9 B. Each rank's "
     "result of crafted data was exactly right in every element, before and after the timed calls."
 )
-_CLOCKS = {"host": " Host clock.", "cuda_event": " Device clock; the host's stands in collectives.csv."}
+_SINGLE, _IN_A_ROW, _GRAPH = ("cuda_event", "host"), ("cuda_back_to_back", "host_back_to_back"), ("cuda_graph",)
+"""Clocks of a single call, of calls in a row, and of a CUDA graph of them; the first that a sweep has is shown."""
+_WORDS = {
+    "host": "us: one call after a barrier (host clock)",
+    "cuda_event": "us: one call after a barrier, launch included (device clock; the host's stands in collectives.csv)",
+    "host_back_to_back": "in a row, us: each of several calls without a barrier between them (clock host_back_to_back)",
+    "cuda_back_to_back": "in a row, us: each of several calls in a row that the host has launched before the device begins the "
+    "first (clock cuda_back_to_back)",
+    "cuda_graph": "graph, us: each of as many calls of a CUDA graph (clock cuda_graph)",
+}
+_NOT_MEASURED = "clock not measured"
+"""Quantity of observations that say why a clock has no number."""
 
 
 def collectives(run: Run) -> pd.DataFrame:
@@ -44,41 +55,72 @@ def collectives(run: Run) -> pd.DataFrame:
     return rows.drop(columns="subject")
 
 
-def shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """On CUDA the rows of the device's clock, elsewhere the host's."""
-    clock = "cuda_event" if (rows["clock"] == "cuda_event").any() else "host"
-    return rows[rows["clock"] == clock]
+def of_bandwidth(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The clock that bandwidths are shown by, as nccl-tests does that of calls in a row where there is one; and its rows."""
+    clock = _first(rows, (*_IN_A_ROW, *_SINGLE))
+    return clock, rows[rows["clock"] == clock]
 
 
-def collective_tables(rows: pd.DataFrame, log: NcclLog | None = None, *, brief: bool) -> Iterator[Table]:
+def unmeasured(run: Run) -> list[str]:
+    """Sentences on the clocks that settings of the sweep have no number of."""
+    rows = run.observations[run.observations.quantity.astype(str) == _NOT_MEASURED]
+    counted = rows[rows["rank"] == 0].groupby(["setting", "text"], sort=False).subject.nunique()
+    return [f" Clock {clock} lacks {count} settings: {reason}." for (clock, reason), count in counted.items()]
+
+
+def collective_tables(
+    rows: pd.DataFrame, log: NcclLog | None = None, *, brief: bool, unmeasured: Sequence[str] = ()
+) -> Iterator[Table]:
     """A table a collective and dtype, a row a size; in place and not, one call and several, stand side by side.
 
     `log` adds what NCCL chose for messages of the size, in any call of the run.
     """
     if rows.empty:
         return
-    kept, first = shown(rows), True
-    for (collective, dtype), group in kept.groupby(["collective", "dtype"], sort=False):
-        note = _NOTE + _CLOCKS.get(str(group["clock"].iloc[0]), "") if first else ""
-        table = _side_by_side(group, brief)
+    clocks = [_first(rows, several) for several in (_SINGLE, _IN_A_ROW, _GRAPH)]
+    words = [_WORDS[clock] for clock in clocks if clock]
+    note = f"{_NOTE} {'; '.join(words)}. Bandwidths: clock {of_bandwidth(rows)[0]}.{''.join(unmeasured)}"
+    for (collective, dtype), group in rows.groupby(["collective", "dtype"], sort=False):
+        table = _side_by_side(group, clocks, brief)
         if log is not None and len(log.choices):
             name = _IN_NCCL.get(str(collective), "")
             table.insert(2, "NCCL chose", [log.chosen(name, int(size)) for size in table.bytes])
         yield Table(f"Collective: {collective}, {dtype}", table, note)
-        first = False
+        note = ""
 
 
-def _side_by_side(group: pd.DataFrame, brief: bool) -> pd.DataFrame:
+def _first(rows: pd.DataFrame, clocks: Sequence[str]) -> str:
+    """The first of the clocks that some setting has; empty without one."""
+    return next((clock for clock in clocks if (rows["clock"] == clock).any()), "")
+
+
+def _side_by_side(group: pd.DataFrame, clocks: Sequence[str], brief: bool) -> pd.DataFrame:
     sizes = group.drop_duplicates("bytes").sort_values("bytes").set_index("bytes")
     columns = {"bytes": sizes.index.to_series().map(str), "count": sizes["count"].map(str)}
     for (in_place, in_flight), rows in group.groupby(["in_place", "in_flight"], sort=False):
-        own, how = rows.drop_duplicates("bytes").set_index("bytes"), way(bool(in_place), int(in_flight))
-        columns[f"{how}: us"] = own.median_s.map(_microseconds)
-        if not brief:
-            columns |= {f"{how}: p95, us": own.p95_s.map(_microseconds), f"{how}: algbw": own.algbw_gbs.map(_gigabytes)}
-        columns[f"{how}: busbw"] = own.busbw_gbs.map(_gigabytes)
-    checked = group.groupby("bytes").elements_checked.sum().map("{:.0f}".format)
-    return pd.DataFrame({**columns, "elements checked": checked}).reindex(sizes.index).fillna("")
+        how = way(bool(in_place), int(in_flight))
+        columns |= {f"{how}: {header}": texts for header, texts in _of_way(rows, clocks, brief)}
+    checked = group[group["clock"] == group["clock"].iloc[0]].groupby("bytes").elements_checked.sum()
+    return pd.DataFrame({**columns, "elements checked": checked.map("{:.0f}".format)}).reindex(sizes.index).fillna("")
+
+
+def _of_way(rows: pd.DataFrame, clocks: Sequence[str], brief: bool) -> Iterator[tuple[str, pd.Series]]:
+    """(header, texts by bytes) of the settings of one way."""
+    by_clock = {clock: own.drop_duplicates("bytes").set_index("bytes") for clock, own in rows.groupby("clock", sort=False)}
+    single, in_a_row, graph = (by_clock.get(clock) for clock in clocks)
+    if single is not None:
+        yield "us", single.median_s.map(_microseconds)
+    if single is not None and not brief:
+        yield "p95, us", single.p95_s.map(_microseconds)
+    if in_a_row is not None:
+        yield "in a row, us", in_a_row.median_s.map(_microseconds)
+    if graph is not None:
+        yield "graph, us", graph.median_s.map(_microseconds)
+    bandwidths = in_a_row if clocks[1] else single
+    if bandwidths is not None and not brief:
+        yield "algbw", bandwidths.algbw_gbs.map(_gigabytes)
+    if bandwidths is not None:
+        yield "busbw", bandwidths.busbw_gbs.map(_gigabytes)
 
 
 def way(in_place: bool, in_flight: int) -> str:

@@ -9,8 +9,8 @@ from harness.report.timing import Timing
 from harness.schema.record import OK
 
 STATISTICS = ("median", "low", "high", "iqr", "p95", "p99", "min", "outliers")
-CLOCKS = {"cuda_event": ", device ms", "host": ", ms"}
-"""Clocks of the columns, and what a header says of them."""
+CLOCKS = {"cuda_event": ", device ms", "cuda_queued": ", device without launches ms", "host": ", ms"}
+"""Clocks of the columns, and what a header says of them: on CUDA the device's with and without the host's launches."""
 _PLAIN = ("second_forward", "peak_memory_bytes")
 """Columns that are no statistics of a phase."""
 
@@ -52,15 +52,20 @@ def times_text(values: pd.Series) -> pd.Series:
     return values.map(lambda value: "" if pd.isna(value) else milliseconds(value))
 
 
+def _count_text(count: float) -> str:
+    return "" if pd.isna(count) else f"{count:.0f}"
+
+
 def _statistics(costs: pd.DataFrame, clock: str, header: str) -> dict[str, pd.Series]:
     step = {name: times_text(costs[f"{clock}.step.{name}"]) for name in STATISTICS if name != "outliers"}
+    with_interval = step["median"] + " [" + step["low"] + ", " + step["high"] + "]"
     return {
-        f"step{header}": step["median"] + " [" + step["low"] + ", " + step["high"] + "]",
+        f"step{header}": with_interval.where(step["median"] != "", ""),
         f"IQR{header}": step["iqr"],
         f"p95{header}": step["p95"],
         f"p99{header}": step["p99"],
         f"min{header}": step["min"],
-        f"outliers{header.removesuffix('ms').rstrip(' ,')}": costs[f"{clock}.step.outliers"].astype(int).astype(str),
+        f"outliers{header.removesuffix('ms').rstrip(' ,')}": costs[f"{clock}.step.outliers"].map(_count_text),
     }
 
 

@@ -6,7 +6,7 @@ from string import ascii_uppercase
 
 import pandas as pd
 
-from harness.report.collectives import collectives, shown
+from harness.report.collectives import collectives, of_bandwidth
 from harness.report.frame import Run
 from harness.report.nccl_log import NcclLog
 from harness.report.probes import SUMMATION_ORDER
@@ -125,7 +125,7 @@ def _busbw(run: Run) -> dict[int, float]:
     own = rows[rows.collective == _ALL_REDUCE] if len(rows) else rows
     if own.empty:
         return {}
-    own = shown(own)
+    _, own = of_bandwidth(own)
     first = own[(own.dtype == own.dtype.iloc[0]) & (own.in_flight == own.in_flight.min())]
     return {int(row["bytes"]): float(row["busbw_gbs"]) for row in first.to_dict("records")}
 

@@ -16,7 +16,7 @@ from harness.report.answer import answer
 from harness.report.breakdown import breakdown_table, straggler_table
 from harness.report.caution import cautions, short
 from harness.report.caution import remarks as caution_remarks
-from harness.report.collectives import collective_tables, collectives
+from harness.report.collectives import collective_tables, collectives, unmeasured
 from harness.report.cost import cost, cost_table
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
@@ -31,6 +31,7 @@ from harness.report.price import price, price_note, price_table
 from harness.report.probes import SUMMATION_ORDER, probe_tables
 from harness.report.stories import tell
 from harness.report.tables import Table, csv, escape
+from harness.report.times import CUDA_QUEUED
 from harness.report.timing import Timing, timing
 from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
@@ -53,7 +54,8 @@ _COST = (
 _MEDIANS = "The step of the slowest rank in each iteration. Intervals and more stand in report.md, all phases in times.csv."
 _BREAKDOWN = "Medians of the slowest rank in each iteration: they need not add up."
 _PHASES = {
-    "skew": " Skew: how long the first to enter aggregate waits for the last; transfer: from the last one's entry on.",
+    "skew": " Skew: how long the first to enter aggregate waits for the last; transfer: from the last one's entry on. It can "
+    "come out at 0 or below where it is shorter than the error of the clocks.",
     "exposed": " Exposed: the step, less the same step without communication.",
 }
 """Sentences on phases, for runs that have them."""
@@ -63,8 +65,15 @@ _STRAGGLERS = (
 )
 _CLOCKS = {
     "cpu": " Host clock.",
-    "cuda": " Host clock, which without a synchronization is the time of the launch; the device's own is beside it.",
+    "cuda": " ms: host clock, which without a synchronization is the time of the launches. device ms: between two events, on a "
+    "device that is idle at first, so that it contains the launches; this is what a user waits for, and what cases are judged "
+    "by.",
 }
+_QUEUED = (
+    " device without launches ms: the same between two events, when the host has launched the whole step before; it compares "
+    "the work that strategies give to the device."
+)
+"""Note on the clock cuda_queued, for runs that have it."""
 _DISCREPANCY = (
     "Distance of the whole gradient from the float64 reference: the case's own shards, weighted by one global denominator. "
     "Full batch: one forward of the whole batch on one rank. 0 is exact."
@@ -273,7 +282,7 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
     ):
         if len(frames[name]):
             yield from _by_workload(title, table(frames[name]), note)
-    yield from collective_tables(frames["collectives"], run.nccl, brief=brief)
+    yield from collective_tables(frames["collectives"], run.nccl, brief=brief, unmeasured=unmeasured(run))
     yield from nccl_tables(run)
     yield from probe_tables(run)
     yield from trace_tables(run)
@@ -285,6 +294,7 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
 
 def _of_times(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
     clocks = _CLOCKS.get(str(run.environment.get("device")), "")
+    clocks += _QUEUED if CUDA_QUEUED in set(timed.phases["clock"]) else ""
     costs = cost_table(frames["cost"], short(frames["cautions"]), brief=brief)
     yield from _by_workload("Cost", costs, (_MEDIANS if brief else _COST) + clocks)
     if len(frames["price"]):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.report.statistics import Blocks, Floats, nan_median
 
-HOST, CUDA_EVENT, ARRIVAL = "host", "cuda_event", "arrival"
+HOST, CUDA_EVENT, CUDA_QUEUED, ARRIVAL = "host", "cuda_event", "cuda_queued", "arrival"
 STEP, AGGREGATE = "step", "aggregate"
 STEP_ALONE, COLLECTIVE_ALONE = "step_alone", "collective_alone"
 SKEW, TRANSFER, EXPOSED = "skew", "transfer", "exposed"
@@ -34,7 +34,10 @@ class Times:
 
     @property
     def clock(self) -> str:
-        """The clock that sees a step's work: the device's own on CUDA, where the host may see the launch alone."""
+        """The clock that a case is judged by: on CUDA the device's, launches included, for this is what a user waits for.
+
+        The host may see the launches alone there, and `cuda_queued` leaves them out.
+        """
         return CUDA_EVENT if (CUDA_EVENT, STEP) in self.seconds else HOST
 
     @cached_property
@@ -47,9 +50,10 @@ class Times:
     def slowest(self) -> dict[Key, Floats]:
         """[iterations]: of the slowest rank in each iteration; and what communication adds to the slowest rank's step."""
         slowest = {key: np.fmax.reduce(seconds, axis=1) for key, seconds in self.phases.items()}
-        alone = slowest.get((self.clock, STEP_ALONE))
-        if alone is not None:
-            slowest[self.clock, EXPOSED] = slowest[self.clock, STEP] - alone
+        for clock in (self.clock, CUDA_QUEUED):
+            alone, step = slowest.get((clock, STEP_ALONE)), slowest.get((clock, STEP))
+            if alone is not None and step is not None and np.isfinite(step - alone).any():
+                slowest[clock, EXPOSED] = step - alone
         return slowest
 
     @property
@@ -92,7 +96,11 @@ def times_of(samples: pa.Table) -> Times:
     return Times(
         ranks=ranks,
         blocks=Blocks(launch[first], _column(samples, "visit")[first]),
-        seconds={(clocks[k // len(phases)], phases[k % len(phases)]): tables[k] for k in np.unique(kind).tolist()},
+        seconds={
+            (clocks[k // len(phases)], phases[k % len(phases)]): tables[k]
+            for k in np.unique(kind).tolist()
+            if np.isfinite(tables[k]).any()
+        },
     )
 
 

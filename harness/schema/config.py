@@ -160,6 +160,9 @@ class BenchmarkConfig:
     """Visits to each case under order=interleaved."""
     exposed: bool = False
     """Time each case also without communication, in turn with it: what of its communication is exposed, and what is hidden."""
+    queued: bool = True
+    """On CUDA, make the measured iterations of each case again with the host ahead of the device (clock cuda_queued): device
+    time without launches. Each costs a step, twice its launch, and two barriers."""
     profile: bool = False
     """Once all is measured, run each case some iterations more under torch's profiler: one trace a rank (docs/traces.md)."""
     threads_per_rank: int = 1

@@ -176,8 +176,9 @@ class Timing:
     iteration: int
     warm_up: bool
     clock: str
-    """host or cuda_event."""
+    """host or cuda_event: one call, after a barrier; host_back_to_back, cuda_back_to_back or cuda_graph: calls in a row."""
     seconds: float
+    """Of a call; of calls in a row, the mean."""
 
 
 @dataclass(frozen=True)

@@ -243,17 +243,22 @@ def _typed(table: str, read: pa.Table) -> pa.Table:
                 columns[name] = columns[name].fill_null(nan)  # pandas writes one for the other
         except pa.ArrowException as error:
             raise NotWholeError(f"column {name}: {reason(error)}") from error
-        _check_values(name, columns[name])
+        _check_values(table, name, columns[name])
     return pa.table(columns)
 
 
-def _check_values(name: str, column: pa.ChunkedArray) -> None:
+def _check_finite(name: str, column: pa.ChunkedArray) -> None:
+    if not pc.all(pc.is_finite(column)).as_py():
+        raise NotWholeError(f"column {name}: expected finite seconds")
+
+
+def _check_values(table: str, name: str, column: pa.ChunkedArray) -> None:
     if not len(column):
         return
     if pa.types.is_string(column.type) and pc.max(pc.binary_length(column)).as_py() > LONGEST:
         raise NotWholeError(f"column {name}: a text of more than {LONGEST} bytes")
-    if name in _SECONDS and not pc.all(pc.is_finite(column)).as_py():
-        raise NotWholeError(f"column {name}: expected finite seconds")
+    if name in _SECONDS and table != "samples":
+        _check_finite(name, column)
     if name in _COUNTS and pa.types.is_integer(column.type) and pc.min(column).as_py() < 0:
         raise NotWholeError(f"column {name}: expected numbers of at least 0")
 
@@ -297,7 +302,10 @@ def _check_status(rows: pa.Table) -> None:
 
 
 def _check_samples(rows: pa.Table) -> None:
-    """Check that each rank, iteration, phase and clock has one row, that steps were measured, and that durations are >= 0."""
+    """Check that each rank, iteration, phase and clock has one row, that steps were measured, and that durations are >= 0.
+
+    Durations of the clock cuda_queued are NaN in warm-ups, and where a hold ended early.
+    """
     rank, iteration = (rows[name].to_numpy().astype(np.int64) for name in ("rank", "iteration"))
     (phase, phases), (clock, clocks) = _codes(rows["phase"]), _codes(rows["clock"])
     if len(rank) and (rank.min() < 0 or max(rank.max(), iteration.max()) >= _MOST_PLACES):
@@ -312,8 +320,10 @@ def _check_samples(rows: pa.Table) -> None:
     measured = {(phases[k % len(phases)], clocks[k // len(phases)]) for k in np.unique(kind[~_flags(rows)]).tolist()}
     if not {("step", "host"), ("step", "cuda_event")} & measured:
         raise NotWholeError("no measured step")
-    durations = rows["seconds"].to_numpy()[clock != (clocks.index("arrival") if "arrival" in clocks else -1)]
-    if durations.min(initial=0.0) < 0:
+    seconds = rows["seconds"].to_numpy()
+    held = np.isin(clock, [place for place, name in enumerate(clocks) if name == "cuda_queued"])
+    _check_finite("seconds", pa.chunked_array([seconds[~(held & np.isnan(seconds))]]))
+    if np.fmin.reduce(seconds[clock != (clocks.index("arrival") if "arrival" in clocks else -1)], initial=0.0) < 0:
         raise NotWholeError("column seconds: expected numbers of at least 0")
 
 

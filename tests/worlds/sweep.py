@@ -15,7 +15,14 @@ from harness.schema.run_dir import RunDir
 from tests.options import CONFIG
 
 NAME = "collectives"
-SETTING = {"collectives": ["all_reduce", "all_gather"], "least_bytes": 8, "most_bytes": 32, "iterations": 2, "warm_up": 1}
+SETTING = {
+    "collectives": ["all_reduce", "all_gather"],
+    "least_bytes": 8,
+    "most_bytes": 32,
+    "iterations": 2,
+    "warm_up": 1,
+    "back_to_back": 2,
+}
 CALLS = 3
 """Timed calls of a setting, each between a barrier and the next."""
 

@@ -13,5 +13,7 @@ from harness.axes.sync.base import Sync
 class BarrierSync(Sync):
     """A barrier of the measured process group between the local gradient and its aggregation."""
 
+    host_waits = True
+
     def before_aggregate(self, group: ProcessGroup, device: torch.device) -> Callable[[], None]:
         return partial(dist.barrier, group=group)

@@ -13,5 +13,7 @@ from harness.axes.sync.base import Sync
 class BarrierAfterSync(Sync):
     """A barrier of the measured process group after the aggregation."""
 
+    host_waits = True
+
     def after_aggregate(self, group: ProcessGroup, device: torch.device) -> Callable[[], None]:
         return partial(dist.barrier, group=group)

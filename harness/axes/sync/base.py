@@ -15,6 +15,9 @@ class Sync(Option):
     asynchronous: ClassVar[bool] = False
     """Whether the aggregation's collectives are all started before the first is waited for."""
 
+    host_waits: ClassVar[bool] = False
+    """Whether a host waits for its CUDA device, or for the other ranks: it cannot launch a whole step ahead of the device."""
+
     def before_aggregate(self, group: ProcessGroup, device: torch.device) -> Callable[[], None] | None:
         """What waits between the local gradient and its aggregation."""
         return None
@@ -30,6 +33,8 @@ class Sync(Option):
 
 class HostWaitsSync(Sync):
     """The host waits for what it has given the device to do."""
+
+    host_waits = True
 
     def unsupported(self, context: Context) -> str | None:
         return None if context.device == "cuda" else "the host waits for a CUDA device; this case runs on the CPU"

@@ -12,6 +12,8 @@ from harness.schema.context import Context
 class EveryParameterSync(InCollectivesSync):
     """torch.cuda.synchronize after each all-reduce: one a parameter, or one a bucket."""
 
+    host_waits = True
+
     def unsupported(self, context: Context) -> str | None:
         if context.device != "cuda":
             return "torch.cuda.synchronize waits for a CUDA device; on the CPU each collective has ended when it returns"

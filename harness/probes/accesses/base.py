@@ -1,6 +1,5 @@
 """Access: one way of reading a gradient."""
 
-import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.probes.base import Machine
+from harness.probes.hold import hold
 
 SENTINEL = -1.0
 
@@ -61,18 +61,6 @@ class Access(ABC):
     def pause(self, delay_s: float) -> None:
         """Hold up what follows: on the device, where there is one."""
         if delay_s and self.device.type == "cuda":
-            torch.cuda._sleep(int(delay_s * _cycles_per_s()))
+            hold(delay_s)
         elif delay_s:
             time.sleep(delay_s)
-
-
-@functools.cache
-def _cycles_per_s() -> float:
-    """Of torch.cuda._sleep, on the current device."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    for cycles in (10_000, 10_000_000):  # the first call loads the kernel
-        start.record()
-        torch.cuda._sleep(cycles)
-        end.record()
-        end.synchronize()
-    return float(cycles / (start.elapsed_time(end) / 1e3))

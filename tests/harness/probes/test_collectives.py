@@ -1,17 +1,24 @@
 """The collective sweep: in a real world of two ranks, and on machines that cannot do all of it."""
 
+from collections.abc import Callable
+from dataclasses import fields, replace
+from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
+import torch
 
-from harness.probes.collectives import CollectivesProbe
-from harness.probes.transfer import DTYPES, Dtype
+from harness.probes.base import Machine, Way
+from harness.probes.collectives import NOT_MEASURED, CollectivesProbe
+from harness.probes.transfer import DTYPES, Dtype, Transfer
 from harness.report.collectives import SETTING, collectives
 from harness.report.frame import Run
 from harness.report.render import show
+from harness.schema.record import Observation, Timing
 from tests.conftest import Measure, shown
 
 BROKEN = '''"""A collective that is wrong on rank 1 from 16 bytes on, and a machine that turns out to have none."""
@@ -54,7 +61,7 @@ class CannotProbe(Probe):
 
 @pytest.fixture(scope="module")
 def swept(measure: Measure) -> Run:
-    small = ("least_bytes=4", "most_bytes=65536", "beside_bytes=64", "iterations=3", "warm_up=1")
+    small = ("least_bytes=4", "most_bytes=65536", "beside_bytes=64", "iterations=3", "warm_up=1", "back_to_back=2")
     keys = [f"probe.collectives.{key}" for key in (*small, f"dtypes=[{','.join(DTYPES)}]")]
     finished = shown(measure("experiment=all_reduce_sweep", "iterations=2", *keys))
     assert "Collective: reduce_scatter, bfloat16" in finished.output
@@ -63,8 +70,11 @@ def swept(measure: Measure) -> Run:
 
 def test_every_size_way_and_rank_has_its_raw_numbers(swept: Run) -> None:
     rows = swept.collectives
-    counted = rows.groupby([*SETTING, "rank"], observed=True).size()
-    assert (counted == 4).all()
+    for clock, calls in (("host", 4), ("host_back_to_back", 2)):
+        counted = rows[rows["clock"] == clock].groupby([*SETTING, "rank"], observed=True).size()
+        assert len(counted) == 2 * (swept.probes.status == "ok").sum()
+        assert (counted == calls).all(), "warm-up and iterations; calls in a row a quarter as often"
+    assert set(rows["clock"].astype(str)) == {"host", "host_back_to_back"}
     assert (rows.groupby("iteration").warm_up.nunique() == 1).all()
     assert set(rows.iteration[rows.warm_up.astype(bool)]) == {0}
     assert set(rows["rank"]) == {0, 1}
@@ -81,6 +91,7 @@ def test_every_setting_is_checked_and_what_torch_has_not_is_told(swept: Run) -> 
     assert len(skipped) == 2 * len(DTYPES)
     assert set(swept.probes.status) == {"ok", "skipped"}
     rows = collectives(swept)
+    rows = rows[rows["clock"] == "host"]
     assert len(rows) == (swept.probes.status == "ok").sum()
     received = rows["count"] * rows.in_flight * rows.collective.map({"all_gather": 2}).fillna(1)
     assert (rows.elements_checked == 2 * 2 * received).all()  # by two ranks, before and after
@@ -90,7 +101,9 @@ def test_the_report_has_a_picture_and_a_file(swept: Run) -> None:
     report = swept.path / "report"
     assert (report / "busbw.png").read_bytes().startswith(b"\x89PNG")
     assert "busbw_gbs" in pd.read_csv(report / "collectives.csv")
-    assert "Probe: collectives" not in (report / "report.md").read_text()
+    page = (report / "report.md").read_text()
+    assert "Probe: collectives" not in page
+    assert "in place: in a row, us" in page
 
 
 def test_a_wrong_result_fails_its_setting_alone(measure: Measure, tmp_path: Path) -> None:
@@ -111,6 +124,36 @@ def test_a_wrong_result_fails_its_setting_alone(measure: Measure, tmp_path: Path
     assert wrong.reason.str.match(r"rank 1 on \S+, in phase ask: WrongResultError: 1 of 4 elements are wrong").all()
     assert (status.drop(["anything", *wrong.subject]) == "ok").all()
     assert set(run.collectives.bytes) == {4, 8, 32}
+
+
+@pytest.mark.parametrize(
+    ("size", "in_flight", "calls"), [(4, 1, 10), (2**20, 1, 10), (2**20, 4, 2), (2**21, 1, 5), (2**26, 1, 2)]
+)
+def test_large_messages_are_sent_less_often_in_a_row(size: int, in_flight: int, calls: int) -> None:
+    """Each call is made by the machine's own way; the number of calls depends on what all ranks know."""
+    counts, times = [], iter([9.0, 1.0, 2.0, nan, 4.0])
+
+    def in_a_row(call: Callable[[], None], count: int) -> list[Way]:
+        counts.append(count)
+        return [Way("cuda_back_to_back", lambda: next(times)), Way("cuda_graph", None, "no graphs here")]
+
+    machine = Machine(**{field.name: None for field in fields(Machine)} | {"in_a_row": in_a_row})  # type: ignore[arg-type]
+    machine = replace(machine, rank=0, size=2, device=torch.device("cpu"), measured=lambda: None, meet=lambda: None, seed=0)
+    machine = replace(machine, free_bytes=lambda: 2**40, time=lambda call: {"host": 1.0})
+    keys = {"least_bytes": size, "most_bytes": size, "beside_bytes": size}
+    probe = CollectivesProbe(collectives=["all_reduce"], in_place=[True], in_flight=[in_flight], **keys)
+    with patch.object(Transfer, "prove", lambda *arguments: 1):
+        seen = [one for question in probe.questions(machine) for one in question.ask()]
+    assert counts == [calls]
+    rows = [one for one in seen if isinstance(one, Timing) and one.clock == "cuda_back_to_back"]
+    assert [(row.iteration, row.warm_up, row.seconds) for row in rows] == [
+        (0, True, 9.0),
+        (1, False, 1.0),
+        (2, False, 2.0),
+        (4, False, 4.0),
+    ]
+    told = [(one.setting, one.text) for one in seen if isinstance(one, Observation) and one.quantity == NOT_MEASURED]
+    assert told == [("cuda_graph", "no graphs here")], "a clock without any number says why"
 
 
 def test_what_does_not_fit_is_skipped_with_its_reason() -> None:

@@ -2,13 +2,17 @@
 
 import sys
 from collections.abc import Callable
+from math import isnan
+from statistics import median
 from types import FrameType
 
 import pytest
 import torch
 
+from harness.probes.control import Control
 from harness.rank import clock
 from harness.rank.clock import Stopwatch
+from harness.rank.queued import QueuedStopwatch
 
 
 class FakeClock:
@@ -64,6 +68,24 @@ def test_one_call_stands_between_the_two_clock_reads_of_a_phase(monkeypatch: pyt
     reads = [index for index, name in enumerate(calls) if name == "read"]
     assert len(reads) == 4
     assert [calls[start + 1 : end] for start, end in zip(reads[::2], reads[1::2], strict=True)] == [["work"], ["work"]]
+
+
+@pytest.mark.gpu
+def test_a_held_device_shows_its_work_without_launches() -> None:
+    """Of 50 small kernels. A hold that ends early is left out, as where another process has the core."""
+    device = torch.device("cuda")
+    x = torch.zeros(256, device=device)
+
+    def call() -> None:
+        for _ in range(50):
+            x.add_(1)
+
+    idle = Stopwatch(device, ["forward"], lambda phase: None)
+    control = Control(None, 0, 1)
+    held = QueuedStopwatch(device, ["forward"], control, lambda: None, 1e-3)
+    with_launches = median(idle.time([("forward", call)])[2] for _ in range(20))
+    without = [seconds[0] for seconds in (held.time([("forward", call)]) for _ in range(20)) if not isnan(seconds[0])]
+    assert 0 < median(without) < with_launches
 
 
 @pytest.mark.gpu

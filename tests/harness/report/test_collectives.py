@@ -1,5 +1,6 @@
 """Golden raw calls in, bandwidths out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pytest
 
 from harness.rank.writer import Writer
 from harness.report.bandwidth_picture import bandwidth
-from harness.report.collectives import collective_tables, collectives
+from harness.report.collectives import collective_tables, collectives, unmeasured
 from harness.report.frame import Run, load_run
 from harness.schema.record import OK, Asked, Observation, Timing
 from harness.schema.run_dir import RunDir
@@ -69,4 +70,31 @@ def test_the_device_clock_is_shown_where_there_is_one(run: Run) -> None:
     device = rows.assign(clock="cuda_event", median_s=rows.median_s / 2)
     shown = next(iter(collective_tables(pd.concat([rows, device]), brief=True)))
     assert shown.rows["in place: us"].tolist() == ["1500"]
-    assert "Device clock" in shown.note
+    assert "device clock" in shown.note
+    assert "Bandwidths: clock cuda_event." in shown.note
+
+
+def test_bandwidths_are_those_of_calls_in_a_row_where_there_are_any(run: Run) -> None:
+    """One call takes 3 ms; in a row each takes 1.5 ms, and in a CUDA graph 1 ms."""
+    rows = collectives(run)
+    clocks = {"host": 1.0, "cuda_event": 1.0, "cuda_back_to_back": 0.5, "cuda_graph": 1 / 3}
+    several = [
+        rows.assign(clock=clock, median_s=rows.median_s * s, busbw_gbs=rows.busbw_gbs / s) for clock, s in clocks.items()
+    ]
+    table = next(iter(collective_tables(pd.concat(several), brief=False, unmeasured=[" Clock x lacks 3 settings: why."])))
+    shown = table.rows[["in place: us", "in place: in a row, us", "in place: graph, us", "in place: busbw"]].iloc[0]
+    assert shown.tolist() == ["3000", "1500", "1000", "3"]
+    assert table.rows["elements checked"].tolist() == ["3000000"]
+    assert "Bandwidths: clock cuda_back_to_back. Clock x lacks 3 settings: why." in table.note
+
+
+def test_a_clock_without_numbers_says_why_once(tmp_path: Path) -> None:
+    run_dir = RunDir.create(compose_config([f"results_dir={tmp_path}", "probe=[collectives]"], nproc_per_node=2), NOW)
+    why = Observation("cuda_graph", "clock not measured", float("nan"), "gloo cannot")
+    seen = [*timed("all_reduce", 1), *timed("all_reduce", 4)]
+    seen += [
+        (f"all_reduce x{number}", rank, replace(why, text="" if rank else why.text)) for number in (1, 4) for rank in range(4)
+    ]
+    asked = [Asked("collectives", f"all_reduce x{number}", OK) for number in (1, 4)]
+    Writer(run_dir).write_probe("collectives", asked, seen)
+    assert unmeasured(load_run(run_dir.path)) == [" Clock cuda_graph lacks 2 settings: gloo cannot."]

@@ -9,7 +9,7 @@ import pytest
 
 from harness.report.breakdown import breakdown_table, straggler_table
 from harness.report.caution import cautions, remarks, short
-from harness.report.cost import cost
+from harness.report.cost import cost, cost_table
 from harness.report.frame import load_run
 from harness.report.render import build, write
 from harness.report.statistics import Blocks, outliers, summarize, trend, two_modes
@@ -172,6 +172,42 @@ def test_on_a_device_its_own_clock_counts() -> None:
     times = times_of(samples("a", 0, table))
     assert times.clock == "cuda_event"
     assert times.phases["cuda_event", "transfer"][0] == pytest.approx([0.006, 0.010])
+
+
+def test_device_times_without_launches_stand_beside_those_with_them(tmp_path: Path) -> None:
+    """One mode has them, in 17 of 20 iterations, and one has not; both are judged by what a user waits for."""
+
+    def seconds(case: Case, launch: int) -> dict[tuple[str, str], np.ndarray]:
+        took = {("host", "step"): 0.001, ("cuda_event", "step"): 0.002, ("cuda_event", "step_alone"): 0.0019}
+        table = {key: np.full((20, 2), value) for key, value in took.items()}
+        if case.reduction == "sum":
+            return table
+        held = {"step": 0.0005, "step_alone": 0.0002}
+        early = np.where(np.arange(20) < 3, np.nan, 1.0)[:, None] * np.ones((1, 2))
+        return table | {("cuda_queued", phase): value * early for phase, value in held.items()}
+
+    run = load_run(make_run(tmp_path, seconds, "workload=[mlp_digits]", "reduction=[mean,sum]").path)
+    timed = timing(run)
+    assert set(timed.cases["clock"]) == {"cuda_event"}
+    table = cost_table(cost(run, timed), short(cautions(run, timed)))
+    steps = [name for name in table if name.startswith("step")]
+    assert steps == ["step, device ms", "step, device without launches ms", "step, ms"]
+    assert table["step, device without launches ms"].tolist() == ["0.500 [0.500, 0.500]", ""]
+    assert table["outliers, device without launches"].tolist() == ["0", ""]
+    assert table.caution.tolist() == ["left out 3 of 20", ""]
+    phases = breakdown_table(cost(run, timed), timed)
+    assert phases["exposed, device ms"].tolist() == ["0.100", "0.100"]
+    assert phases["exposed, device without launches ms"].tolist() == ["0.300", ""]
+    page = write(build(run.path)).read_text()
+    assert "left out (1 case): device times without launches" in page
+    assert "when the host has launched the whole step before" in page
+
+
+@pytest.mark.parametrize(("backend", "warm_up", "cautious"), [("nccl", 0, True), ("nccl", 2, False), ("gloo", 0, False)])
+def test_channels_are_connected_in_the_first_iteration(tmp_path: Path, backend: str, warm_up: int, cautious: bool) -> None:
+    run = load_run(make_run(tmp_path, steps(0.01), *ONE_CASE, f"warm_up={warm_up}").path)
+    run.environment["backend"] = backend
+    assert any("connects the channels" in line for line in remarks(run, cautions(run, timing(run)))) == cautious
 
 
 def test_cautions_in_plain_words(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from tests.synthetic import make_run
 
 
 def phases(case: Case, launch: int) -> Mapping[tuple[str, str], np.ndarray]:
-    """Samples as ranks write them: not every phase has every clock."""
-    return {key: np.ones((3, 2)) for key in (("host", "step"), ("host", "aggregate"), ("arrival", "aggregate"))}
+    """Samples as ranks write them: not every phase has every clock, and a hold may have ended early."""
+    whole = {key: np.ones((3, 2)) for key in (("host", "step"), ("host", "aggregate"), ("arrival", "aggregate"))}
+    return whole | {("cuda_queued", "step"): np.array([[np.nan] * 2, [1.0] * 2, [1.0] * 2])}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,11 @@ def first(value: object) -> Callable[[list[object]], list[object]]:
     return lambda values: [value, *values[1:]]
 
 
+def last_held(value: float) -> Callable[[list[object]], list[object]]:
+    """Change the last row, which is of the clock cuda_queued."""
+    return lambda values: [*values[:-1], value]
+
+
 @pytest.mark.parametrize(
     ("table", "change", "words"),
     [
@@ -45,6 +51,8 @@ def first(value: object) -> Callable[[list[object]], list[object]]:
         ("samples", changed("seconds", first(float("inf"))), "column seconds: expected finite seconds"),
         ("samples", changed("seconds", lambda values: [-1.0] * len(values)), "column seconds: expected numbers of at least 0"),
         ("samples", changed("seconds", lambda values: [str(value) for value in values]), "expected numbers, found string"),
+        ("samples", changed("seconds", last_held(float("inf"))), "column seconds: expected finite seconds"),
+        ("samples", changed("seconds", last_held(-1.0)), "column seconds: expected numbers of at least 0"),
         ("samples", changed("rank", first(None)), "column rank: 1 rows without a value"),
         ("samples", changed("case_id", first("x/../../PWNED")), "expected rows of"),
         ("samples", changed("launch", first(3)), "expected rows of launch 0"),
