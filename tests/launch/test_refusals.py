@@ -121,7 +121,7 @@ def test_nccl_needs_gpus(line: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_more_ranks_than_gpus_with_nccl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("launch.devices.visible_gpus", lambda: 2)
+    monkeypatch.setattr("launch.devices.visible_gpus", lambda variables: 2)
     assert main(["backend=nccl", "torchrun.nproc_per_node=3", "dry_run=true"]) == 2
     assert "3: nccl takes one rank a GPU, and 2 are visible" in capsys.readouterr().err
     assert main(["torchrun.nproc_per_node=3", "dry_run=true"]) == 2, "auto is nccl where there are GPUs"
@@ -131,7 +131,7 @@ def test_more_ranks_than_gpus_with_nccl(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_ranks_default_to_the_gpus_or_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for gpus, ranks in ((0, 2), (4, 4)):
-        monkeypatch.setattr("launch.devices.visible_gpus", lambda gpus=gpus: gpus)
+        monkeypatch.setattr("launch.devices.visible_gpus", lambda variables, gpus=gpus: gpus)
         assert main(["dry_run=true"]) == 0
         assert f"--nproc-per-node={ranks} " in capsys.readouterr().out
 
