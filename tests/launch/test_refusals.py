@@ -203,6 +203,40 @@ def test_a_gpu_without_device_files_is_asked_for(monkeypatch: pytest.MonkeyPatch
     assert visible_gpus() == 4
 
 
+@pytest.mark.parametrize(("nodes", "gpus"), [(["0", "0"], 0), (["0", "45012", "3877"], 2)])
+def test_amds_driver_without_a_gpu_is_not_asked(
+    nodes: list[str], gpus: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The driver lists a host's CPUs too, with the number 0."""
+    monkeypatch.setattr("launch.devices._ROOT", tmp_path)
+    monkeypatch.setattr("launch.devices._NVML", "libnosuch.so.1")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: SimpleNamespace(stdout="2\n"))
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kfd").touch()
+    for place, number in enumerate(nodes):
+        node = tmp_path / f"sys/class/kfd/kfd/topology/nodes/{place}"
+        node.mkdir(parents=True)
+        (node / "gpu_id").write_text(f"{number}\n")
+    assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+def test_gpus_that_the_configuration_hides_are_not_counted(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four GPUs, as torch counts them by the environment that it is started with."""
+    monkeypatch.setattr("launch.devices._has_driver", lambda: True)
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(
+        "subprocess.run", lambda *_, env, **__: SimpleNamespace(stdout=str(len(env.get(variable, "0,1,2,3").split(","))))
+    )
+    for given, ranks in (([], 4), ([f"+env.{variable}='0,2'"], 2)):
+        assert main(["dry_run=true", *given]) == 0
+        assert f"--nproc-per-node={ranks} " in capsys.readouterr().out
+    assert main(["dry_run=true", "backend=nccl", "torchrun.nproc_per_node=4", f"+env.{variable}='0,2'"]) == 2
+    assert "2 are visible" in capsys.readouterr().err
+
+
 def test_a_checkout_that_is_not_installed_finds_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = compose_config([], nproc_per_node=1)
     monkeypatch.setattr("launch.compose.find_spec", lambda name: None)

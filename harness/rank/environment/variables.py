@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import pwd
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,21 +31,27 @@ def written_down(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: mask_variable(name, value) for name, value in sorted(variables.items()) if name.startswith(_WRITTEN_DOWN)}
 
 
-def nccl_files(variables: Mapping[str, str], root: Path = Path("/")) -> dict[str, dict[str, str]]:
+def nccl_files(variables: Mapping[str, str], root: Path = Path("/"), home: Path | None = None) -> dict[str, dict[str, str]]:
     """Settings in the files that NCCL reads, by file, masked; the file that counts more comes last.
 
     A variable of the environment counts more than either: NCCL sets what is not set.
     """
-    own = variables.get("NCCL_CONF_FILE")
-    paths = {
-        _ETC: root / _ETC.lstrip("/"),
-        own or _USERS: Path(own) if own else Path(variables.get("HOME", "/")) / ".nccl.conf",
-    }
+    own, home = variables.get("NCCL_CONF_FILE"), _home() if home is None else home
+    paths = {_ETC: root / _ETC.lstrip("/"), own or _USERS: Path(own) if own else home / ".nccl.conf"}
     found = {name: _settings(path) for name, path in paths.items()}
     return {name: written_down(settings) for name, settings in found.items() if settings}
 
 
+def _home() -> Path:
+    """As NCCL finds it, which does not look at HOME."""
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # a container's user without a name
+        return Path("/nonexistent")
+
+
 def _settings(path: Path) -> dict[str, str]:
+    """Of lines of one name the first counts."""
     lines = (_SETTING.fullmatch(line) for line in (text(path) or "").splitlines())
     return {line[1]: line[2] for line in reversed([*lines]) if line}
 

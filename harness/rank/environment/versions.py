@@ -26,7 +26,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _loaded_nccl() -> str | None:
-    """Version of the NCCL (on ROCm RCCL) library in this process: with LD_PRELOAD it differs from the one that torch was built with."""
+    """Version of the NCCL library in this process, on ROCm of RCCL: with LD_PRELOAD it differs from torch's own."""
     try:
         path = re.search(r"/\S*lib[nr]ccl\.so\S*", _MAPS.read_text())
         number = ctypes.c_int()
