@@ -69,6 +69,8 @@ def check_ranks(config: BenchmarkConfig, ranks: int) -> None:
     if config.device == "cpu":
         return
     gpus = visible_gpus(config.env)
+    if not gpus and config.nvtx:
+        raise RefusedError("nvtx=true: this host shows no GPU; accepted: nvtx=true on a host with one; try profile=true")
     if not gpus and config.device == "auto" and config.backend != "nccl":
         return
     if not gpus:

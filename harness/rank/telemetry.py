@@ -151,7 +151,7 @@ def _row(case_id: str, rank: int, uuid: str, own: Mapping[str, Any], figures: Ma
         **{name: float(figures.get(name, nan)) for name in _QUANTITIES},
         slowed_by_power=_share(reasons, _POWER, busy),
         slowed_by_heat=_share(reasons, _HEAT, busy),
-        slowed_by="; ".join(f"{name} {count / busy:.3f}" for name, count in sorted(reasons.items())) if busy else "",
+        slowed_by="; ".join(f"{name} {count / busy:.1%}" for name, count in sorted(reasons.items())) if busy else "",
         process_bytes=nan if own["process"] is None else float(own["process"]),
         reserved_bytes=own["reserved"],
         alloc_retries=own["retries"],

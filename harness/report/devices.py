@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from harness.report.frame import Run
 from harness.report.labels import labelled
@@ -33,8 +35,9 @@ def slow_gpus(busy: pd.DataFrame, run: Run) -> Iterator[str]:
     """Name the GPU that was slower than the others of its kind, and the one that was held back; of several, the worst."""
     if busy.empty:
         return
-    kinds = {rank: facts.get("device_name") for rank, facts in enumerate(run.environment.get("ranks", []))}
-    rows = busy.assign(kind=busy["rank"].map(kinds), others=[_others(row, busy, kinds) for row in busy.itertuples()])
+    models = {rank: str(facts.get("device_name")) for rank, facts in enumerate(run.environment.get("ranks", []))}
+    rows = busy.assign(model=busy["rank"].map(models).fillna("")).reset_index(drop=True)
+    rows["others"] = _of_others(rows)
     slow = rows[rows.sm_mhz_median < _SLOWER * rows.others]
     held = rows[(rows[["slowed_by_power", "slowed_by_heat"]].max(axis=1) > _HELD) & ~rows["rank"].isin(slow["rank"])]
     if len(slow):
@@ -52,19 +55,33 @@ def slow_gpus(busy: pd.DataFrame, run: Run) -> Iterator[str]:
         )
 
 
-def _others(row: object, rows: pd.DataFrame, kinds: dict[int, object]) -> float:
-    """Median SM clock of the other GPUs of this kind in the same case and launch; NaN where there is none."""
-    kind = kinds.get(row.rank)  # type: ignore[attr-defined]
-    same = rows[(rows.case_id == row.case_id) & (rows.launch == row.launch) & (rows.uuid != row.uuid)]  # type: ignore[attr-defined]
-    alike = same[same["rank"].map(kinds) == kind] if kind is not None else same
-    return float(alike.drop_duplicates("uuid").sm_mhz_median.median())
+def _of_others(rows: pd.DataFrame) -> pd.Series:
+    """Median SM clock of the other GPUs of a model in the same case and launch; NaN where there is none."""
+    gpus = rows.dropna(subset="sm_mhz_median").drop_duplicates(_BESIDE)
+    others = gpus.groupby(_BESIDE[:-1], sort=False).sm_mhz_median.transform(_without_one)
+    known = gpus[_BESIDE].assign(others=others)
+    return rows[_BESIDE].merge(known, on=_BESIDE, how="left").others
+
+
+_BESIDE = ["case_id", "launch", "model", "uuid"]
+"""Columns that name a GPU in a case; all but the last: the GPUs that it is compared with."""
+
+
+def _without_one(values: pd.Series) -> NDArray[np.float64]:
+    """Median of all values but one, for each of them."""
+    ordered, left = np.sort(values.to_numpy(dtype=np.float64)), len(values) - 1
+    if not left:
+        return np.full(1, np.nan)
+    place = np.searchsorted(ordered, values)
+    middle = [ordered[at + (at >= place)] for at in ((left - 1) // 2, left // 2)]
+    return np.asarray((middle[0] + middle[1]) / 2)
 
 
 def _state(row: pd.Series) -> str:
-    reasons = [reason.rpartition(" ") for reason in row.slowed_by.split("; ") if reason]
-    held = [f"{name} in {float(share):.0%} of {row.samples - row.idle} samples" for name, _, share in reasons]
+    held = [f"held down: {row.slowed_by}"] if row.slowed_by else []
     figures = [(row.power_w_max, "W at most"), (row.temperature_c_max, "C at most")]
-    return ", ".join([*held, *(f"{value:.0f} {unit}" for value, unit in figures if value == value)])
+    measured = [f"{value:.0f} {unit}" for value, unit in figures if value == value]
+    return "; ".join([*held, *measured, f"{row.samples - row.idle} samples"])
 
 
 def _likewise(rows: pd.DataFrame) -> str:

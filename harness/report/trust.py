@@ -126,7 +126,7 @@ def _unlike_ranks(environment: Facts) -> Iterator[str]:
             yield f"The GPUs of the ranks differ in {name}: {told}. The slowest sets the pace of all."
             break  # another model differs in all of these
     for variable, values in (environment.get("variables_differ") or {}).items():
-        told = "; ".join(f"{value} on rank{'s' * (not spelled.isdigit())} {spelled}" for value, spelled in values.items())
+        told = "; ".join(f"{value} on rank{'s' * (not str(spelled).isdigit())} {spelled}" for value, spelled in values.items())
         yield f"{variable} differs between the ranks: {told}."
 
 

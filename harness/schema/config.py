@@ -244,7 +244,7 @@ class BenchmarkConfig:
         if self.device == "cpu" and self.backend == "nccl":
             raise ValueError("backend=nccl with device=cpu: nccl reduces CUDA tensors only; use backend=gloo")
         if self.nvtx and self.device == "cpu":
-            raise ValueError("nvtx=true: device=cpu has no NVTX ranges; accepted: device=cuda, or auto on a host with a GPU")
+            raise ValueError("nvtx=true: device=cpu has no NVTX ranges; accepted: device=cuda; try profile=true")
         for axis in AXES:
             if not getattr(self, axis):
                 raise ValueError(f"{axis}=[]: select at least one option, as in {axis}=[NAME]; --help lists them")

@@ -137,7 +137,7 @@ class Device:
     """Share of the samples in which the clock was held down for the sake of power."""
     slowed_by_heat: float
     slowed_by: str
-    """Every reason for a lower clock, by NVML's name, and its share: `SwPowerCap 0.250; SwThermalSlowdown 0.100`."""
+    """Every reason for a lower clock, by NVML's name, and its share: `SwPowerCap 25.0%; SwThermalSlowdown 10.0%`."""
     process_bytes: float
     """Device memory of the rank's process after the case: allocator, NCCL, cuBLAS and CUDA context; NaN where unknown."""
     reserved_bytes: int

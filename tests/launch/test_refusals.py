@@ -18,6 +18,8 @@ from tests.worlds.pool import Pool
 
 REFUSALS = {
     "reduction=[none,nosuch]": ["nosuch", "micro_batch", "one_by_one_forward"],
+    "nvtx=true device=cpu": ["nvtx=true: device=cpu has no NVTX ranges", "accepted: device=cuda", "try profile=true"],
+    "sample_hz=-1": ["sample_hz=-1: less than 0"],
     "reduction=nosuch": ["nosuch", "the options of reduction are"],
     "experiment=nosuch": ["nosuch", "smoke"],
     "reduction=[sums]": ["did you mean sum?"],
@@ -118,6 +120,15 @@ def test_refused_before_a_rank_starts(
 def test_nccl_needs_gpus(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([line, "torchrun.nproc_per_node=2"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_ranges_for_a_profiler_need_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for gpus, status in ((0, 2), (2, 0)):
+        monkeypatch.setattr("launch.devices.visible_gpus", lambda variables, gpus=gpus: gpus)
+        assert main(["nvtx=true", "torchrun.nproc_per_node=2", "dry_run=true"]) == status
+    assert capsys.readouterr().err == (
+        "reducebench: nvtx=true: this host shows no GPU; accepted: nvtx=true on a host with one; try profile=true\n"
+    )
 
 
 def test_more_ranks_than_gpus_with_nccl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

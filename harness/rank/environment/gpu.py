@@ -123,7 +123,7 @@ def torch_facts(device: torch.device) -> dict[str, Any]:
     others = [other for other in range(torch.cuda.device_count()) if other != device.index]
     return {
         "device_name": properties.name,
-        "uuid": str(properties.uuid),
+        "uuid": str(getattr(properties, "uuid", "")) or None,  # ROCm has none
         "memory_bytes": properties.total_memory,
         "compute_capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,

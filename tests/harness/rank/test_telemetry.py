@@ -89,7 +89,7 @@ def test_samples_of_a_real_sampler_reach_the_row_of_their_case(telemetry: Teleme
     assert row["idle"] == 0
     assert {row[f"sm_mhz_{what}"] for what in ("min", "median", "max")} == {1410.0}
     assert (row["memory_mhz_median"], row["power_w_max"], row["temperature_c_max"]) == (2619.0, 650.0, 61.0)
-    assert (row["slowed_by_power"], row["slowed_by_heat"], row["slowed_by"]) == (1.0, 0.0, "SwPowerCap 1.000")
+    assert (row["slowed_by_power"], row["slowed_by_heat"], row["slowed_by"]) == (1.0, 0.0, "SwPowerCap 100.0%")
     assert (row["reserved_bytes"], row["alloc_retries"]) == (3 << 30, 2)
 
 
@@ -213,5 +213,5 @@ def test_the_slow_gpu_of_a_run_is_named(worlds: Pool, ranks: int, tmp_path: Path
     (said,) = [line for line in finished.output.splitlines() if line.startswith("(!) Rank 1's GPU ran at")]
     assert "median SM clock of 1410 MHz" in said
     assert "28.8% below the others' 1980 MHz" in said
-    assert "HwThermalSlowdown in 100% of " in said
+    assert "(held down: HwThermalSlowdown 100.0%; 650 W at most; 61 C at most; " in said
     assert "GPUs: mlp_digits" in finished.output

@@ -1,12 +1,14 @@
 """Which GPU of a run is named as the slow one."""
 
+from math import nan
+from statistics import median
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pandas as pd
 import pytest
 
-from harness.report.devices import slow_gpus
+from harness.report.devices import _without_one, slow_gpus
 from harness.report.frame import Run
 
 
@@ -21,7 +23,7 @@ def named(table: pd.DataFrame, *models: str) -> list[str]:
     return list(slow_gpus(table, cast(Run, SimpleNamespace(environment=environment))))
 
 
-HOT = {"slowed_by_heat": 0.4, "slowed_by": "HwThermalSlowdown 0.400"}
+HOT = {"slowed_by_heat": 0.4, "slowed_by": "HwThermalSlowdown 40.0%"}
 
 
 @pytest.mark.parametrize("clock", [1885.0, 1980.0, 2100.0, float("nan")])
@@ -33,7 +35,7 @@ def test_a_slow_gpu_is_named_with_its_figures() -> None:
     (said,) = named(rows({}, {"sm_mhz_median": 1410.0, **HOT}, {}, {}))
     assert said == (
         "Rank 1's GPU ran at a median SM clock of 1410 MHz in case, 28.8% below the others' 1980 MHz "
-        "(HwThermalSlowdown in 40% of 100 samples, 650 W at most, 60 C at most)."
+        "(held down: HwThermalSlowdown 40.0%; 650 W at most; 60 C at most; 100 samples)."
     )
 
 
@@ -45,9 +47,7 @@ def test_of_several_slow_gpus_the_worst_is_named_and_the_others_are_counted() ->
 
 def test_a_gpu_that_all_are_as_slow_as_is_named_where_it_was_held_down() -> None:
     (said,) = named(rows({"sm_mhz_median": 1400.0, **HOT}, {"sm_mhz_median": 1400.0, **HOT, "slowed_by_heat": 0.2}))
-    assert said.startswith(
-        "Rank 0's GPU was held below its clocks in case, at a median of 1400 MHz (HwThermalSlowdown in 40% of "
-    )
+    assert said.startswith("Rank 0's GPU was held below its clocks in case, at a median of 1400 MHz (held down: HwThermal")
     assert said.endswith("1 other rank likewise.")
 
 
@@ -55,3 +55,9 @@ def test_a_gpu_is_held_against_others_of_its_model_and_against_no_rank_that_shar
     assert named(rows({}, {"sm_mhz_median": 1410.0}), "H200", "L4") == []
     assert named(rows({"uuid": "same"}, {"uuid": "same", "sm_mhz_median": 1410.0})) == []
     assert named(rows({}, {"sm_mhz_median": 1410.0, "case_id": "other"})) == [], "nor against another case"
+
+
+def test_the_median_of_the_others_is_that_of_all_but_one() -> None:
+    for values in ([5.0], [5.0, 7.0], [3.0, 3.0, 9.0], [8.0, 1.0, 4.0, 2.0, 4.0]):
+        others = [median(values[:place] + values[place + 1 :]) if len(values) > 1 else nan for place in range(len(values))]
+        assert _without_one(pd.Series(values)) == pytest.approx(others, nan_ok=True)
