@@ -76,7 +76,7 @@ def _ranks_per_node(config: BenchmarkConfig) -> int:
                 "launch=slurm: say launch.gpus_per_node, or torchrun.nproc_per_node: this host is none of the job's"
             )
         return launcher.gpus_per_node or default_ranks("cpu")
-    return asked or default_ranks(config.device)
+    return asked or default_ranks(config.device, config.env)
 
 
 def check(config: BenchmarkConfig, ranks: int) -> None:

@@ -28,7 +28,7 @@ settings.load_profile("reducebench")
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from every test but those of `-m gpu`: the others expect that the defaults take the CPU and gloo."""
     if config.option.markexpr != "gpu":
-        hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+        hidden = dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "")
         os.environ.update(hidden)
         ENVIRONMENT.update(hidden)
 

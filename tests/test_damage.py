@@ -101,6 +101,7 @@ ELSEWHERE = {
     ("harness/schema/terminal.py", "_drop"),  # /dev/null
     ("harness/schema/terminal.py", "_open_missing"),
     ("harness/schema/tables.py", "_read"),  # what open_file has opened
+    ("launch/devices.py", "_has_amd_gpu"),  # /sys
     ("launch/ending.py", "_is_rank"),
     ("launch/patience.py", "_state"),
     ("launch/source.py", "_read"),

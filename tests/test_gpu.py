@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.probes.accesses import PinnedCopy, SideStream
+from harness.rank.memory import available_bytes
 from harness.rank.preflight import SHARING
 from harness.report.frame import Run, load_run
 from harness.report.staleness import reads
@@ -145,9 +146,46 @@ def test_what_a_run_tells_of_its_gpus(tmp_path: Path) -> None:
         assert told["driver"]
         assert 0 < seen["after"]["sm_mhz"] <= told["max_sm_mhz"]
         pids = {rank["pid"] for rank in run.environment["ranks"]}
+        assert not seen["after"]["idle"] or seen["after"]["utilization_percent"] is not None
         assert not seen["device_processes"]["own_pid_seen"] or not pids & {p["pid"] for p in seen["device_processes"]["others"]}
     (host,) = run.environment["hosts"]
     assert f"GPU-{run.environment['ranks'][0]['uuid']}" in host["topology"]["uuids"]
+
+
+def test_what_the_gpu_did_during_a_case(tmp_path: Path) -> None:
+    """Samples lie within the case, on a case that takes seconds; NVML counts at least what the allocator holds."""
+    asked = ("workload=[mlp_digits]", "workload.mlp_digits.hidden=8192", "reduction=[mean]", "until.relative=1e-9")
+    run = run_of("nccl", 1, tmp_path, *asked, "until.seconds=3", "until.most=1000000")
+    (row,) = run.devices.itertuples()
+    (told,) = run.environment["ranks"]
+    assert row.uuid == told["uuid"]
+    assert row.samples - row.idle >= 5
+    assert 0 < row.sm_mhz_min <= row.sm_mhz_median <= row.sm_mhz_max <= told["max_sm_mhz"]
+    assert 0 < row.power_w_median <= row.power_w_max
+    assert row.temperature_c_max > 0
+    assert row.utilization_median > 0
+    assert row.reserved_bytes > 0
+    assert row.process_bytes != row.process_bytes or row.process_bytes >= row.reserved_bytes
+    assert row.alloc_retries == 0
+
+
+def test_ranges_for_a_profiler_change_no_figure_that_is_compared(tmp_path: Path) -> None:
+    """With nvtx=true, and no profiler attached: the same bits, every phase timed, nothing left open."""
+    asked = ("workload=[mlp_digits]", "reduction=[mean]", "iterations=3")
+    plain, marked = (run_of("nccl", 1, tmp_path / name, *asked, f"nvtx={name}") for name in ("false", "true"))
+    assert plain.cases.gradient_sha256.tolist() == marked.cases.gradient_sha256.tolist()
+    assert len(plain.samples) == len(marked.samples)
+
+
+def test_free_memory_counts_what_the_allocator_holds_unused() -> None:
+    device = torch.device("cuda", 0)
+    torch.cuda.empty_cache()
+    before = available_bytes(device, 1)
+    held = torch.empty(2**28, dtype=torch.uint8, device=device)
+    assert before - available_bytes(device, 1) >= 2**28 - 2**21
+    del held
+    assert torch.cuda.memory_reserved(device) >= 2**28
+    assert abs(before - available_bytes(device, 1)) <= 2**21, "the cache is free for this process"
 
 
 def test_traces_on_cuda(tmp_path: Path) -> None:

@@ -20,10 +20,13 @@ from harness.rank.drift import Drifts
 from harness.rank.findings import changed_settings, findings
 from harness.rank.footprint import Footprint
 from harness.rank.material import Material
+from harness.rank.memory import DeviceMemory
+from harness.rank.nvtx import Ranges
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer
 from harness.rank.rehearsal import Rehearsal
 from harness.rank.standing import Row
+from harness.rank.telemetry import Telemetry
 from harness.rank.trial import Measured, Trial
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
@@ -49,6 +52,7 @@ class CaseWork:
     writer: Writer
     usages: Usages
     footprint: Footprint
+    telemetry: Telemetry
     clock: CommonClock
     tracer: Tracer | None
     """Where traces are asked for."""
@@ -132,6 +136,7 @@ class CaseWork:
                 return replace(blank, status=SKIPPED, reason=reason)
             bare = self.footprint.bare(case, trial)
             measured = self._measure(case, trial)
+            self.telemetry.visited(case, measured.window, last=last)
             self._seen.setdefault(case, []).append(measured)
             return self._settle(case, trial, bare, blank) if last else None
         except CaseFailedError as error:
@@ -174,10 +179,17 @@ class CaseWork:
         """One visit. The clocks are held against each other before it and after it: they drift. Raises CaseFailedError."""
         before = self.clock.offset()
         trial = replace(trial, offset=before)
-        measured = together(self.world.control, lambda: trial.measure(self.state.enter))
+        measured = together(self.world.control, lambda: self._run(case, trial))
         uncertain = self.clock.largest_uncertainty(before, self.clock.offset())
         self._uncertain_s[case] = max(uncertain, self._uncertain_s.get(case, 0.0))
         return measured
+
+    def _run(self, case: Case, trial: Trial) -> Measured:
+        if not self.config.nvtx:
+            return trial.measure(self.state.enter)
+        ranges = Ranges(case.case_id, trial.warm_up)
+        with ranges.of_case():
+            return trial.measure(self.state.enter, ranges)
 
     def _settle(self, case: Case, trial: Trial, bare: int, blank: Outcome) -> Outcome:
         """`trial` is that of the last visit, whose gradient is compared."""
@@ -191,9 +203,12 @@ class CaseWork:
         taken = self.footprint.of(trial, measured, bare)
         peak, above, declared = taken.amax(0).tolist()
         blank = replace(blank, peak_memory_bytes=peak, above_bare_bytes=above, declared_bytes=declared)
+        devices = self.telemetry.rows(case, measured.device_memory)
         evaluated = self._evaluate(case, trial, measured, blank)
         if self.world.rank == 0:
             self.writer.write_memory(case, taken)
+            if devices:
+                self.writer.write_devices(case, devices)
             if self.config.drift.steps:
                 self.writer.write_drifts(case, drifts)
         return evaluated
@@ -280,6 +295,7 @@ def whole(visits: list[Measured]) -> Measured:
         visits=[counts for visit in visits for counts in visit.visits],
         peak_memory_bytes=max(visit.peak_memory_bytes for visit in visits),
         taken_memory_bytes=max(visit.taken_memory_bytes for visit in visits),
+        device_memory=_together([visit.device_memory for visit in visits]),
         tolerated_warnings=sorted({warning for visit in visits for warning in visit.tolerated_warnings}),
     )
 
@@ -288,3 +304,10 @@ def _with_numbers(columns: list[tuple[str, str]], seconds: torch.Tensor) -> tupl
     """Leave out the columns without any number, as of a host that never ran ahead of the device; equal on all ranks."""
     kept = [place for place, there in enumerate(seconds.isfinite().any(0).tolist()) if there]
     return [columns[place] for place in kept], seconds[:, kept]
+
+
+def _together(visits: list[DeviceMemory | None]) -> DeviceMemory | None:
+    known = [memory for memory in visits if memory is not None]
+    if not known:
+        return None
+    return DeviceMemory(max(one.reserved_bytes for one in known), sum(one.alloc_retries for one in known))

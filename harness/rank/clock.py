@@ -29,12 +29,16 @@ class Stopwatch:
         enter: Callable[[str], None],
         arriving: str = "",
         ahead_s: float = 0.0,
+        leave: Callable[[], None] | None = None,
     ) -> None:
-        """`arriving` is the phase whose beginning is noted, empty for none; this clock is `ahead_s` ahead of rank 0's."""
+        """`arriving` is the phase whose beginning is noted, empty for none; this clock is `ahead_s` ahead of rank 0's.
+
+        `leave` is called after the last clock read of an iteration, before the host waits for the device.
+        """
         self._names, self._enter, self._device = tuple(names), enter, device
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * len(names))] if device.type == "cuda" else []
         self._anchor = torch.cuda.Event(enable_timing=True) if self._events else None
-        self._arriving, self._ahead_s = arriving, ahead_s
+        self._arriving, self._ahead_s, self._leave = arriving, ahead_s, leave
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -47,6 +51,8 @@ class Stopwatch:
         """Run the phases once; seconds, as `columns` says. `step` is from the first clock read to the last."""
         anchored = self._drop_anchor()
         reads = self._run_on_device(phases) if self._events else self._run(phases)
+        if self._leave is not None:
+            self._leave()
         host = [end - start for start, end in zip(reads[::2], reads[1::2], strict=True)]
         seconds = by_phase(self._names, host, reads[-1] - reads[0])
         if self._events:

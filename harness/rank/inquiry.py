@@ -19,6 +19,7 @@ from harness.rank.in_a_row import ways
 from harness.rank.kept import Kept
 from harness.rank.material import Material
 from harness.rank.memory import available_bytes
+from harness.rank.preflight import gpu_uuid
 from harness.rank.process_group import World
 from harness.rank.writer import Seen
 from harness.schema.config import BenchmarkConfig
@@ -111,8 +112,10 @@ def machine_of(world: World, config: BenchmarkConfig, materials: Iterable[tuple[
         read = zip(stopwatch.columns, stopwatch.time([("call", call)]), strict=True)
         return {clock: seconds for (phase, clock), seconds in read if phase == "call"}
 
+    sharing = _sharing(world)
+
     def free() -> int:
-        own = torch.tensor(available_bytes(world.device, world.ranks_per_node or world.size))
+        own = torch.tensor(available_bytes(world.device, sharing))
         return min(int(theirs) for theirs in world.control.all_gather(own))
 
     return Machine(
@@ -129,6 +132,13 @@ def machine_of(world: World, config: BenchmarkConfig, materials: Iterable[tuple[
         subjects=tuple(_subject(name, material, world.device, config.seed) for name, material in materials),
         drift=config.drift,
     )
+
+
+def _sharing(world: World) -> int:
+    """Ranks that use the memory of this rank's device, itself among them: those of one GPU, or on the CPU of one host."""
+    own = gpu_uuid(world.device)
+    uuids = world.control.all_gather_text(own or "")
+    return uuids.count(own) if own else world.ranks_per_node or world.size
 
 
 def _subject(name: str, material: Material, device: torch.device, seed: int) -> Subject:

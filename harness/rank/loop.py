@@ -1,14 +1,17 @@
 """The iterations of a case: how many, what each of them saw, and the most memory that any of them took."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
+from time import monotonic
 
 import torch
 
 from harness.rank.clock import CUDA_EVENT, HOST
 from harness.rank.exposure import Iterate, Twins, Watch
 from harness.rank.memory import peak_bytes, reset_peak
+from harness.rank.nvtx import Ranges
 from harness.rank.pace import GO_ON, Pace
 from harness.rank.rig import Rig
 
@@ -25,8 +28,11 @@ class Loop:
     pace: Pace
     twins: Twins | None
     iterate: Iterate
+    ranges: Ranges | None = None
     rows: list[list[float]] = field(default_factory=list)
     """Seconds, as `columns` says, warm-ups first."""
+    began: float = 0.0
+    """When the measured iterations began, by the monotonic clock of the host."""
     _peak: int = 0
 
     @property
@@ -73,12 +79,16 @@ class Loop:
         return columns.index(("step", CUDA_EVENT if ("step", CUDA_EVENT) in columns else HOST))
 
     def _begin(self) -> None:
+        if self.ranges:
+            self.ranges.capture()
         self._peak = 0
         reset_peak(self.device)
         self.pace.begin()
+        self.began = monotonic()
 
     def _once(self, left: int) -> None:
-        row = self.iterate(self.rig.model, partial(self.stopwatch.time, self.rig.phases[left % len(self.rig.phases)]))
+        with self.ranges.of_iteration() if self.ranges else nullcontext():
+            row = self.iterate(self.rig.model, partial(self.stopwatch.time, self.rig.phases[left % len(self.rig.phases)]))
         if self.twins:
             self._peak = max(self._peak, peak_bytes(self.device))
             row = row + self.twins.time(left, self.iterate)

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,17 +16,41 @@ _UNKNOWN = 2**62
 """Bytes where the system does not tell: the allocator will."""
 
 
+@dataclass(frozen=True)
+class DeviceMemory:
+    """What the caching allocator of a CUDA device did meanwhile."""
+
+    reserved_bytes: int
+    """The most that it held of the device, its cache included."""
+    alloc_retries: int
+    """Allocations that succeeded only after it had returned its cache."""
+
+
 class Meter:
     """What a stretch of work takes at its peak, above what was there before it."""
 
     def __init__(self, device: torch.device) -> None:
         _give_back()
+        self._device = device
         self._before = bytes_now(device)
         self._told = reset_peak(device)
+        self._retries = _alloc_retries(device)
 
     def taken(self, peak: int) -> int:
         """Bytes, at this peak; 0 where the system does not tell."""
         return max(0, peak - self._before) if self._told else 0
+
+    def on_device(self) -> DeviceMemory | None:
+        """The allocator since then; None on the CPU."""
+        if self._device.type != "cuda":
+            return None
+        reserved = torch.cuda.max_memory_reserved(self._device)
+        return DeviceMemory(int(reserved), _alloc_retries(self._device) - self._retries)
+
+
+def _alloc_retries(device: torch.device) -> int:
+    """So far; 0 on the CPU."""
+    return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if device.type == "cuda" else 0
 
 
 def reset_peak(device: torch.device) -> bool:
@@ -46,9 +71,13 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def available_bytes(device: torch.device, ranks: int) -> int:
-    """What each of `ranks` on this host could still take: of the device's memory, or an equal share of the host's."""
+    """What each of `ranks` that share the device, or this host's memory, could still take: an equal share of what is free.
+
+    What the caching allocator holds unused is free for this rank alone.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) // ranks + unused
     return min(_fields(_MEMINFO).get("MemAvailable", _UNKNOWN), _left_in_group()) // ranks
 
 

@@ -110,7 +110,8 @@ def _facts(device: torch.device) -> dict[str, str | None]:
 
 def gpu_uuid(device: torch.device) -> str | None:
     """Which device it is, whatever number it has here; None on the CPU."""
-    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None) if device.type == "cuda" else None  # ROCm has none
+    return None if uuid is None else str(uuid)
 
 
 def _unlike(told: Sequence[Mapping[str, str | None]], hosts: Sequence[str]) -> list[str]:

@@ -20,6 +20,8 @@ from harness.rank.lifeline import Lifeline
 from harness.schema.config import RENDEZVOUS_S, BenchmarkConfig
 from harness.schema.refusal import RefusedError
 
+HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""Variables that name the GPUs a process may see, of CUDA and of two layers of ROCm; empty: none."""
 NCCL_GRACE_S = 10.0
 """Beyond the deadline, until NCCL's watchdog ends the process without a word: the guard, which names names, comes first."""
 
@@ -166,9 +168,7 @@ def _works(device: torch.device) -> bool:
 def choose_device(config: BenchmarkConfig, local_rank: int) -> torch.device:
     """The device of this rank on its node: by LOCAL_RANK, never by the global rank. A run on the CPU hides its host's GPUs."""
     if config.device == "cpu":
-        os.environ.update(
-            CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES=""
-        )  # torch's PowerSGD hook waits for a GPU if one is seen
+        os.environ.update(dict.fromkeys(HIDING, ""))  # torch's PowerSGD hook waits for a GPU if one is seen
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,12 +28,14 @@ from harness.rank.guard import Guard
 from harness.rank.inquiry import Inquiry, machine_of
 from harness.rank.kept import Kept
 from harness.rank.material import Material, check_equal_on_ranks, prepare
+from harness.rank.nvtx import check_nvtx
 from harness.rank.preflight import allow_sockets, check_alike, check_interfaces, check_sum
 from harness.rank.process_group import World, choose_backend, choose_device
 from harness.rank.profiling import Tracer
 from harness.rank.reference import References
 from harness.rank.rehearsal import Rehearsal
 from harness.rank.standing import read_standing
+from harness.rank.telemetry import Telemetry
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
 from harness.schema.case import Case
@@ -127,6 +129,7 @@ class Session:
             writer=writer,
             usages=Usages(world.control, world.device),
             footprint=Footprint(world.control),
+            telemetry=Telemetry.open(world, config.sample_hz),
             clock=CommonClock.open(world.control),
             tracer=Tracer(run_dir, world) if config.profile and not launch else None,
             rehearsal=Rehearsal(world, state, comparisons, drifts, finished, aside),
@@ -143,6 +146,12 @@ class Session:
         work = [(case.case_id, partial(self.cases.visit, case, rounds, last=last)) for case, last in visits]
         work += [(f"probe {inquiry.name}", partial(self.run_probe, inquiry)) for inquiry in self.inquiries]
         work += [(f"trace {case.case_id}", partial(self.cases.trace, case)) for case in self.cases.parts if self.config.profile]
+        try:
+            self._work_through(work, total, progress)
+        finally:
+            self.cases.telemetry.close()
+
+    def _work_through(self, work: Sequence[tuple[str, Callable[[], None]]], total: int, progress: Progress) -> None:
         for name, call in work:
             self.world.check_default()  # the case that failed has its row, and is the state's
             done = len(self.cases.settled) + self.asked
@@ -221,6 +230,7 @@ def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, pro
     state.enter("join")
     device = choose_device(config, int(os.environ["LOCAL_RANK"]))
     nccl = choose_backend(config, device) == "nccl"
+    check_nvtx(device, nvtx=config.nvtx)
     check_interfaces(nccl=nccl)
     store, rank, size = join()
     if nccl:

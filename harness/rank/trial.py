@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from math import nan
+from time import monotonic
 from typing import TypeVar
 from warnings import catch_warnings, simplefilter, warn
 
@@ -23,7 +24,8 @@ from harness.rank.exposure import Twins
 from harness.rank.loop import Loop
 from harness.rank.losses import adapt_losses
 from harness.rank.material import Material, step_seed
-from harness.rank.memory import Meter, bytes_now
+from harness.rank.memory import DeviceMemory, Meter, bytes_now
+from harness.rank.nvtx import Ranges
 from harness.rank.pace import Pace
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer, named
@@ -60,6 +62,9 @@ class Measured:
     tolerated_warnings: list[str]
     not_queued: str = ""
     """Why no iteration could be timed with the host ahead of the device; empty where one was, or where none was asked for."""
+    window: tuple[float, float] = (0.0, 0.0)
+    """Begin and end of the measured iterations of the last visit, by the monotonic clock of the host."""
+    device_memory: DeviceMemory | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,8 @@ class Trial:
             scales_loss=parts.precision.scaler(self.world.device) is not None,
         )
 
-    def measure(self, enter: Callable[[str], None]) -> Measured:
-        """Run all iterations; `enter` is told each phase that begins.
+    def measure(self, enter: Callable[[str], None], ranges: Ranges | None = None) -> Measured:
+        """Run all iterations; `enter` is told each phase that begins, and `ranges` marks them for a profiler.
 
         Timed: the phases alone. Not timed: clearing `.grad`, the barrier of the control group before the first clock read of an
         iteration, reading the events, and writing the numbers down.
@@ -157,10 +162,12 @@ class Trial:
             twins = self._twins()
             meter = Meter(self.world.device)
             rig = self._rig(self.parts.fault.batches)
-            stopwatch = Stopwatch(self.world.device, rig.names(), enter, self._arriving, self.offset.ahead_s)
+            entered, leave = (ranges.after(enter), ranges.leave) if ranges else (enter, None)
+            stopwatch = Stopwatch(self.world.device, rig.names(), entered, self._arriving, self.offset.ahead_s, leave)
             pace = Pace(self.world.control, self.until)
-            loop = Loop(self.world.device, rig, stopwatch, pace, twins, self._iterate)
+            loop = Loop(self.world.device, rig, stopwatch, pace, twins, self._iterate, ranges)
             stopped = loop.run(self.warm_up, self.measured)
+            window = loop.began, monotonic()
             peak = loop.peak_bytes
             gradient = rig.gradient()
             seconds = torch.tensor(loop.rows, dtype=torch.float64)
@@ -175,6 +182,8 @@ class Trial:
             taken_memory_bytes=meter.taken(peak),
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
             not_queued=queued.reason,
+            window=window,
+            device_memory=meter.on_device(),
         )
 
     def _queued(self, loop: Loop, enter: Callable[[str], None]) -> "_Queued":
@@ -197,7 +206,7 @@ class Trial:
             return QueuedStopwatch(self.world.device, names, self.world.control, align, host_s)
 
         twins = loop.twins.watched(make) if loop.twins else None
-        held = replace(loop, stopwatch=make(loop.rig.names()), twins=twins, rows=[])
+        held = replace(loop, stopwatch=make(loop.rig.names()), twins=twins, ranges=None, rows=[])
         held.repeat(len(loop.rows) - self.warm_up)
         warm_up = torch.full((self.warm_up, len(held.columns)), nan, dtype=torch.float64)
         rows = torch.cat([warm_up, torch.tensor(held.rows, dtype=torch.float64)])

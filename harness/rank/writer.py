@@ -17,6 +17,7 @@ from harness.schema.case import AXES, Case
 from harness.schema.record import (
     METRICS,
     Asked,
+    Device,
     Diagnosis,
     Discrepancy,
     Drift,
@@ -30,7 +31,7 @@ from harness.schema.record import (
 )
 from harness.schema.run_dir import RunDir
 from harness.schema.tables import LONGEST
-from harness.schema.whole_files import writing
+from harness.schema.whole_files import make_folder, writing
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 _SAMPLES = pa.schema(
@@ -155,6 +156,12 @@ class Writer:
         rows = [(case.case_id, self._launch, rank, *figures) for rank, figures in enumerate(ranks.tolist())]
         self._write("memory", case.case_id, rows, _MEMORY)
 
+    def write_devices(self, case: Case, rows: Sequence[Device]) -> None:
+        """What the GPU of each rank did."""
+        make_folder(self._run_dir.table("devices"), self._run_dir.path)  # a run of an earlier version has none
+        own = [{**asdict(row), "launch": self._launch} for row in rows]
+        self._save("devices", case.case_id, pa.Table.from_pylist(own, schema=_schema_of(Device, pa.int64())))
+
     def write_discrepancies(self, case: Case, rows: Sequence[Discrepancy]) -> None:
         """Comparisons of the case."""
         integers = {METRICS.index("bitwise_equal"): bool, METRICS.index("nonfinite"): int}
@@ -235,9 +242,10 @@ _DIAGNOSED: dict[str, type[Diagnosis | Weight | Step | Floor]] = {
 _KINDS = {"str": pa.string(), "float": pa.float64(), "int": pa.int32(), "bool": pa.bool_()}
 
 
-def _schema_of(kind: type) -> pa.Schema:
-    """A column a field, beside the case and its launch."""
-    own = [(field.name, _KINDS[str(getattr(field.type, "__name__", field.type))]) for field in fields(kind)]
+def _schema_of(kind: type, whole: pa.DataType = _KINDS["int"]) -> pa.Schema:
+    """A column a field, beside the case and its launch; `whole`: the type of whole numbers."""
+    kinds = {**_KINDS, "int": whole}
+    own = [(field.name, kinds[str(getattr(field.type, "__name__", field.type))]) for field in fields(kind)]
     return pa.schema([("case_id", pa.string()), ("launch", pa.int32()), *own[1:]])
 
 

@@ -10,7 +10,18 @@ from harness.report.text import mebibytes, yes
 
 Facts = Mapping[str, Any]
 
-_APART = ("hosts", "ranks", "conditions", "versions", "environment_variables", "data", "commit", "dirty", "argv")
+_APART = (
+    "hosts",
+    "ranks",
+    "conditions",
+    "versions",
+    "environment_variables",
+    "variables_differ",
+    "data",
+    "commit",
+    "dirty",
+    "argv",
+)
 """Keys that are told in words of their own."""
 _PASSING = ("pid", "load_average")
 """Of one process, or one moment."""
@@ -62,7 +73,10 @@ def _ranks(environment: Facts) -> Iterator[tuple[str, str]]:
 
 def _ranges(states: list[Facts]) -> str:
     """Clocks and the like of all ranks: the least and the largest number of each."""
-    known = [{key: value for key, value in state.items() if isinstance(value, int | float)} for state in states]
+    known = [
+        {key: value for key, value in state.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+        for state in states
+    ]
     keys = dict.fromkeys(key for state in known for key in state)
     spans = {key: sorted(state[key] for state in known if key in state) for key in keys}
     return ", ".join(f"{key.replace('_', ' ')} {span[0]:g} to {span[-1]:g}" for key, span in spans.items())
@@ -75,6 +89,8 @@ def _in_words(facts: Facts, without: tuple[str, ...]) -> str:
 
 def _mappings(environment: Facts) -> Iterator[tuple[str, str]]:
     yield from sorted(environment.get("environment_variables", {}).items())
+    for name, values in environment.get("variables_differ", {}).items():
+        yield f"{name} by rank", "; ".join(f"{value} on {ranks}" for value, ranks in values.items())
     for name, facts in environment.get("data", {}).items():
         yield f"data {name}", _spelled(facts)
 

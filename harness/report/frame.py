@@ -43,6 +43,8 @@ class Run:
     weights: pd.DataFrame
     budget: pd.DataFrame
     floors: pd.DataFrame
+    devices: pd.DataFrame
+    """Of runs on GPUs: one row a case and rank."""
     probes: pd.DataFrame
     """One row a question of a finished probe."""
     observations: pd.DataFrame
@@ -118,7 +120,7 @@ def load_run(path: Path | str) -> Run:
 
 
 _SMALL = {
-    "cases": ("cases", "discrepancies", "findings", "drifts", *DIAGNOSED),
+    "cases": ("cases", "devices", "discrepancies", "findings", "drifts", *DIAGNOSED),
     "probes": ("probes", "observations", "collectives"),
 }
 """Those of them that are read at once."""

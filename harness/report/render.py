@@ -18,6 +18,8 @@ from harness.report.caution import cautions, short
 from harness.report.caution import remarks as caution_remarks
 from harness.report.collectives import collective_tables, collectives, unmeasured
 from harness.report.cost import cost, cost_table
+from harness.report.devices import NOTE as DEVICES
+from harness.report.devices import device_table, machine_doubts
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
 from harness.report.ends import damaged_table, end_tables
@@ -35,7 +37,6 @@ from harness.report.times import CUDA_QUEUED
 from harness.report.timing import Timing, timing
 from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
-from harness.report.trust import doubts
 from harness.report.why import why_tables
 from harness.schema.file_names import file_name
 from harness.schema.record import OK, VERDICT
@@ -106,6 +107,8 @@ class Report:
 
     run: Run
     answer: list[str]
+    doubts: list[str]
+    """Why the times of the run are to be trusted less."""
     findings: list[str]
     cautions: list[str]
     """Where figures should not be trusted."""
@@ -144,6 +147,7 @@ def build(path: Path | str) -> Report:
     return Report(
         run=run,
         answer=answer(run, frames["cost"], timed),
+        doubts=machine_doubts(run),
         findings=_findings(run),
         cautions=caution_remarks(run, cautioned),
         pictures=dict(_pictures(run, traded, frames["collectives"])),
@@ -237,7 +241,7 @@ def _print(report: Report, console: Console) -> None:
     console.print()
     for line in report.answer:
         console.print(Text(plain(line), style="bold"))
-    for doubt in doubts(report.run.environment):
+    for doubt in report.doubts:
         console.print(Text(f"(!) {plain(doubt)}", style="yellow"))
     for finding in report.findings:
         console.print(Text(f"- {plain(finding)}"))
@@ -250,7 +254,7 @@ def _print(report: Report, console: Console) -> None:
 
 def _markdown(report: Report) -> str:
     head = [f"# {escape(report.run.config.name)}, {escape(report.run.path.name)}", *map(escape, report.answer)]
-    warned = [f"(!) {escape(doubt)}" for doubt in doubts(report.run.environment)]
+    warned = [f"(!) {escape(doubt)}" for doubt in report.doubts]
     findings = ["## Findings\n\n" + "\n".join(f"- {escape(finding)}" for finding in report.findings)] if report.findings else []
     cautions = ["## Cautions\n\n" + "\n".join(f"- {escape(caution)}" for caution in report.cautions)] if report.cautions else []
     environment = Table("Environment", environment_table(report.run.environment))
@@ -282,6 +286,9 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
     ):
         if len(frames[name]):
             yield from _by_workload(title, table(frames[name]), note)
+    devices = device_table(run)
+    if len(devices):
+        yield from _by_workload("GPUs", devices, DEVICES)
     yield from collective_tables(frames["collectives"], run.nccl, brief=brief, unmeasured=unmeasured(run))
     yield from nccl_tables(run)
     yield from probe_tables(run)

@@ -16,14 +16,25 @@ _HELD = 0.01
 _BUSY = 5
 """Percent of the moment before the run in which a GPU worked for somebody else."""
 _NAMED = 3
-_SLOWER = {"cpu_mhz": 0.8, "sm_mhz": 0.95}
+_DEVICE = {
+    "device_name": "model",
+    "compute_capability": "compute capability",
+    "memory_bytes": "bytes of memory",
+    "power_limit_w": "power limit in W",
+}
+"""Facts of a rank's device, and what they are called."""
+_SLOWER_CPU, _SLOWER_GPU = 0.8, 0.95
 """Of the clock before the run: below it, afterwards, the clock has changed. A CPU's clock moves much of its own accord."""
-_WHICH = {"cpu_mhz": "CPU clock", "sm_mhz": "GPU clock"}
+_WORKS = 10
+"""Percent of utilization, below which a GPU may have the clock of an idle one."""
 
 
-def doubts(environment: Facts) -> list[str]:
-    """Reasons to trust the run's times less; none where nothing was seen. `environment` is environment.json."""
-    return [*_of_hosts(environment), *_of_launches(environment)]
+def doubts(environment: Facts, *, sampled: bool = False) -> list[str]:
+    """Reasons to trust the run's times less; none where nothing was seen. `environment` is environment.json.
+
+    sampled: GPUs were read while the cases ran, so that clocks before and after the cases say nothing more.
+    """
+    return [*_of_hosts(environment), *_unlike_ranks(environment), *_of_launches(environment, sampled=sampled)]
 
 
 def _of_hosts(environment: Facts) -> Iterator[str]:
@@ -87,7 +98,7 @@ def _spelled(numbers: Iterable[int]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _of_launches(environment: Facts) -> Iterator[str]:
+def _of_launches(environment: Facts, *, sampled: bool) -> Iterator[str]:
     """What happened meanwhile: each kind of trouble is told of the host, or the rank, and the launch that it was worst in."""
     notes = environment.get("conditions", [])
     hosts = {host.get("host"): host for host in environment.get("hosts", [])}
@@ -99,8 +110,37 @@ def _of_launches(environment: Facts) -> Iterator[str]:
     ]
     for trouble in (_crowded, _stolen, _counted):
         yield from _worst(trouble, on_hosts, "host")
-    for trouble in (_slower, _held, _shared):
+    of_gpus = () if sampled else (_slower_gpu, _held)
+    for trouble in (_slower_cpu, *of_gpus, _shared):
         yield from _worst(trouble, on_ranks, "rank")
+
+
+def _unlike_ranks(environment: Facts) -> Iterator[str]:
+    """Name ranks whose GPUs, or whose variables of communication, are not those of the others."""
+    ranks = dict(enumerate(environment.get("ranks", [])))
+    on_gpus = {place: rank for place, rank in ranks.items() if str(rank.get("device", "")).startswith("cuda")}
+    for key, name in _DEVICE.items():
+        values = _by_value({place: rank.get(key) for place, rank in on_gpus.items()})
+        if len(values) > 1:
+            told = "; ".join(f"{value} on {_who(places)}" for value, places in values.items())
+            yield f"The GPUs of the ranks differ in {name}: {told}. The slowest sets the pace of all."
+            break  # another model differs in all of these
+    for variable, values in (environment.get("variables_differ") or {}).items():
+        told = "; ".join(f"{value} on rank{'s' * (not str(spelled).isdigit())} {spelled}" for value, spelled in values.items())
+        yield f"{variable} differs between the ranks: {told}."
+
+
+def _by_value(values: Mapping[int, Any]) -> dict[Any, list[int]]:
+    """Map each known value to the ranks that have it."""
+    found: dict[Any, list[int]] = {}
+    for rank, value in values.items():
+        if value is not None:
+            found.setdefault(value, []).append(rank)
+    return found
+
+
+def _who(ranks: Sequence[int]) -> str:
+    return f"rank{'s' * (len(ranks) > 1)} {_spelled(ranks)}"
 
 
 def _worst(trouble: Trouble, seen: Sequence[tuple[Facts, Facts]], kind: str) -> Iterator[str]:
@@ -136,11 +176,22 @@ def _counted(seen: Facts, where: Facts) -> tuple[float, str] | None:
     return (quota + heat, f"{where.get('host')}'s CPUs were {' and '.join(told)}.") if told else None
 
 
-def _slower(seen: Facts, where: Facts) -> tuple[float, str] | None:
-    for clock, least in _SLOWER.items():
-        before, after = (seen.get(moment, {}).get(clock) for moment in ("before", "after"))
-        if before and after and after < least * before:
-            return before / after, f"Rank {where['rank']}'s {_WHICH[clock]} fell from {before:.0f} to {after:.0f} MHz."
+def _slower_cpu(seen: Facts, where: Facts) -> tuple[float, str] | None:
+    return _fell("cpu_mhz", "CPU", _SLOWER_CPU, seen, where)
+
+
+def _slower_gpu(seen: Facts, where: Facts) -> tuple[float, str] | None:
+    """Only where the GPU was busy at both moments: an idle one lowers its clock by itself."""
+    states = [seen.get(moment, {}) for moment in ("before", "after")]
+    if any(state.get("idle") or (state.get("utilization_percent") or 0) < _WORKS for state in states):
+        return None
+    return _fell("sm_mhz", "GPU", _SLOWER_GPU, seen, where)
+
+
+def _fell(clock: str, name: str, least: float, seen: Facts, where: Facts) -> tuple[float, str] | None:
+    before, after = (seen.get(moment, {}).get(clock) for moment in ("before", "after"))
+    if before and after and after < least * before:
+        return before / after, f"Rank {where['rank']}'s {name} clock fell from {before:.0f} to {after:.0f} MHz."
     return None
 
 

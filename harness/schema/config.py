@@ -165,6 +165,11 @@ class BenchmarkConfig:
     time without launches. Each costs a step, twice its launch, and two barriers."""
     profile: bool = False
     """Once all is measured, run each case some iterations more under torch's profiler: one trace a rank (docs/traces.md)."""
+    nvtx: bool = False
+    """Mark each case, iteration and phase as an NVTX range, for Nsight Systems, and its measured iterations as a capture range
+    of the CUDA profiler (docs/traces.md). Needs a CUDA device."""
+    sample_hz: int = 10
+    """How often a second clocks, power, temperature and load of the GPUs are read while the cases run; 0: never."""
     threads_per_rank: int = 1
     """CPU threads of a rank. Other counts give other bits."""
     device: str = "auto"
@@ -284,6 +289,8 @@ class BenchmarkConfig:
                 raise ValueError(f"{key}={getattr(self, key)!r}: expected one of {known}")
         if self.device == "cpu" and self.backend == "nccl":
             raise ValueError("backend=nccl with device=cpu: nccl reduces CUDA tensors only; use backend=gloo")
+        if self.nvtx and self.device == "cpu":
+            raise ValueError("nvtx=true: device=cpu has no NVTX ranges; accepted: device=cuda; try profile=true")
         for axis in AXES:
             if not getattr(self, axis):
                 raise ValueError(f"{axis}=[]: select at least one option, as in {axis}=[NAME]; --help lists them")
@@ -311,6 +318,7 @@ _LIMITS = {
     "iterations": (1, 10**9),
     "warm_up": (0, 10**9),
     "threads_per_rank": (1, 1024),
+    "sample_hz": (0, 100),
     "launches": (1, 10_000),
     "rounds": (1, 10**9),
     "restarts": (0, 10**6),

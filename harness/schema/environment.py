@@ -11,6 +11,7 @@ _STATE = Record(
     {
         **dict.fromkeys(("cpu_mhz", "sm_mhz", "memory_mhz", "temperature_c", "utilization_percent"), REAL),
         "slowed_by": Rows(TEXT),
+        "idle": FLAG,
         "slowed_s": Record({}, REAL),
     }
 )
@@ -24,6 +25,7 @@ _HOST = Record(
         "governors": Record({}, COUNT),
         "numa": Record({}, TEXT),
         "load_average": Rows(REAL),
+        "nccl_conf": Record({}, TEXT),
         "topology": Record({"uuids": Rows(TEXT), "links": Record({}, TEXT)}),
     }
 )
@@ -60,6 +62,7 @@ ENVIRONMENT = Record(
         "hosts": Rows(_HOST, dict),
         "ranks": Rows(_RANK, dict),
         "environment_variables": Record({}, TEXT),
+        "variables_differ": Record({}, Record({}, TEXT)),
         "data": Record({}, Record({"samples": COUNT, "sha256": TEXT, "batches_sha256": Rows(TEXT)})),
         "changed": Rows(ANY),
         "conditions": Rows(_CONDITION),

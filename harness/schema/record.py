@@ -114,6 +114,39 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A row of `devices`: what a rank's GPU did in the measured iterations of a case, and what memory the rank holds on it."""
+
+    case_id: str
+    rank: int
+    uuid: str
+    samples: int
+    """Readings by NVML within the measured iterations; 0 where there is no NVML, or where they were too short."""
+    idle: int
+    """Those of them in which the GPU had nothing to do. The figures below are of the others; NaN where there are none."""
+    sm_mhz_min: float
+    sm_mhz_median: float
+    sm_mhz_max: float
+    memory_mhz_median: float
+    power_w_median: float
+    power_w_max: float
+    temperature_c_max: float
+    utilization_median: float
+    """Percent of the time in which a kernel ran."""
+    slowed_by_power: float
+    """Share of the samples in which the clock was held down for the sake of power."""
+    slowed_by_heat: float
+    slowed_by: str
+    """Every reason for a lower clock, by NVML's name, and its share: `SwPowerCap 25.0%; SwThermalSlowdown 10.0%`."""
+    process_bytes: float
+    """Device memory of the rank's process after the case: allocator, NCCL, cuBLAS and CUDA context; NaN where unknown."""
+    reserved_bytes: int
+    """Largest size of the allocator's memory, its cache included."""
+    alloc_retries: int
+    """Allocations that succeeded only after the allocator had returned its cache to the device."""
+
+
+@dataclass(frozen=True)
 class Discrepancy:
     """A row of `discrepancies`: one gradient held against another, whole or one parameter."""
 

@@ -22,6 +22,7 @@ from harness.schema.record import (
     REFERENCE,
     SKIPPED,
     Asked,
+    Device,
     Diagnosis,
     Drift,
     Finding,
@@ -55,6 +56,7 @@ KINDS: dict[str, dict[str, type]] = {
         "seconds": _REAL,
     },
     "memory": {"launch": _WHOLE, **_kinds(Memory)},
+    "devices": {"launch": _WHOLE, **_kinds(Device)},
     "discrepancies": {
         **_OF_CASE,
         "rank": _WHOLE,
@@ -79,6 +81,7 @@ COLUMNS = {table: list(kinds) for table, kinds in KINDS.items()}
 KEYS = {
     "cases": ["case_id"],
     "memory": ["case_id", "rank"],
+    "devices": ["case_id", "rank"],
     "discrepancies": ["case_id", "rank", "against", "parameter"],
     "drifts": ["case_id", "against", "optimizer", "step"],
     "diagnoses": ["case_id"],
@@ -107,7 +110,7 @@ _FITTING: dict[type, tuple[str, Callable[[pa.DataType], bool], pa.DataType]] = {
 _SECONDS = ("seconds", "wall_s", "reference_s", "compare_s", "clock_uncertainty_s", "exact_seconds")
 _COUNTS = (
     *("launch", "iteration", "visit", "position", "world_size", "num_parameters", "gradient_bytes", "iterations", "warm_up"),
-    *("bytes", "count", "step", "independent"),
+    *("bytes", "count", "step", "independent", "samples", "idle", "reserved_bytes", "alloc_retries"),
 )
 """Columns without negative numbers."""
 

@@ -18,6 +18,8 @@ from tests.worlds.pool import Pool
 
 REFUSALS = {
     "reduction=[none,nosuch]": ["nosuch", "micro_batch", "one_by_one_forward"],
+    "nvtx=true device=cpu": ["nvtx=true: device=cpu has no NVTX ranges", "accepted: device=cuda", "try profile=true"],
+    "sample_hz=-1": ["sample_hz=-1: less than 0"],
     "reduction=nosuch": ["nosuch", "the options of reduction are"],
     "experiment=nosuch": ["nosuch", "smoke"],
     "reduction=[sums]": ["did you mean sum?"],
@@ -120,8 +122,17 @@ def test_nccl_needs_gpus(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no CUDA device" in capsys.readouterr().err
 
 
+def test_ranges_for_a_profiler_need_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for gpus, status in ((0, 2), (2, 0)):
+        monkeypatch.setattr("launch.devices.visible_gpus", lambda variables, gpus=gpus: gpus)
+        assert main(["nvtx=true", "torchrun.nproc_per_node=2", "dry_run=true"]) == status
+    assert capsys.readouterr().err == (
+        "reducebench: nvtx=true: this host shows no GPU; accepted: nvtx=true on a host with one; try profile=true\n"
+    )
+
+
 def test_more_ranks_than_gpus_with_nccl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("launch.devices.visible_gpus", lambda: 2)
+    monkeypatch.setattr("launch.devices.visible_gpus", lambda variables: 2)
     assert main(["backend=nccl", "torchrun.nproc_per_node=3", "dry_run=true"]) == 2
     assert "3: nccl takes one rank a GPU, and 2 are visible" in capsys.readouterr().err
     assert main(["torchrun.nproc_per_node=3", "dry_run=true"]) == 2, "auto is nccl where there are GPUs"
@@ -131,7 +142,7 @@ def test_more_ranks_than_gpus_with_nccl(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_ranks_default_to_the_gpus_or_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for gpus, ranks in ((0, 2), (4, 4)):
-        monkeypatch.setattr("launch.devices.visible_gpus", lambda gpus=gpus: gpus)
+        monkeypatch.setattr("launch.devices.visible_gpus", lambda variables, gpus=gpus: gpus)
         assert main(["dry_run=true"]) == 0
         assert f"--nproc-per-node={ranks} " in capsys.readouterr().out
 
@@ -201,6 +212,40 @@ def test_a_gpu_without_device_files_is_asked_for(monkeypatch: pytest.MonkeyPatch
         (tmp_path / sign).rmdir()
     monkeypatch.setattr("launch.devices._NVML", None)  # the program itself, which loads
     assert visible_gpus() == 4
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [(["0", "0"], 0), (["0", "45012", "3877"], 2)])
+def test_amds_driver_without_a_gpu_is_not_asked(
+    nodes: list[str], gpus: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The driver lists a host's CPUs too, with the number 0."""
+    monkeypatch.setattr("launch.devices._ROOT", tmp_path)
+    monkeypatch.setattr("launch.devices._NVML", "libnosuch.so.1")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: SimpleNamespace(stdout="2\n"))
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kfd").touch()
+    for place, number in enumerate(nodes):
+        node = tmp_path / f"sys/class/kfd/kfd/topology/nodes/{place}"
+        node.mkdir(parents=True)
+        (node / "gpu_id").write_text(f"{number}\n")
+    assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+def test_gpus_that_the_configuration_hides_are_not_counted(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four GPUs, as torch counts them by the environment that it is started with."""
+    monkeypatch.setattr("launch.devices._has_driver", lambda: True)
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(
+        "subprocess.run", lambda *_, env, **__: SimpleNamespace(stdout=str(len(env.get(variable, "0,1,2,3").split(","))))
+    )
+    for given, ranks in (([], 4), ([f"+env.{variable}='0,2'"], 2)):
+        assert main(["dry_run=true", *given]) == 0
+        assert f"--nproc-per-node={ranks} " in capsys.readouterr().out
+    assert main(["dry_run=true", "backend=nccl", "torchrun.nproc_per_node=4", f"+env.{variable}='0,2'"]) == 2
+    assert "2 are visible" in capsys.readouterr().err
 
 
 def test_a_checkout_that_is_not_installed_finds_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

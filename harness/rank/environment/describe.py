@@ -15,7 +15,8 @@ from harness.rank.environment.commit import checkout
 from harness.rank.environment.files import spell_cpus
 from harness.rank.environment.gpu import Gpu, torch_facts
 from harness.rank.environment.host import Host
-from harness.rank.environment.masking import mask_text, mask_variable
+from harness.rank.environment.masking import mask_text
+from harness.rank.environment.variables import differing, nccl_files, written_down
 from harness.rank.environment.versions import versions
 from harness.rank.environment.watch import speaks_for_its_host
 from harness.rank.foreign_files import users
@@ -24,13 +25,12 @@ from harness.rank.process_group import World
 from harness.schema.rank_state import LAUNCHER_PID
 from harness.schema.record import SCHEMA_VERSION
 
-_PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "KMP_", "CUDA_", "CUBLAS_", "TORCH_", "PYTORCH_", "SLURM_JOB_ID")
-
 
 def describe(world: World, materials: Mapping[str, Material]) -> dict[str, Any]:
     """environment.json. All ranks call; rank 0's answer is whole."""
     said = [json.loads(text) for text in world.control.all_gather_text(json.dumps(_self(world)))]
     hosts = [host for rank in said if (host := rank.pop("on_host"))]
+    differ = differing(world.control, os.environ)
     commit, dirty = checkout() if world.rank == 0 else (None, None)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -45,14 +45,10 @@ def describe(world: World, materials: Mapping[str, Material]) -> dict[str, Any]:
         "hosts": hosts,
         "ranks": said,
         "threads_per_rank": torch.get_num_threads(),
-        "environment_variables": _variables(),
+        "environment_variables": written_down(users(os.environ)),
+        **({"variables_differ": differ} if differ else {}),
         "data": {key: _data(material) for key, material in materials.items()},
     }
-
-
-def _variables() -> dict[str, str]:
-    kept = {name: value for name, value in users(os.environ).items() if name.startswith(_PREFIXES)}
-    return {name: mask_variable(name, value) for name, value in sorted(kept.items())}
 
 
 def _data(material: Material) -> dict[str, Any]:
@@ -76,8 +72,15 @@ def _self(world: World) -> dict[str, Any]:
         "interop_threads": torch.get_num_interop_threads(),
         **(torch_facts(world.device) if world.device.type == "cuda" else {}),
         **(gpu.facts() if gpu else {}),
-        "on_host": {**host.facts(), **topology} if speaks_for_its_host() else None,
+        "on_host": {**host.facts(), **topology, **_nccl_conf()} if speaks_for_its_host() else None,
     }
+
+
+def _nccl_conf() -> dict[str, dict[str, str]]:
+    """Settings that NCCL reads from files on this host; empty where there are none."""
+    files = nccl_files(os.environ)
+    settings = {name: " ".join(f"{key}={value}" for key, value in found.items()) for name, found in files.items()}
+    return {"nccl_conf": settings} if settings else {}
 
 
 def _argv() -> list[str]:

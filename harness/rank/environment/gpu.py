@@ -1,5 +1,6 @@
 """Gpu: what NVML, the driver's library, tells of the device of a rank. What it does not tell is None."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,10 +11,8 @@ import torch
 
 from harness.rank.environment.files import text
 from harness.rank.environment.host import Host
+from harness.rank.environment.nvml import ask, find_device, is_idle, reason_bits, slowdowns, start_nvml
 
-_REASON = "nvmlClocksThrottleReason"
-_NO_SLOWDOWN = ("None", "All", "GpuIdle", "ApplicationsClocksSetting", "UserDefinedClocks", "DisplayClockSetting")
-"""Nothing to do, or what somebody has set."""
 _LINKS = ("INTERNAL", "SINGLE", "MULTIPLE", "HOSTBRIDGE", "NODE", "SYSTEM")
 """From one board to across sockets: NVML_TOPOLOGY_*; nvidia-smi's PIX is SINGLE, PXB MULTIPLE, PHB HOSTBRIDGE."""
 
@@ -30,20 +29,15 @@ class Gpu:
         """The device of a rank; None on the CPU, and where there is no NVML."""
         if device.type != "cuda" or torch.version.cuda is None:
             return None
-        import pynvml  # not on the CPU: ranks start sooner without it
-
-        uuid = torch.cuda.get_device_properties(device).uuid
-        if _asked(pynvml, pynvml.nvmlInit, otherwise=False) is False:
-            return None
-        handles = (_asked(pynvml, pynvml.nvmlDeviceGetHandleByUUID, f"{kind}-{uuid}") for kind in ("GPU", "MIG"))
-        handle = next((handle for handle in handles if handle is not None), None)
-        return None if handle is None else cls(pynvml, handle)
+        nvml = start_nvml()  # not on the CPU: ranks start sooner without it
+        handle = find_device(nvml, str(torch.cuda.get_device_properties(device).uuid)) if nvml is not None else None
+        return None if handle is None else cls(nvml, handle)
 
     def facts(self) -> dict[str, Any]:
         """What stays as it is."""
         nvml, address = self.nvml, self._address()
         return {
-            "driver": _asked(nvml, nvml.nvmlSystemGetDriverVersion),
+            "driver": ask(nvml, nvml.nvmlSystemGetDriverVersion),
             "pci": address,
             "numa_node": Host().numa_of_pci(address) if address else None,
             "max_sm_mhz": self._ask(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
@@ -54,11 +48,12 @@ class Gpu:
     def state(self) -> dict[str, Any]:
         """What changes: clocks, why they are held down, how busy the device was, how warm it is."""
         nvml = self.nvml
-        used = self._ask(nvml.nvmlDeviceGetUtilizationRates)
+        used, bits = self._ask(nvml.nvmlDeviceGetUtilizationRates), reason_bits(nvml, self.handle)
         return {
             "sm_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
             "memory_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
-            "slowed_by": self._reasons(),
+            "slowed_by": None if bits is None else slowdowns(nvml, bits),
+            "idle": None if bits is None else is_idle(nvml, bits),
             "slowed_s": self._slowed(),
             "temperature_c": self._ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
             "utilization_percent": None if used is None else used.gpu,
@@ -71,15 +66,24 @@ class Gpu:
             return None
         return [{"pid": one.pid, "name": self._name(one.pid), "bytes": one.usedGpuMemory} for one in found]
 
+    def own_bytes(self) -> int | None:
+        """Device memory of this process: torch's allocator, NCCL, cuBLAS and the CUDA context. None where NVML does not know.
+
+        Where pids are another namespace's, another process may have this one's pid: less than torch has reserved is not ours.
+        """
+        own = [one["bytes"] for one in self.processes() or [] if one["pid"] == os.getpid()]
+        known = sum(own) if own and None not in own else None
+        return None if known is None or known < torch.cuda.memory_reserved() else known
+
     def topology(self) -> dict[str, Any]:
         """All devices of the host, by NVML's index, and by what each pair of them is joined."""
         nvml = self.nvml
         handles = [
-            _asked(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
-            for index in range(_asked(nvml, nvml.nvmlDeviceGetCount, otherwise=0))
+            ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+            for index in range(ask(nvml, nvml.nvmlDeviceGetCount, otherwise=0))
         ]
         return {
-            "uuids": [_asked(nvml, nvml.nvmlDeviceGetUUID, handle) for handle in handles],
+            "uuids": [ask(nvml, nvml.nvmlDeviceGetUUID, handle) for handle in handles],
             "links": {f"{a}-{b}": self._link(handles[a], handles[b]) for a, b in combinations(range(len(handles)), 2)},
         }
 
@@ -90,17 +94,11 @@ class Gpu:
 
     def _link(self, one: object, other: object) -> str | None:
         nvml = self.nvml
-        joined = _asked(nvml, nvml.nvmlDeviceGetP2PStatus, one, other, nvml.NVML_P2P_CAPS_INDEX_NVLINK)
+        joined = ask(nvml, nvml.nvmlDeviceGetP2PStatus, one, other, nvml.NVML_P2P_CAPS_INDEX_NVLINK)
         if joined == nvml.NVML_P2P_STATUS_OK:
             return "NVLINK"
-        level = _asked(nvml, nvml.nvmlDeviceGetTopologyCommonAncestor, one, other)
+        level = ask(nvml, nvml.nvmlDeviceGetTopologyCommonAncestor, one, other)
         return next((name for name in _LINKS if getattr(nvml, f"NVML_TOPOLOGY_{name}") == level), None)
-
-    def _reasons(self) -> list[str] | None:
-        """Why the clock is lower than it was set to."""
-        bits = self._ask(self.nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
-        names = {name.removeprefix(_REASON): value for name, value in vars(self.nvml).items() if name.startswith(_REASON)}
-        return None if bits is None else [name for name, bit in names.items() if name not in _NO_SLOWDOWN and bits & bit]
 
     def _slowed(self) -> dict[str, float | None]:
         """Seconds, since the driver was loaded, in which the device was held below its clocks."""
@@ -112,11 +110,11 @@ class Gpu:
     def _name(self, pid: int) -> str | None:
         """The kernel's; where the process lives elsewhere, the file that NVML names, without its arguments."""
         name = text(Path(f"/proc/{pid}/comm"))
-        path = None if name else _asked(self.nvml, self.nvml.nvmlSystemGetProcessName, pid)
+        path = None if name else ask(self.nvml, self.nvml.nvmlSystemGetProcessName, pid)
         return Path(path.split()[0]).name if path else name
 
     def _ask(self, question: Callable[..., Any], *arguments: object) -> Any:
-        return _asked(self.nvml, question, self.handle, *arguments)
+        return ask(self.nvml, question, self.handle, *arguments)
 
 
 def torch_facts(device: torch.device) -> dict[str, Any]:
@@ -125,20 +123,12 @@ def torch_facts(device: torch.device) -> dict[str, Any]:
     others = [other for other in range(torch.cuda.device_count()) if other != device.index]
     return {
         "device_name": properties.name,
-        "uuid": str(properties.uuid),
+        "uuid": str(getattr(properties, "uuid", "")) or None,  # ROCm has none
         "memory_bytes": properties.total_memory,
         "compute_capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "peers": [other for other in others if torch.cuda.can_device_access_peer(device, other)],
     }
-
-
-def _asked(nvml: Any, question: Callable[..., Any], *arguments: object, otherwise: Any = None) -> Any:
-    """The answer; `otherwise` where this driver, this device, or this user has none."""
-    try:
-        return question(*arguments)
-    except nvml.NVMLError:
-        return otherwise
 
 
 def _thousandth(value: int | None) -> float | None:

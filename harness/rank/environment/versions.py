@@ -19,15 +19,16 @@ def versions() -> dict[str, str | None]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
         "nccl": (_loaded_nccl() or _built_with_nccl()) if torch.cuda.is_available() else None,
         "cudnn": str(torch.backends.cudnn.version() or "") or None,
     }
 
 
 def _loaded_nccl() -> str | None:
-    """Version of the NCCL library in this process: with LD_PRELOAD it differs from the one that torch was built with."""
+    """Version of the NCCL library in this process, on ROCm of RCCL: with LD_PRELOAD it differs from torch's own."""
     try:
-        path = re.search(r"/\S*libnccl\.so\S*", _MAPS.read_text())
+        path = re.search(r"/\S*lib[nr]ccl\.so\S*", _MAPS.read_text())
         number = ctypes.c_int()
         if path is None or ctypes.CDLL(path[0]).ncclGetVersion(ctypes.byref(number)):
             return None

@@ -386,10 +386,11 @@ def test_a_run_on_the_cpu_hides_the_gpus_of_its_host(run_dir: RunDir, monkeypatc
     """torch's PowerSGD hook waits for a GPU where it sees one, and raises for a tensor on the CPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "0,1")
     choose_device(replace(run_dir.config(), device="auto"), 0)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
     choose_device(replace(run_dir.config(), device="cpu"), 0)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert [os.environ[f"{layer}_VISIBLE_DEVICES"] for layer in ("CUDA", "HIP", "ROCR")] == ["", "", ""]
 
 
 def test_coalesced_is_skipped_for_cuda_tensors_over_gloo() -> None:

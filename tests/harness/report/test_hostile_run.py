@@ -200,6 +200,7 @@ def test_every_writer_makes_a_file_name_of_a_text(tmp_path: Path, home: Path) ->
         writer.write_outcome(case, Outcome(case_id=case.case_id, status=OK))
         writer.write_diagnosis(case, [])
         writer.write_memory(case, torch.ones(2, 3, dtype=torch.int64))
+        writer.write_devices(case, [])
         writer.write_discrepancies(case, [])
         writer.write_findings(case, [])
         writer.write_drifts(case, [])

@@ -101,7 +101,6 @@ OF_RANK_1 = ("conditions", 0, "ranks", 1)
         ),
         (changed("hosts", 0, cpu_quota=2.5), "On node1, 3 threads share a quota of 2.5 CPUs."),
         (changed("hosts", 0, cpus=2), "On node1, 3 threads share 2 CPUs."),
-        (changed(*OF_RANK_1, after={**STATE, "sm_mhz": 1500}), "Rank 1's GPU clock fell from 1980 to 1500 MHz."),
         (changed(*OF_RANK_1, after={**STATE, "cpu_mhz": 2000.0}), "Rank 1's CPU clock fell from 3000 to 2000 MHz."),
         (
             changed(*OF_RANK_1, after={**STATE, "slowed_s": {"power": 7.0, "heat": None}}),
@@ -129,11 +128,62 @@ def test_pids_of_another_namespace_are_no_neighbours() -> None:
     assert doubts(changed(*OF_RANK_1, device_processes=listed)) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "fell"),
+    [
+        ({"utilization_percent": 90}, {"utilization_percent": 90}, True),
+        ({"utilization_percent": 90, "idle": False}, {"utilization_percent": 90, "idle": True}, False),
+        ({"utilization_percent": 90}, {"utilization_percent": 3}, False),
+        ({"utilization_percent": 0}, {"utilization_percent": 90}, False),
+    ],
+)
+def test_the_clock_of_an_idle_gpu_is_not_held_against_that_of_a_busy_one(
+    before: dict[str, Any], after: dict[str, Any], fell: bool
+) -> None:
+    """An idle GPU lowers its clock by itself: 1980 MHz to 345 MHz on healthy ones."""
+    environment = changed(*OF_RANK_1, before=STATE | before, after=STATE | {"sm_mhz": 345} | after)
+    said = "Rank 1's GPU clock fell from 1980 to 345 MHz."
+    assert (said in doubts(environment)) == fell
+    assert said not in doubts(environment, sampled=True), "what was sampled during the cases takes its place"
+
+
 def test_a_trouble_of_many_is_told_once_and_of_the_worst() -> None:
     environment = changed()
-    for rank, clock in enumerate((1500, 990, 1700)):
-        environment["conditions"][0]["ranks"][rank]["after"] = {**STATE, "sm_mhz": clock}
-    assert doubts(environment) == ["Rank 1's GPU clock fell from 1980 to 990 MHz. 2 other ranks likewise."]
+    for rank, clock in enumerate((1500.0, 990.0, 1700.0)):
+        environment["conditions"][0]["ranks"][rank]["after"] = {**STATE, "cpu_mhz": clock}
+    assert doubts(environment) == ["Rank 1's CPU clock fell from 3000 to 990 MHz. 2 other ranks likewise."]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            {"device_name": ["H200", "H100", "H200"], "compute_capability": ["9.0", "8.9", "9.0"]},
+            "The GPUs of the ranks differ in model: H200 on ranks 0,2; H100 on rank 1. The slowest sets the pace of all.",
+        ),
+        (
+            {"power_limit_w": [700.0, 700.0, 500.0]},
+            "The GPUs of the ranks differ in power limit in W: 700.0 on ranks 0-1; 500.0 on rank 2. "
+            "The slowest sets the pace of all.",
+        ),
+    ],
+)
+def test_gpus_of_several_kinds_are_named(facts: dict[str, list[Any]], said: str) -> None:
+    environment = changed()
+    for name, values in facts.items():
+        for rank, value in zip(environment["ranks"], values, strict=True):
+            rank[name] = value
+    assert doubts(environment) == [said]
+    for rank in environment["ranks"]:
+        rank["device"] = "cpu"
+    assert doubts(environment) == []
+
+
+def test_variables_that_differ_between_ranks_are_named() -> None:
+    differ = {"NCCL_ALGO": {"Ring": "0-1", "not set": "2"}}
+    assert doubts(QUIET | {"variables_differ": differ}) == [
+        "NCCL_ALGO differs between the ranks: Ring on ranks 0-1; not set on rank 2."
+    ]
 
 
 def test_the_environment_as_a_table() -> None:
