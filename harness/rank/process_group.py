@@ -206,7 +206,7 @@ def _works(device: torch.device, within_s: float = SETTLE_S) -> bool:
 
 
 def _name_alike(control: Control) -> None:
-    """Have the next group get one name on all ranks. torch counts groups, and a rank that failed may have made more or fewer."""
+    """Give the next group one name on all ranks. torch counts groups, and a rank that failed may have made more or fewer."""
     counts = control.all_gather(torch.tensor(dist.distributed_c10d._world.group_count))
     dist.distributed_c10d._world.group_count = max(int(count) for count in counts)
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -74,7 +75,7 @@ def in_subgroup(world: World) -> None:
     dist.all_reduce(torch.ones(1), group=inside)
 
 
-class _Failing(torch.autograd.Function):
+class _FailingBackward(torch.autograd.Function):
     """The identity, which raises in backward."""
 
     @staticmethod
@@ -86,14 +87,17 @@ class _Failing(torch.autograd.Function):
         fail()
 
 
+class _Failing(nn.Module):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        passed: torch.Tensor = _FailingBackward.apply(inputs)
+        return passed
+
+
 def in_backward(world: World) -> None:
     """DistributedDataParallel: its reducer keeps the group, and has sent the first of two buckets."""
-    layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    layers = nn.Sequential(nn.Linear(64, 64), _Failing() if fails(world) else nn.Identity(), nn.Linear(64, 64))
     replica = nn.parallel.DistributedDataParallel(layers, process_group=world.measured, bucket_cap_mb=2**-10)
-    hidden = layers[0](torch.ones(1, 64)) if not fails(world) else _Failing.apply(layers[0](torch.ones(1, 64)))
-    replica.require_backward_grad_sync = True
-    replica.reducer.prepare_for_backward([])
-    layers[1](hidden).sum().backward()
+    replica(torch.ones(1, 64)).sum().backward()
 
 
 _WAYS: dict[str, Step] = {step.__name__: step for step in (in_all_reduce, in_flight, in_subgroup, in_backward)}
@@ -141,8 +145,6 @@ def _guarded(world: World, default: Sockets) -> Iterator[None]:
 
 
 def _guard(world: World) -> Guard:
-    import time
-
     def leave(why: str, **evidence: object) -> NoReturn:
         raise AssertionError(f"rank {world.rank} would leave: {why} {evidence}")
 

@@ -88,9 +88,9 @@ CASES = ("workload=[mlp_digits]", "reduction=[mean]", "aggregation=[failing,all_
 
 def plant(folder: Path) -> tuple[str, str]:
     """Write an aggregation in which rank 1 runs out of memory, and a model in which it fails; return the options for them."""
-    for axis, text in (("aggregation", AGGREGATION), ("workload", WORKLOAD)):
+    for axis, option, text in (("aggregation", "failing", AGGREGATION), ("workload", "default_group", WORKLOAD)):
         (folder / axis).mkdir()
-        (folder / axis / "planted.yaml").write_text(text)
+        (folder / axis / f"{option}.yaml").write_text(text)
     (folder / "planted_failure.py").write_text(MODULE)
     return "--config-dir", str(folder)
 
