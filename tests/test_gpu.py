@@ -18,6 +18,7 @@ from harness.report.stories import tell
 from harness.report.times import TRANSFER, times_of
 from harness.schema.record import PREDICTED, REFERENCE
 from harness.schema.run_dir import RunDir
+from tests.harness.rank.test_failing import CASES, plant
 from tests.options import AVAILABLE
 from tests.running import launch
 
@@ -133,6 +134,24 @@ def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int
     topics = far.max()["transformer_topics"]
     assert topics["fp32"] < topics["tf32"] < topics["bf16"]
     assert set(run.cases[run.cases.batchnorm == "synced"].query("workload == 'cnn_digits'").status) == {"ok"}
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 2)])
+def test_one_rank_runs_out_of_memory_and_the_next_case_is_measured_in_the_same_world(
+    backend: str, ranks: int, tmp_path: Path
+) -> None:
+    """Rank 0 waits on the device for rank 1, which has failed; with NCCL the groups are aborted, and made again."""
+    check_gpus(backend, ranks)
+    (tmp_path / "planted").mkdir()
+    where = ("device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", f"results_dir={tmp_path / 'results'}")
+    done = launch(*plant(tmp_path / "planted"), *CASES, *where, "restarts=0")
+    run = load_run(next((tmp_path / "results").glob("*/latest")))
+    assert done.returncode == 1, done.stderr + done.stdout
+    failed, measured = (run.cases[run.cases.aggregation == name].iloc[0] for name in ("failing", "all_reduce"))
+    assert (failed.status, measured.status) == ("failed", "ok"), failed.reason
+    assert failed.reason.startswith("rank 1 on ")
+    assert "OutOfMemoryError" in failed.reason
+    assert "Timed out" not in failed.reason
 
 
 def test_what_a_run_tells_of_its_gpus(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Control: what ranks say to each other beside the measurement. Numbers and texts travel as tensors, never as pickles."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,58 @@ class PeerFailedError(Exception):
     """Some rank, this one or another, could not do its part."""
 
 
+class Attempts:
+    """Pieces of work that all ranks do together, numbered alike on every rank, and whether this rank's part has failed.
+
+    The number keeps a failure of an earlier piece from being taken for one of the current piece: ranks ask one another outside
+    of every collective. The main thread begins, fails and ends an attempt; the guard's thread may free it meanwhile. The lock
+    keeps that thread from leaving the groups of the next attempt, which the main thread makes as soon as this one has ended.
+    """
+
+    def __init__(self) -> None:
+        self.current = 0
+        """0 outside of any."""
+        self.since = 0.0
+        """When it began, by the monotonic clock."""
+        self.failed = 0
+        """The last one in which this rank failed, or was freed from waiting for one that had failed."""
+        self.leave_groups: Callable[[], None] = lambda: None
+        """Makes no rank wait for this one in the measured groups, and this one for none; raises nothing."""
+        self._made = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def next(self) -> Iterator[None]:
+        """Number the work that is done meanwhile."""
+        with self._lock:
+            self._made += 1
+            self.current, self.since = self._made, time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.current = 0
+
+    def fail(self) -> bool:
+        """Leave the groups, as this rank's part has failed. False where it had been freed, and the error came of that."""
+        with self._lock:
+            return self._leave()
+
+    def free(self, number: int, also: Callable[[], None] = lambda: None) -> None:
+        """From another thread: free the main one, as a rank has failed in this attempt; does nothing where that is over."""
+        with self._lock:
+            if number and number == self.current:
+                self._leave()
+                also()
+
+    def _leave(self) -> bool:
+        if self.failed == self.current:
+            return False
+        self.failed = self.current  # before the groups are left, which may take long: the other ranks are to know
+        self.leave_groups()
+        return True
+
+
 class Control:
     """Blocking collectives of the gloo control group, on CPU tensors."""
 
@@ -30,6 +83,7 @@ class Control:
         """When this rank entered the collective that it stands in, by the monotonic clock; 0 outside of any."""
         self.where: Callable[[], str] = lambda: ""
         """Where this rank is, and what it does, for the words on its failure."""
+        self.attempts = Attempts()
         self.changed: dict[str, list[int]] = {}
         """Settings of the process that work changed, to the ranks where it did: they were put back. Equal on all ranks."""
 

@@ -9,12 +9,15 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from harness.rank.activity import Activity
 from harness.rank.lifeline import Answer, Doing, Lifeline
 from harness.rank.whereabouts import Standstill, place_now
 from harness.schema.rank_state import ANSWERS, STUCK, process_start
+
+if TYPE_CHECKING:
+    from harness.rank.rescue import Rescue  # it imports torch, and a rank is guarded before that
 
 POLL_S = 0.5
 _ENDING = {signal.SIGTERM, signal.SIGINT}
@@ -54,6 +57,22 @@ class Clocked(Protocol):
     since: float
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What the guard sees of the main thread."""
+
+    phase_s: float
+    """Seconds in this phase."""
+    still_s: float = 0.0
+    """Seconds in one call, without using the CPU."""
+    in_collective: bool = False
+    """True in one that the user's code has called."""
+    waits: bool = False
+    """True in one of the control group."""
+    own_work: bool = False
+    """True in a phase in which a rank may be at work for as long as it likes."""
+
+
 @dataclass
 class Guard:
     """A thread that calls `leave` on SIGTERM or SIGINT, once the parent or the launcher is gone, and once peers are lost.
@@ -74,6 +93,7 @@ class Guard:
     _standstill: Standstill = field(default_factory=Standstill)
     _looked: float = 0.0
     _activity: Activity = field(default_factory=lambda: Activity(0.0))
+    _rescue: "Rescue | None" = None
 
     def start(self, launcher_pid: int) -> None:
         """From the main thread; launcher_pid 0: there is none."""
@@ -94,6 +114,10 @@ class Guard:
     def heed(self, waiting: Callable[[], Waiting]) -> None:
         """`waiting` tells for how long this rank has been waiting for the others, and why."""
         self._waiting = waiting
+
+    def rescue(self, rescue: "Rescue") -> None:
+        """From now on, find out whether another rank has failed while this one waits for it."""
+        self._rescue = rescue
 
     def rest(self) -> None:
         """The ranks part: who is gone from now on is not missed."""
@@ -117,6 +141,7 @@ class Guard:
             collective=bool(place.collective),
             stands_s=still.seconds if place.collective and place.key == still.place.key else 0.0,
             busy=phase in ALIKE and not waited and self._activity.busy,
+            failed=self._rescue.attempts.failed if self._rescue else 0,
         )
 
     def _watch(self, read_end: int) -> None:
@@ -141,6 +166,8 @@ class Guard:
 
     def _watch_others(self, lifeline: Lifeline) -> None:
         try:
+            if self._rescue is not None:
+                self._free(self._rescue, lifeline)
             if self._standstill.place.collective and self._standstill.seconds > self._deadline_s + _GRACE_S:
                 self._give_up(lifeline)
             if self._waits_long():
@@ -148,6 +175,27 @@ class Guard:
         except Exception:  # no thread to be had, say: the guard must go on, and asks anew
             with contextlib.suppress(OSError):  # the log may be on the disk that is full
                 traceback.print_exc()
+
+    def _free(self, rescue: "Rescue", lifeline: Lifeline) -> None:
+        """Free this rank if it waits for one that has failed; leave where NCCL has given up and nobody says why."""
+        moment = self._moment()
+        number, error = rescue.due(moment), rescue.given_up()
+        if number and rescue.act(number, lifeline.ask(), moment):
+            return
+        if error:
+            self._ask(lifeline)  # names a rank that is gone
+            if self._lifeline is not None:
+                self.leave("error", words=f"NCCL notes {error} in a measured group (deadline_s={self._deadline_s:g})")
+
+    def _moment(self) -> Moment:
+        still, phase = self._standstill, self.state.phase
+        return Moment(
+            phase_s=time.monotonic() - self.state.since,
+            still_s=still.seconds,
+            in_collective=bool(still.place.collective),
+            waits=self._waiting()[1] > 0,
+            own_work=phase in OWN_WORK,
+        )
 
     def _give_up(self, lifeline: Lifeline) -> None:
         """The user's own code waits in a collective, beyond the deadline: say so, and where the other ranks are."""

@@ -46,6 +46,8 @@ class Doing:
     """Seconds in that collective; the phase may have begun long before."""
     busy: bool = False
     """True while the process computes, reads or writes, in a phase in which all ranks do the same."""
+    failed: int = 0
+    """Number of the last attempt in which this rank failed, or was freed from waiting for one that had."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ The default group is the user's own: a model or a loss may use it, and reduceben
 
 import datetime
 import os
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,13 +18,14 @@ from harness.probes.control import Control
 from harness.rank.gathering import gather
 from harness.rank.guard import CONTROL_GRACE_S
 from harness.rank.lifeline import Lifeline
+from harness.rank.measured_groups import MeasuredGroups, Sockets, open_sockets, shut_down
 from harness.schema.config import RENDEZVOUS_S, BenchmarkConfig
 from harness.schema.refusal import RefusedError
 
 HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """Variables that name the GPUs a process may see, of CUDA and of two layers of ROCm; empty: none."""
-NCCL_GRACE_S = 10.0
-"""Beyond the deadline, until NCCL's watchdog ends the process without a word: the guard, which names names, comes first."""
+SETTLE_S = 30.0
+"""For a device to do what it has been given, after a failure."""
 
 
 class BrokenGroupError(Exception):
@@ -53,6 +55,8 @@ class World:
     device: torch.device
     backend: str
     measured: ProcessGroup
+    groups: MeasuredGroups
+    """`measured`, and those that are parts of it."""
     control: Control
     deadline_s: float
     lifeline: Lifeline
@@ -63,6 +67,13 @@ class World:
     """True from a failure until `check_default`."""
     _lost_device: bool = False
     """True where a rank's CUDA device fails every call, as after a device-side assert: only another process can use it."""
+    _default: Sockets = field(default_factory=Sockets)
+    """Connections of torch's default group."""
+
+    def __post_init__(self) -> None:
+        """A rank that fails leaves the groups of the world that was made last, as by `replace`."""
+        if self.size > 1:
+            self.control.attempts.leave_groups = self.groups.leave
 
     @classmethod
     def open(
@@ -82,32 +93,52 @@ class World:
         backend = choose_backend(config, device)
         lifeline = gather(store, rank, size, config.rendezvous_s)
         met(lifeline)
-        own = dist.PrefixStore("default", store)
-        dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=_seconds(config.deadline_s))
+        default = _join_default(dist.PrefixStore("default", store), rank, size, config.deadline_s)
         control = Control(_control_group(config.deadline_s), rank, size)
         check(control, device, backend)
-        measured = _measured_group(backend, config.deadline_s, device)
-        return cls(rank, size, device, backend, measured, control, config.deadline_s, lifeline, ranks_per_node(control))
+        groups = MeasuredGroups(backend, device)
+        measured = groups.make(config.deadline_s)
+        return cls(
+            rank=rank,
+            size=size,
+            device=device,
+            backend=backend,
+            measured=measured,
+            groups=groups,
+            control=control,
+            deadline_s=config.deadline_s,
+            lifeline=lifeline,
+            ranks_per_node=ranks_per_node(control),
+            _default=default,
+        )
 
     def alone(self) -> "World":
         """This rank as its own world: there is nobody to wait for, and nothing may be sent."""
         return replace(self, rank=0, size=1, control=Control(None, 0, 1))
 
     def rebuild_measured(self) -> None:
-        """Replace the measured group, which a failure may have broken on some ranks only; all ranks call alike."""
+        """Replace the measured groups, which a failure may have broken on some ranks only; all ranks call alike.
+
+        They are left before the device is asked: a kernel of NCCL that waits for a rank that has failed would never end.
+        """
         self._suspect = True
-        self._lost_device = self.control.any(not _works(self.device))
+        self.groups.leave()
+        self._lost_device = self.control.any(self.groups.stuck or not _works(self.device))
         if self._lost_device:
             return  # a new group would raise before the case that failed has its row
-        for group in (self.measured, *(group for pair in self._subgroups.values() for group in pair)):
-            dist.destroy_process_group(group)
+        self.groups.destroy()
         self._subgroups.clear()
-        self.measured = _measured_group(self.backend, self.deadline_s, self.device)
+        _name_alike(self.control)
+        self.measured = self.groups.make(self.deadline_s)
+
+    def leave_default(self) -> None:
+        """Have no rank wait in torch's default group any more. It cannot be used afterwards: see `check_default`."""
+        shut_down(self._default)
 
     def check_default(self) -> None:
         """Check the world after a failure, on all ranks. Raises BrokenGroupError on all if the group or a device is lost."""
         if self._lost_device:
-            raise BrokenGroupError("after this failure every call of CUDA fails in the process of a rank")
+            raise BrokenGroupError("after this failure every call of CUDA fails, or waits for ever, in the process of a rank")
         suspect, self._suspect = self._suspect, False
         if not suspect or self.size == 1:
             return
@@ -134,7 +165,7 @@ class World:
         return self._subgroups[size]
 
     def _mine(self, cut: list[range]) -> ProcessGroup:
-        groups = [_measured_group(self.backend, self.deadline_s, self.device, list(ranks)) for ranks in cut]
+        groups = [self.groups.make(self.deadline_s, list(ranks)) for ranks in cut]
         return next(group for group, ranks in zip(groups, cut, strict=True) if self.rank in ranks)
 
     def close(self) -> None:
@@ -153,16 +184,33 @@ def ranks_per_node(control: Control) -> int:
     return own
 
 
-def _works(device: torch.device) -> bool:
-    """False where CUDA answers every call with an earlier error. It does not wait for the device: a peer may never come."""
+def _works(device: torch.device, within_s: float = SETTLE_S) -> bool:
+    """Return False where CUDA answers every call with an earlier error, or does not end what it was given.
+
+    An error of a kernel that was still to run when the case failed shows once the device has come to it. Running out of memory
+    is no such error: the device works on.
+    """
     if device.type != "cuda":
         return True
-    try:
-        torch.cuda.current_stream(device).query()
-    except RuntimeError:
-        traceback.print_exc()
-        return False
-    return True
+    settled = list[bool]()
+
+    def settle() -> None:
+        try:
+            torch.cuda.synchronize(device)
+            settled.append(True)
+        except RuntimeError:  # AcceleratorError is one
+            traceback.print_exc()
+
+    waiting = threading.Thread(target=settle, name="settle", daemon=True)  # a collective of the user's own may never end
+    waiting.start()
+    waiting.join(within_s)
+    return bool(settled)
+
+
+def _name_alike(control: Control) -> None:
+    """Give the next group one name on all ranks. torch counts groups, and a rank that failed may have made more or fewer."""
+    counts = control.all_gather(torch.tensor(dist.distributed_c10d._world.group_count))
+    dist.distributed_c10d._world.group_count = max(int(count) for count in counts)
 
 
 def choose_device(config: BenchmarkConfig, local_rank: int) -> torch.device:
@@ -186,17 +234,16 @@ def choose_backend(config: BenchmarkConfig, device: torch.device) -> str:
     return backend
 
 
+def _join_default(store: Store, rank: int, size: int, deadline_s: float) -> Sockets:
+    """Make torch's default group, and return its connections."""
+    before = open_sockets()
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_seconds(deadline_s))
+    return {descriptor: inode for descriptor, inode in open_sockets().items() if before.get(descriptor) != inode}
+
+
 def _control_group(deadline_s: float) -> ProcessGroup:
     """No group that the user's code can reach: a collective of its own would be taken for one of the harness."""
     group: ProcessGroup = dist.new_group(backend="gloo", timeout=_seconds(deadline_s + CONTROL_GRACE_S))
-    return group
-
-
-def _measured_group(backend: str, deadline_s: float, device: torch.device, ranks: list[int] | None = None) -> ProcessGroup:
-    """A group of these ranks, or of all; a mere mark on the others."""
-    device_id = device if backend == "nccl" else None
-    grace = NCCL_GRACE_S if backend == "nccl" else 0.0
-    group: ProcessGroup = dist.new_group(ranks, backend=backend, timeout=_seconds(deadline_s + grace), device_id=device_id)
     return group
 
 

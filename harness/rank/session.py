@@ -34,6 +34,7 @@ from harness.rank.process_group import World, choose_backend, choose_device
 from harness.rank.profiling import Tracer
 from harness.rank.reference import References
 from harness.rank.rehearsal import Rehearsal
+from harness.rank.rescue import Rescue
 from harness.rank.standing import read_standing
 from harness.rank.telemetry import Telemetry
 from harness.rank.usage import Usages
@@ -239,6 +240,7 @@ def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, pro
     allow_sockets(size)
     world = World.open(config, store, rank, size, check=check_alike, met=lambda line: guard.miss(line, config.deadline_s))
     guard.heed(world.control.waiting)
+    guard.rescue(Rescue.of(world))
     world.control.where = lambda: f"on {state.status.host}, in phase {state.phase}"
     check_sum(world)
     watch = Watch(world, order.launch)

@@ -56,6 +56,7 @@ def _alone(world: World, group: dist.ProcessGroup) -> dict[str, str]:
         together(world.control, lambda: alone(group) if world.rank == 0 else None)
     except CaseFailedError as error:
         failure = str(error)
+        world.rebuild_measured()
     ended.set()
     if world.rank == 0:
         watch.join()

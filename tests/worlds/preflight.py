@@ -27,6 +27,7 @@ def refusals(world: World) -> dict[str, list[str]]:
         "sum": said(lambda: wrong_sum(world)),
         "absent": said(lambda: absent(store, rank)),
     }
+    world.rebuild_measured()  # a rank that fails leaves the measured group
     everyone = [json.loads(text) for text in world.control.all_gather_text(json.dumps(told))]
     return {what: [each[what] for each in everyone] for what in told}
 
@@ -94,6 +95,7 @@ def lost_device(world: World) -> list[list[str]]:
     with patch("harness.rank.process_group._works", lambda device: world.rank != 1):
         own.rebuild_measured()
     told = [said_broken(own.check_default), "kept" if own.measured is world.measured else "another group"]
+    world.rebuild_measured()
     return [json.loads(text) for text in world.control.all_gather_text(json.dumps(told))]
 
 

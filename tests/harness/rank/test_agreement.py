@@ -49,4 +49,31 @@ def test_a_cause_comes_before_its_consequence_though_it_is_noted_later(first: Ex
     with pytest.raises(CaseFailedError) as failed:
         together(control, raising(first))
     assert str(failed.value).startswith(f"rank 0: {type(first).__name__}: {first}")
-    assert f"; rank 1: {type(second).__name__}: {second}" in str(failed.value)
+    waited = "; rank 1: waited meanwhile at test_agreement.py:"
+    assert (waited if LATE not in str(second) else f"; rank 1: {type(second).__name__}: {second}") in str(failed.value)
+
+
+def test_a_rank_that_was_freed_is_not_named_as_the_cause_whatever_it_raised() -> None:
+    """The guard's thread had left its groups, as another rank had failed."""
+    control = Control(None, 0, 1)
+
+    def work() -> None:
+        control.attempts.free(1)
+        raise ValueError("of an aborted communicator")
+
+    said: list[str] = []
+    peer = json.dumps([{"at": 9.0, "words": ": MemoryError", "kind": 0, "where": ""}, []])
+    control.all_gather_text = lambda text: said.append(text) or [text, peer]  # type: ignore[method-assign, func-returns-value]
+    with pytest.raises(CaseFailedError) as failed:
+        together(control, work)
+    assert str(failed.value).startswith("rank 1: MemoryError; rank 0: waited meanwhile at test_agreement.py:")
+
+
+def test_many_ranks_that_waited_are_counted() -> None:
+    waited = json.dumps([{"at": 1.0, "words": f": {CLOSED}", "kind": 3, "where": ""}, []])
+    control = Control(None, 0, 1)
+    control.all_gather_text = lambda text: [text, *[waited] * 11]  # type: ignore[method-assign]
+    with pytest.raises(CaseFailedError) as failed:
+        together(control, raising(MemoryError()))
+    assert str(failed.value).count("waited meanwhile") == 8
+    assert str(failed.value).endswith("; and 3 ranks more")
