@@ -1,6 +1,7 @@
 """Runs that many tests read, worlds that stay up, and the turns that tests take on two cores."""
 
 import os
+import re
 from collections.abc import Generator, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from harness.report.frame import Run, load_run
 from harness.report.render import show
+from tests.rehearsal import REHEARSED, note_skipped, skipped_lines
 from tests.running import ENVIRONMENT, launch, torchrun
 from tests.sharing import group_by_fixture, turn
 from tests.worlds.pool import Pool, WorldError
@@ -25,12 +27,16 @@ settings.register_profile("reducebench", deadline=None, derandomize=True, suppre
 settings.load_profile("reducebench")
 
 
+_HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+_GPU_ALONE = re.compile(r"gpu( and (not )?\w+)*")
+"""Expressions of -m that select no test of the CPU."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from every test but those of `-m gpu`: the others expect that the defaults take the CPU and gloo."""
-    if config.option.markexpr != "gpu":
-        hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
-        os.environ.update(hidden)
-        ENVIRONMENT.update(hidden)
+    if REHEARSED or not _GPU_ALONE.fullmatch(config.option.markexpr):
+        os.environ.update(_HIDDEN)
+        ENVIRONMENT.update(_HIDDEN)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,12 +45,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.pluginmanager.hasplugin("xdist"):
         group_by_fixture(items)
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked:
+    if marked and not REHEARSED:
         import torch
 
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device; -m gpu shows the GPUs to the tests"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> None:
+    note_skipped(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the lines that a rehearsal skipped."""
+    reports = [report for group in ("passed", "failed") for report in terminalreporter.getreports(group)]
+    lines = skipped_lines(reports)
+    if lines:
+        terminalreporter.section(f"rehearsal: {len(lines)} lines need a CUDA object, and were skipped")
+        terminalreporter.write("".join(f"{line}\n" for line in lines))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

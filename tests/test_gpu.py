@@ -1,9 +1,13 @@
-"""The main job on CUDA: NCCL, device events and synchronization, and ranks that share a GPU over gloo."""
+"""The main job on CUDA: NCCL, device events and synchronization, and ranks that share a GPU over gloo.
+
+`REHEARSE=1 pytest -m gpu` runs the bodies on the CPU (tests/rehearsal.py).
+"""
 
 import gzip
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,19 +21,45 @@ from harness.report.times import TRANSFER, times_of
 from harness.schema.record import PREDICTED, REFERENCE
 from harness.schema.run_dir import RunDir
 from tests.options import AVAILABLE
+from tests.rehearsal import DEVICE, REHEARSED, backend_of, few, on_cuda, smaller
 from tests.running import launch
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
+def nccl_worlds(gpus: int) -> list[tuple[str, int]]:
+    """NCCL on 2 ranks, on every larger power of two that there are GPUs for, and on all GPUs."""
+    sizes = {2, gpus, *(2**power for power in range(1, gpus.bit_length()))}
+    return [("nccl", size) for size in sorted(sizes) if size > 1]
+
+
+SEVERAL = [("gloo", 2), *([] if REHEARSED else nccl_worlds(torch.cuda.device_count()))]
+"""A rehearsal runs NCCL's bodies over gloo, where two ranks would run the same twice."""
+several = pytest.mark.parametrize(("backend", "ranks"), SEVERAL)
+NO_PROCESSES: dict[str, Any] = {"own_pid_seen": False, "others": []}
+# What a rehearsal has less of.
+SWEEP = [f"probe.collectives.{key}" for key in ("most_bytes=65536", "beside_bytes=4096", "iterations=3", "warm_up=1")]
+STALENESS = [f"probe.staleness.{key}" for key in ("trials=10", "controls=10")]
+DRIFT = ["drift.steps=2"]
+STORIES = {
+    "reduction_modes": ["workload.mlp_digits.samples=[48]"],
+    "unequal_derivatives": [f"probe.repeatability.{key}" for key in ("runs=20", "orders=20")],
+}
+one_and_several = pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), *SEVERAL])
+
+
+@one_and_several
 def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     check_gpus(backend, ranks)
     run = run_of(backend, ranks, tmp_path, "sync=[none,device,barrier]", "iterations=3", "precision=[fp32,fp64]")
-    skipped = run.cases[run.cases.status == "skipped"]
+    skipped = run.cases[(run.cases.status == "skipped") & (run.cases.sync == "none")]
+    if on_cuda("sync=device and sync=barrier skip what sync=none skips"):
+        skipped = run.cases[run.cases.status == "skipped"]
     assert set(zip(skipped.workload, skipped.reduction, strict=True)) == {("cnn_digits", "per_sample_vmap")}
-    assert set(run.samples["clock"]) == {"host", "cuda_event", "arrival"}
-    assert (run.cases[run.cases.status == "ok"].device == "cuda").all()
+    assert {"host", "arrival"} <= set(run.samples["clock"])
+    if on_cuda("samples have the clock cuda_event"):
+        assert set(run.samples["clock"]) == {"host", "cuda_event", "arrival"}
+    assert (run.cases[run.cases.status == "ok"].device == DEVICE).all()
     rows = run.discrepancies[(run.discrepancies.against == REFERENCE) & (run.discrepancies.parameter == "")]
     rows = rows.merge(run.cases, on="case_id")
     assert (rows[(rows.precision == "fp64") & (rows.workload != "cnn_digits")].relative_l2 < 1e-12).all()
@@ -37,7 +67,7 @@ def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     assert (run.samples.query("phase == 'sync'").seconds > 0).all()
 
 
-@pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 2)])
+@several
 def test_where_the_time_goes_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     """Every policy of waiting, the device's own arrivals, and the twins' events."""
     check_gpus(backend, ranks)
@@ -46,41 +76,47 @@ def test_where_the_time_goes_on_cuda(backend: str, ranks: int, tmp_path: Path) -
         f"sync=[{','.join(AVAILABLE['sync'])}]",
         *("exposed=true", "until.relative=0.9", "until.seconds=60"),
     )
-    assert set(run.cases.status) == {"ok"}
+    assert not (run.cases.status == "failed").any()
+    if on_cuda("every policy of waiting applies"):
+        assert set(run.cases.status) == {"ok"}
     assert run.cases.gradient_sha256.nunique() <= 2, "no policy changes a sum; the order of summation may, by aggregation"
-    for case_id in run.cases.case_id:
+    clock = "host" if REHEARSED else "cuda_event"
+    for case_id in run.cases[run.cases.status == "ok"].case_id:
         times = times_of(run.raw_samples(case_id))
-        assert times.clock == "cuda_event"
-        assert (times.phases["cuda_event", TRANSFER] > 0).all()
-        assert (times.phases["cuda_event", "step_alone"] > 0).all()
-        assert (times.phases["cuda_event", "collective_alone"] > 0).all()
+        assert times.clock == clock
+        assert (times.phases[clock, "step_alone"] > 0).all()
+        assert (times.phases[clock, "collective_alone"] > 0).all()
+        if on_cuda("the device's transfer time is positive"):
+            assert (times.phases[clock, TRANSFER] > 0).all()
 
 
-@pytest.mark.parametrize(("backend", "ranks"), [("gloo", 2), ("nccl", 2)])
+@several
 def test_the_sweep_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     check_gpus(backend, ranks)
-    run = run_of(backend, ranks, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "probe=[collectives]")
+    run = run_of(backend, ranks, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "probe=[collectives]", *few(SWEEP))
     assert "ok" in set(run.probes.status)
     assert not (run.probes.status == "failed").any(), "what arrives is right in every size, or skipped with its reason"
-    assert set(run.collectives["clock"]) == {"host", "cuda_event"}
+    assert "host" in set(run.collectives["clock"])
+    if on_cuda("the sweep has the clock cuda_event"):
+        assert set(run.collectives["clock"]) == {"host", "cuda_event"}
 
 
-@pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
+@one_and_several
 def test_stale_reads_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     """Controls hold, and a read that does not wait is stale once what it should wait for is delayed."""
     check_gpus(backend, ranks)
-    run = experiment("gradient_sums", backend, ranks, tmp_path)
+    run = experiment("gradient_sums", backend, ranks, tmp_path, *few(STALENESS), *few(DRIFT))
     counted = reads(run.observations[run.observations.probe.astype(str) == "staleness"])
     safe = counted[counted.safe]
     assert (safe.stale + safe.torn == 0).all()
     delayed = counted[~counted.safe & counted.setting.str.startswith("delayed")].set_index("subject")
-    for access in (SideStream.name, PinnedCopy.name):
+    for access in (SideStream.name, PinnedCopy.name) if on_cuda("delayed reads on another stream are stale") else ():
         assert delayed.stale[access] >= 0.9 * delayed.trials[access]
 
 
 @pytest.mark.parametrize("name", ["reduction_modes", "unequal_derivatives"])
 def test_stories_on_cuda(name: str, tmp_path: Path) -> None:
-    run = experiment(name, "gloo", 2, tmp_path, "+env.CUBLAS_WORKSPACE_CONFIG=:4096:8")
+    run = experiment(name, "gloo", 2, tmp_path, "+env.CUBLAS_WORKSPACE_CONFIG=:4096:8", *few(STORIES[name]), *few(DRIFT))
     claims, *_ = tell(run)
     assert {"holds", "does not hold"} <= set(claims.rows.verdict)
 
@@ -94,7 +130,7 @@ def test_faults_on_cuda(tmp_path: Path) -> None:
     assert (rows[rows["rank"] == 0].relative_l2 < 1e-12).all()
 
 
-@pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
+@one_and_several
 def test_every_strategy_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     check_gpus(backend, ranks)
     run = experiment("aggregation", backend, ranks, tmp_path, "precision=[fp64]", "workload=[mlp_digits]", "sharding=[even]")
@@ -102,11 +138,12 @@ def test_every_strategy_on_cuda(backend: str, ranks: int, tmp_path: Path) -> Non
     rows = rows.merge(run.cases, on="case_id")
     lossless = rows[~rows.aggregation.isin(["ddp_fp16", "ddp_bf16", "ddp_powersgd"])]
     assert (lossless.relative_l2 < 1e-12).all()
-    assert (backend != "nccl") or "ddp_bf16" in set(rows.aggregation)
+    if backend == "nccl" and on_cuda("NCCL's ddp_bf16 is measured"):
+        assert "ddp_bf16" in set(rows.aggregation)
     assert "fsdp" in set(rows.aggregation)
 
 
-@pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), ("gloo", 2), ("nccl", 2)])
+@one_and_several
 def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     """SyncBatchNorm is held against the full batch; TF32 is further away than float32, and nearer than bfloat16."""
     check_gpus(backend, ranks)
@@ -118,7 +155,9 @@ def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int
     far = rows[rows["rank"] == 0].merge(run.cases, on="case_id").groupby(["workload", "precision"], observed=True).relative_l2
     assert (far.max().xs("fp64", level="precision") < 1e-12).all()
     topics = far.max()["transformer_topics"]
-    assert topics["fp32"] < topics["tf32"] < topics["bf16"]
+    assert topics["fp32"] < topics["bf16"]
+    if on_cuda("TF32 lies between float32 and bfloat16"):
+        assert topics["fp32"] < topics["tf32"] < topics["bf16"]
     assert set(run.cases[run.cases.batchnorm == "synced"].query("workload == 'cnn_digits'").status) == {"ok"}
 
 
@@ -127,15 +166,18 @@ def test_what_a_run_tells_of_its_gpus(tmp_path: Path) -> None:
     run = run_of("gloo", 2, tmp_path, "workload=[mlp_digits]", "reduction=[mean]")
     (conditions,) = run.environment["conditions"]
     for told, seen in zip(run.environment["ranks"], conditions["ranks"], strict=True):
-        assert told["device_name"] == torch.cuda.get_device_name(0)
-        assert told["memory_bytes"] > 2**30
-        assert told["uuid"]
-        assert told["driver"]
-        assert 0 < seen["after"]["sm_mhz"] <= told["max_sm_mhz"]
+        if on_cuda("a rank states name, memory, uuid, driver and clocks of its GPU"):
+            assert told["device_name"] == torch.cuda.get_device_name(0)
+            assert told["memory_bytes"] > 2**30
+            assert told["uuid"]
+            assert told["driver"]
+            assert 0 < seen["after"]["sm_mhz"] <= told["max_sm_mhz"]
         pids = {rank["pid"] for rank in run.environment["ranks"]}
-        assert not seen["device_processes"]["own_pid_seen"] or not pids & {p["pid"] for p in seen["device_processes"]["others"]}
+        processes = seen["device_processes"] if on_cuda("processes of the GPU are read from NVML") else NO_PROCESSES
+        assert not processes["own_pid_seen"] or not pids & {process["pid"] for process in processes["others"]}
     (host,) = run.environment["hosts"]
-    assert f"GPU-{run.environment['ranks'][0]['uuid']}" in host["topology"]["uuids"]
+    if on_cuda("the host's topology names the GPU's uuid"):
+        assert f"GPU-{run.environment['ranks'][0]['uuid']}" in host["topology"]["uuids"]
 
 
 def test_traces_on_cuda(tmp_path: Path) -> None:
@@ -143,17 +185,20 @@ def test_traces_on_cuda(tmp_path: Path) -> None:
     run = run_of("nccl", 1, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "iterations=3", "profile=true")
     ((path,),) = RunDir(run.path).traces().values()
     trace = json.loads(gzip.decompress(path.read_bytes()))
-    assert trace["distributedInfo"] == {"backend": "nccl", "rank": 0, "world_size": 1}
+    assert trace["distributedInfo"] == {"backend": backend_of("nccl"), "rank": 0, "world_size": 1}
     events = trace["traceEvents"]
-    assert any(event.get("cat") == "kernel" for event in events)
+    if on_cuda("kernels are among the events of a trace"):
+        assert any(event.get("cat") == "kernel" for event in events)
     for phase in ("forward", "backward", "aggregate"):
-        assert sum(event["name"] == phase and event.get("cat") == "user_annotation" for event in events) == 3
+        assert (
+            sum(event["name"] == phase and event.get("cat") == "user_annotation" for event in events) == run.config.iterations
+        )
 
 
 def check_gpus(backend: str, ranks: int) -> None:
     """Skip where NCCL has fewer GPUs than ranks, unless the environment lets ranks share one (NCCL 2.30 and newer)."""
     visible = torch.cuda.device_count()
-    if backend == "nccl" and ranks > visible and os.environ.get(SHARING) != "1":
+    if backend_of(backend) == "nccl" and ranks > visible and os.environ.get(SHARING) != "1":
         pytest.skip(f"nccl takes one rank a GPU, and {visible} are visible; {SHARING}=1 lets them share one")
 
 
@@ -162,7 +207,7 @@ def experiment(name: str, backend: str, ranks: int, results: Path, *overrides: s
 
 
 def run_of(backend: str, ranks: int, results: Path, *overrides: str) -> Run:
-    where = ("device=cuda", f"backend={backend}", f"torchrun.nproc_per_node={ranks}", f"results_dir={results}")
-    done = launch(*where, *overrides)
+    where = (f"device={DEVICE}", f"backend={backend_of(backend)}", f"torchrun.nproc_per_node={ranks}", f"results_dir={results}")
+    done = launch(*where, *smaller(overrides))
     assert done.returncode == 0, done.stderr + done.stdout
     return load_run(next(results.glob("*/latest")))
