@@ -13,7 +13,7 @@ REHEARSED = os.environ.get("REHEARSE") == "1"
 DEVICE = "cpu" if REHEARSED else "cuda"
 SKIPPED = "skipped line"
 """Name of the property of a test, in its report and in JUnit XML."""
-SMALL: Mapping[str, str] = {"iterations": "1", "warm_up": "1", "global_batch_size": "16"}
+SMALL: Mapping[str, str] = {"iterations": "1", "warm_up": "1", "global_batch_size": "8"}
 """Work of a rehearsal: it tests code, not figures."""
 _skipped: list[str] = []
 
@@ -36,10 +36,11 @@ def few(overrides: Sequence[str]) -> Sequence[str]:
 
 
 def smaller(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides; in a rehearsal with the values of SMALL."""
+    """Return the overrides; in a rehearsal with the values of SMALL, and the last one of each key."""
     if not REHEARSED:
         return list(overrides)
-    return [*(item for item in overrides if item.partition("=")[0] not in SMALL), *(f"{k}={v}" for k, v in SMALL.items())]
+    values = {key: value for key, _, value in (item.partition("=") for item in overrides)}
+    return [f"{key}={value}" for key, value in {**values, **SMALL}.items()]
 
 
 def note_skipped(item: pytest.Item) -> None:

@@ -22,7 +22,7 @@ from harness.schema.record import PREDICTED, REFERENCE
 from harness.schema.run_dir import RunDir
 from tests.options import AVAILABLE
 from tests.rehearsal import DEVICE, REHEARSED, backend_of, few, on_cuda, smaller
-from tests.running import launch
+from tests.running import HANG_S, launch
 
 pytestmark = pytest.mark.gpu
 
@@ -40,6 +40,7 @@ NO_PROCESSES: dict[str, Any] = {"own_pid_seen": False, "others": []}
 # What a rehearsal has less of.
 SWEEP = [f"probe.collectives.{key}" for key in ("most_bytes=65536", "beside_bytes=4096", "iterations=3", "warm_up=1")]
 STALENESS = [f"probe.staleness.{key}" for key in ("trials=10", "controls=10")]
+MODES = ["workload=[mlp_digits,cnn_digits]"]
 DRIFT = ["drift.steps=2"]
 STORIES = {
     "reduction_modes": ["workload.mlp_digits.samples=[48]"],
@@ -51,7 +52,7 @@ one_and_several = pytest.mark.parametrize(("backend", "ranks"), [("nccl", 1), *S
 @one_and_several
 def test_every_mode_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     check_gpus(backend, ranks)
-    run = run_of(backend, ranks, tmp_path, "sync=[none,device,barrier]", "iterations=3", "precision=[fp32,fp64]")
+    run = run_of(backend, ranks, tmp_path, "sync=[none,device,barrier]", "iterations=3", "precision=[fp32,fp64]", *few(MODES))
     skipped = run.cases[(run.cases.status == "skipped") & (run.cases.sync == "none")]
     if on_cuda("sync=device and sync=barrier skip what sync=none skips"):
         skipped = run.cases[run.cases.status == "skipped"]
@@ -110,8 +111,9 @@ def test_stale_reads_on_cuda(backend: str, ranks: int, tmp_path: Path) -> None:
     safe = counted[counted.safe]
     assert (safe.stale + safe.torn == 0).all()
     delayed = counted[~counted.safe & counted.setting.str.startswith("delayed")].set_index("subject")
-    for access in (SideStream.name, PinnedCopy.name) if on_cuda("delayed reads on another stream are stale") else ():
-        assert delayed.stale[access] >= 0.9 * delayed.trials[access]
+    if on_cuda("delayed reads on another stream are stale"):
+        for access in (SideStream.name, PinnedCopy.name):
+            assert delayed.stale[access] >= 0.9 * delayed.trials[access]
 
 
 @pytest.mark.parametrize("name", ["reduction_modes", "unequal_derivatives"])
@@ -158,7 +160,8 @@ def test_precisions_and_synced_batch_statistics_on_cuda(backend: str, ranks: int
     assert topics["fp32"] < topics["bf16"]
     if on_cuda("TF32 lies between float32 and bfloat16"):
         assert topics["fp32"] < topics["tf32"] < topics["bf16"]
-    assert set(run.cases[run.cases.batchnorm == "synced"].query("workload == 'cnn_digits'").status) == {"ok"}
+    if on_cuda("SyncBatchNorm runs"):
+        assert set(run.cases[run.cases.batchnorm == "synced"].query("workload == 'cnn_digits'").status) == {"ok"}
 
 
 def test_what_a_run_tells_of_its_gpus(tmp_path: Path) -> None:
@@ -189,10 +192,9 @@ def test_traces_on_cuda(tmp_path: Path) -> None:
     events = trace["traceEvents"]
     if on_cuda("kernels are among the events of a trace"):
         assert any(event.get("cat") == "kernel" for event in events)
+    ranges = [event["name"] for event in events if event.get("cat") == "user_annotation"]
     for phase in ("forward", "backward", "aggregate"):
-        assert (
-            sum(event["name"] == phase and event.get("cat") == "user_annotation" for event in events) == run.config.iterations
-        )
+        assert ranges.count(phase) == run.config.iterations
 
 
 def check_gpus(backend: str, ranks: int) -> None:
@@ -208,6 +210,6 @@ def experiment(name: str, backend: str, ranks: int, results: Path, *overrides: s
 
 def run_of(backend: str, ranks: int, results: Path, *overrides: str) -> Run:
     where = (f"device={DEVICE}", f"backend={backend_of(backend)}", f"torchrun.nproc_per_node={ranks}", f"results_dir={results}")
-    done = launch(*where, *smaller(overrides))
+    done = launch(*where, *smaller(overrides), timeout=float(os.environ.get("GPU_TEST_S", HANG_S)))
     assert done.returncode == 0, done.stderr + done.stdout
     return load_run(next(results.glob("*/latest")))
