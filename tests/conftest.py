@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from harness.report.frame import Run, load_run
 from harness.report.render import show
 from tests.rehearsal import REHEARSED, note_skipped, skipped_lines
-from tests.running import ENVIRONMENT, launch, torchrun
+from tests.running import ENVIRONMENT, HIDDEN, launch, torchrun
 from tests.sharing import group_by_fixture, turn
 from tests.worlds.pool import Pool, WorldError
 
@@ -27,16 +27,19 @@ settings.register_profile("reducebench", deadline=None, derandomize=True, suppre
 settings.load_profile("reducebench")
 
 
-_HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 _GPU_ALONE = re.compile(r"gpu( and (not )?\w+)*")
-"""Expressions of -m that select no test of the CPU."""
+
+
+def selects_only_gpu(expression: str) -> bool:
+    """Return True if `-m expression` certainly selects no test of the CPU."""
+    return _GPU_ALONE.fullmatch(expression) is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from every test but those of `-m gpu`: the others expect that the defaults take the CPU and gloo."""
-    if REHEARSED or not _GPU_ALONE.fullmatch(config.option.markexpr):
-        os.environ.update(_HIDDEN)
-        ENVIRONMENT.update(_HIDDEN)
+    if REHEARSED or not selects_only_gpu(config.option.markexpr):
+        os.environ.update(HIDDEN)
+        ENVIRONMENT.update(HIDDEN)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,7 +67,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     lines = skipped_lines(reports)
     if lines:
         terminalreporter.section(f"rehearsal: {len(lines)} lines need a CUDA object, and were skipped")
-        terminalreporter.write("".join(f"{line}\n" for line in lines))
+        terminalreporter.write("".join(f"skipped line: {line}\n" for line in lines))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

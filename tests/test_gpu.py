@@ -22,7 +22,7 @@ from harness.schema.record import PREDICTED, REFERENCE
 from harness.schema.run_dir import RunDir
 from tests.options import AVAILABLE
 from tests.rehearsal import DEVICE, REHEARSED, backend_of, few, on_cuda, smaller
-from tests.running import HANG_S, launch
+from tests.running import ENVIRONMENT, HANG_S, launch
 
 pytestmark = pytest.mark.gpu
 
@@ -195,6 +195,23 @@ def test_traces_on_cuda(tmp_path: Path) -> None:
     ranges = [event["name"] for event in events if event.get("cat") == "user_annotation"]
     for phase in ("forward", "backward", "aggregate"):
         assert ranges.count(phase) == run.config.iterations
+
+
+def test_two_ranks_share_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL on the first GPU alone, whatever others there are."""
+    if os.environ.get(SHARING) != "1" and on_cuda(f"{SHARING}=1 is needed"):
+        pytest.skip(f"needs {SHARING}=1, and NCCL 2.30 or newer")
+    monkeypatch.setitem(ENVIRONMENT, "CUDA_VISIBLE_DEVICES", _first_gpu())
+    run = run_of("nccl", 2, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "precision=[fp64]", "iterations=2")
+    assert set(run.cases.status) == {"ok"}
+    rows = run.discrepancies[(run.discrepancies.against == REFERENCE) & (run.discrepancies.parameter == "")]
+    assert (rows.relative_l2 < 1e-12).all()
+    if on_cuda("both ranks name one GPU"):
+        assert len({rank["uuid"] for rank in run.environment["ranks"]}) == 1
+
+
+def _first_gpu() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 
 def check_gpus(backend: str, ranks: int) -> None:
