@@ -1,7 +1,7 @@
 """Audits of a right and of a wrong training step: `torchrun --nproc-per-node=2 -m tests.gpu.audits [nccl|gloo]`
 
-Parameters are on the GPU where there is one, and DistributedDataParallel sums them over the backend. Exit status 1 where a verdict is
-not what it should be.
+Parameters are on the GPU where there is one, and DistributedDataParallel sums them over the backend. The exit status is 1 if a
+verdict is not what it should be.
 """
 
 import sys

@@ -35,7 +35,8 @@
 #   tests.tar.gz     JUnit XML of the tests
 #   traces.tar.gz    at most 12 traces
 # `python -m tests.gpu.page OUT` prints tables for docs/gpu.md. The exit status is 0 if every step passed.
-set -u
+# shellcheck disable=SC2102  # lists of Hydra, not ranges; nothing is expanded to names of files
+set -uf
 T0=$SECONDS
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 OUT=${OUT:?name a folder for the results: OUT=folder}
@@ -84,7 +85,6 @@ step() {
 size() { stat -c %s "$1" 2> /dev/null || echo 0; }
 
 pack() {  # after every step, so that a call that is cut short leaves what there was
-  local folder
   [ -d "$W" ] || return 0
   tar -czf "$OUT/logs.tar.gz" -C "$W" logs
   tar -czf "$OUT/tests.tar.gz" -C "$W" --exclude='tests/*/*' tests
@@ -92,8 +92,7 @@ pack() {  # after every step, so that a call that is cut short leaves what there
   if [ "$(size "$OUT/runs.tar.gz")" -gt 15000000 ]; then
     tar -czf "$OUT/runs.tar.gz" -C "$W" --exclude=scratch --exclude=traces --exclude=samples --exclude=report results
   fi
-  folder=$(cd "$R" && find . -path '*/traces/*' -name '*.gz' -size -6M | sort | head -12)
-  [ -n "$folder" ] && (cd "$R" && tar -czf "$OUT/traces.tar.gz" $folder)
+  (cd "$R" && find . -path '*/traces/*' -name '*.gz' -size -6M | sort | head -n 12 | tar -czf "$OUT/traces.tar.gz" -T -)
   return 0
 }
 
@@ -118,6 +117,7 @@ for wheel in sorted(pathlib.Path(sys.argv[1]).glob("*.whl")):
 PYTHON
   )
   # shellcheck disable=SC2086  # one file a word
+  # (names of wheels have no spaces)
   [ -n "$missing" ] && "$PY" -m pip install -q --no-index --no-deps --no-compile --target "$W/site" $missing
   export PYTHONPATH=$PYTHONPATH:$W/site
 fi
@@ -175,8 +175,7 @@ else
   step two_nccl 60 ${SHARE[@]+"${SHARE[@]}"} "${TWO[@]}" -m tests.gpu.two_ranks $N
   step audit_nccl 45 ${SHARE[@]+"${SHARE[@]}"} "${TWO[@]}" -m tests.gpu.audits $N
   PRE=(${SHARE[@]+"${SHARE[@]}"})
-  strategies=$(cd conf/aggregation && printf '%s,' *.yaml)
-  strategies=${strategies//.yaml/}
+  strategies=$(find conf/aggregation -name '*.yaml' -printf '%f,' | sed 's/\.yaml//g')
   measure strategies 100 "$SEVERAL" $N workload=[mlp_digits] reduction=[mean] normalization=[rank_mean] "aggregation=[${strategies%,}]" \
     diagnose=true iterations=2 warm_up=1 probe=[sum_over_ranks,summation_order] probe.summation_order.bytes=[4096]
   PRE=()
@@ -213,7 +212,7 @@ KEPT=$R
 if [ "$D" = cuda ] && [ "$(df --output=avail -BG /dev/shm 2> /dev/null | tail -n 1 | tr -dc 0-9)" -ge 45 ] 2> /dev/null; then
   R=$(mktemp -d /dev/shm/first_contact.XXXXXX)
 fi
-SCALE=$((SCALE * 2)) measure billion 65 1 $N workload=[mlp_digits] "workload.mlp_digits.hidden=$WIDTH" reduction=[mean] aggregation=[all_reduce] \
+measure billion 130 1 $N workload=[mlp_digits] "workload.mlp_digits.hidden=$WIDTH" reduction=[mean] aggregation=[all_reduce] \
   iterations=5 warm_up=2
 if [ "$R" != "$KEPT" ]; then
   rm -rf "$R"/*/*/scratch

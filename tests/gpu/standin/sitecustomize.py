@@ -1,7 +1,7 @@
 """Stand-in for a machine with eight GPUs, as far as they are counted: `PYTHONPATH=tests/gpu/standin`.
 
-The launcher finds a device file. torch counts the devices that CUDA_VISIBLE_DEVICES leaves visible, or HIP_VISIBLE_DEVICES in a build
-for ROCm. A process to which a GPU is visible appends its command line to the file STANDIN_LOG.
+The launcher finds a device file. torch counts the devices that CUDA_VISIBLE_DEVICES leaves visible, or HIP_VISIBLE_DEVICES in
+a build for ROCm. A process to which a GPU is visible appends its command line to the file STANDIN_LOG.
 """
 
 import importlib.abc
