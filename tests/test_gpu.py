@@ -40,7 +40,7 @@ NO_PROCESSES: dict[str, Any] = {"own_pid_seen": False, "others": []}
 # What a rehearsal has less of.
 SWEEP = [f"probe.collectives.{key}" for key in ("most_bytes=65536", "beside_bytes=4096", "iterations=3", "warm_up=1")]
 STALENESS = [f"probe.staleness.{key}" for key in ("trials=10", "controls=10")]
-MODES = ["workload=[mlp_digits,cnn_digits]"]
+MODES = ["workload=[mlp_digits,cnn_digits]", "reduction=[none,mean,per_sample_vmap,micro_batch]"]
 DRIFT = ["drift.steps=2"]
 STORIES = {
     "reduction_modes": ["workload.mlp_digits.samples=[48]"],

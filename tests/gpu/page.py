@@ -151,7 +151,7 @@ def failures(outcomes: list[Outcome], summary: str) -> pd.DataFrame:
     """Return what failed: tests by name, and steps with their exit status."""
     failed = [one for one in outcomes if one.outcome in ("failed", "error")]
     rows = [(f"{one.test} {one.world}", one.message) for one in failed]
-    rows += [(name, _STATUS.get(status, status)) for name, status, _ in _STEP.findall(summary) if status not in _PASSED]
+    rows += [(name, _STATUS.get(status, status)) for name, status, _ in steps_of(summary) if status not in _PASSED]
     return pd.DataFrame(rows, columns=["what", "how"])
 
 
@@ -160,8 +160,13 @@ _PASSED = {"rc=0", "done", "skipped"}
 
 def steps(summary: str) -> pd.DataFrame:
     """Return the steps with what became of them."""
-    rows = [(name, _STATUS.get(status, status), int(seconds)) for name, status, seconds in _STEP.findall(summary)]
-    return pd.DataFrame([row for row in rows if row[0] not in ("setup", "facts")], columns=["step", "outcome", "s"])
+    rows = [(name, _STATUS.get(status, status), int(seconds)) for name, status, seconds in steps_of(summary)]
+    return pd.DataFrame(rows, columns=["step", "outcome", "s"])
+
+
+def steps_of(summary: str) -> list[tuple[str, str, str]]:
+    """Return name, status and seconds of each step that measures something."""
+    return [step for step in _STEP.findall(summary) if step[0] not in ("setup", "facts")]
 
 
 def measured(runs: dict[str, Run]) -> pd.DataFrame:
