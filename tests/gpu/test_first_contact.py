@@ -11,7 +11,8 @@ from typing import cast
 
 import pytest
 
-from tests import rehearsal
+from harness.rank.preflight import SHARING
+from tests import rehearsal, test_gpu
 from tests.gpu import page
 from tests.rehearsal import SKIPPED
 from tests.running import ENVIRONMENT, HANG_S, ROOT
@@ -115,3 +116,27 @@ def test_a_rehearsal_names_the_lines_that_it_skips(monkeypatch: pytest.MonkeyPat
     rehearsal.note_skipped(cast(pytest.Item, item))
     report = SimpleNamespace(nodeid="test_gpu.py::test", user_properties=[*item.user_properties, ("other", "x")])
     assert rehearsal.skipped_lines([cast(pytest.TestReport, report)]) == ["test_gpu.py::test: kernels are in the trace"]
+
+
+def test_gpu_tests_use_every_size_that_there_are_gpus_for() -> None:
+    assert test_gpu.nccl_worlds(0) == test_gpu.nccl_worlds(1) == test_gpu.nccl_worlds(2) == [("nccl", 2)]
+    assert test_gpu.nccl_worlds(6) == [("nccl", 2), ("nccl", 4), ("nccl", 6)]
+    assert test_gpu.nccl_worlds(8) == [("nccl", 2), ("nccl", 4), ("nccl", 8)]
+
+
+def test_the_sweep_has_a_peer() -> None:
+    """On one rank every question is skipped."""
+    (mark,) = test_gpu.test_the_sweep_on_cuda.pytestmark  # type: ignore[attr-defined]
+    assert all(ranks > 1 for _, ranks in mark.args[1])
+
+
+def test_ranks_share_a_gpu_where_the_environment_lets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "REHEARSED", False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delenv(SHARING, raising=False)
+    test_gpu.check_gpus("nccl", 1)
+    test_gpu.check_gpus("gloo", 2)
+    with pytest.raises(pytest.skip.Exception, match="1 are visible"):
+        test_gpu.check_gpus("nccl", 2)
+    monkeypatch.setenv(SHARING, "1")
+    test_gpu.check_gpus("nccl", 2)
