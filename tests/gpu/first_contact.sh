@@ -97,9 +97,9 @@ pack() {  # after every step, so that a call that is cut short leaves what there
 }
 
 # ---------------------------------------------------------------- what is here
-D=cuda N=nccl WIDTH=31600 SYNC_WIDTH=512 SMALL=() SWEEP=() AT_ONCE=4
+D=cuda N=nccl WIDTH=31600 SYNC_WIDTH=512 SMALL=() SWEEP=() AT_ONCE=4 TESTS_S=200
 if [ "${REHEARSE:-}" = 1 ]; then
-  D=cpu N=gloo WIDTH=400 SYNC_WIDTH=64 AT_ONCE=2
+  D=cpu N=gloo WIDTH=400 SYNC_WIDTH=64 AT_ONCE=2 TESTS_S=260
   export CUDA_VISIBLE_DEVICES="" HIP_VISIBLE_DEVICES=""
   SMALL=(workload.mlp_digits.hidden=200)
   SWEEP=(probe.collectives.most_bytes=65536 probe.collectives.beside_bytes=4096 probe.collectives.iterations=3)
@@ -181,7 +181,7 @@ else
   PRE=()
   pack
 fi
-check tests 200 tests/test_gpu.py tests/harness/rank -m gpu --numprocesses=$AT_ONCE --dist=worksteal
+check tests "$TESTS_S" tests/test_gpu.py tests/harness/rank -m gpu --numprocesses=$AT_ONCE --dist=worksteal
 measure faults 60 2 gloo workload=[mlp_digits] reduction=[mean] normalization=[rank_mean] diagnose=true iterations=2 warm_up=1 \
   fault=[none,alias,double_division,dropped_input,dropped_rank,missing_all_reduce,missing_division,missing_zero_grad,stale_rank]
 measure options 75 1 $N workload=[mlp_digits] reduction=[mean] determinism=[default,deterministic] execution=[eager,compile] iterations=3
