@@ -22,8 +22,6 @@ WAYS = [
     "test_main_job.py::test_torchrun_and_launch_leave_equal_tables",
     "launch/test_several_hosts.py::test_two_hosts_find_what_one_finds",
     "launch/test_several_hosts.py::test_slurm",
-    "test_chaos.py",
-    "test_start_up.py",
 ]
 """Tests in process, in a shared world, by the launcher, by the user's torchrun, on two hosts, and in a batch job."""
 
