@@ -126,7 +126,7 @@ def test_gpu_tests_use_every_size_that_there_are_gpus_for() -> None:
 
 def test_the_sweep_has_a_peer() -> None:
     """On one rank every question is skipped."""
-    (mark,) = test_gpu.test_the_sweep_on_cuda.pytestmark
+    (mark,) = test_gpu.test_the_sweep_on_cuda.pytestmark  # type: ignore[attr-defined]
     assert all(ranks > 1 for _, ranks in mark.args[1])
 
 
