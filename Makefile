@@ -6,11 +6,14 @@ STAMP := $(VENV)/.installed
 # Packages that install builds against (setuptools) are held to the same versions.
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
 ARGS ?=
+OUT ?= results/gpu_contact
+# What lets two ranks share a GPU.
+SHARE = $(if $(NCCL_LIB),LD_PRELOAD=$(NCCL_LIB) NCCL_MULTI_RANK_GPU_ENABLE=1)
 # Two tests at a time, those that share a run or a world on one worker.
 TWO := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-gpu lint types check chaos mutants bench wheel clean
+.PHONY: help run test test-all test-gpu gpu-contact lint types check chaos mutants bench wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,8 +27,11 @@ test: $(STAMP) ## one test of every kind, on the CPU; ARGS="-k name" selects
 test-all: $(STAMP) ## whole matrices, every fault, all hosts: before a release, and for changes to processes
 	$(BIN)/python -m pytest $(TWO) $(ARGS)
 
-test-gpu: $(STAMP) ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+test-gpu: $(STAMP) ## the tests that need a GPU, on one and on all; NCCL_LIB=libnccl.so.2 (2.30 or newer): also two ranks on one
+	$(SHARE) $(BIN)/python -m pytest -m gpu $(ARGS)
+
+gpu-contact: $(STAMP) ## every CUDA path once, in 8 minutes, into OUT; REHEARSE=1 rehearses on the CPU
+	OUT=$(OUT) PY=$(CURDIR)/$(BIN)/python bash tests/gpu/first_contact.sh
 
 lint: $(STAMP) ## style and format
 	$(BIN)/ruff check .

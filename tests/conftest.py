@@ -1,6 +1,7 @@
 """Runs that many tests read, worlds that stay up, and the turns that tests take on two cores."""
 
 import os
+import re
 from collections.abc import Generator, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, settings
 
 from harness.report.frame import Run, load_run
 from harness.report.render import show
-from tests.running import ENVIRONMENT, launch, torchrun
+from tests.rehearsal import REHEARSED, note_skipped, skipped_lines
+from tests.running import ENVIRONMENT, HIDDEN, launch, torchrun
 from tests.sharing import group_by_fixture, turn
 from tests.worlds.pool import Pool, WorldError
 
@@ -25,12 +27,19 @@ settings.register_profile("reducebench", deadline=None, derandomize=True, suppre
 settings.load_profile("reducebench")
 
 
+_GPU_ALONE = re.compile(r"gpu( and (not )?\w+)*")
+
+
+def selects_only_gpu(expression: str) -> bool:
+    """Return True if `-m expression` certainly selects no test of the CPU."""
+    return _GPU_ALONE.fullmatch(expression) is not None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from every test but those of `-m gpu`: the others expect that the defaults take the CPU and gloo."""
-    if config.option.markexpr != "gpu":
-        hidden = dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "")
-        os.environ.update(hidden)
-        ENVIRONMENT.update(hidden)
+    if REHEARSED or not selects_only_gpu(config.option.markexpr):
+        os.environ.update(HIDDEN)
+        ENVIRONMENT.update(HIDDEN)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,12 +48,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.pluginmanager.hasplugin("xdist"):
         group_by_fixture(items)
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked:
+    if marked and not REHEARSED:
         import torch
 
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device; -m gpu shows the GPUs to the tests"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> None:
+    note_skipped(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the lines that a rehearsal skipped."""
+    reports = [report for group in ("passed", "failed") for report in terminalreporter.getreports(group)]
+    lines = skipped_lines(reports)
+    if lines:
+        terminalreporter.section(f"rehearsal: {len(lines)} lines need a CUDA object, and were skipped")
+        terminalreporter.write("".join(f"skipped line: {line}\n" for line in lines))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -92,6 +92,7 @@ def with_ssh(hosts: Hosts, folder: Path) -> Iterator[list[str]]:
             f"launch.ssh=[ssh,-F,{folder / 'config'}]",
             "torchrun.nproc_per_node=1",
             "+env.GLOO_SOCKET_IFNAME=wire",
+            "device=cpu",  # sshd gives its sessions an environment of their own, in which GPUs are not hidden
         ]
 
 

@@ -15,6 +15,8 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--lo
 AGENT = (sys.executable, START, "launch.agent", "--rdzv-endpoint=127.0.0.1:0")
 """The launcher's, on one host."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONWARNINGS": "default"}
+HIDDEN = dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "")
+"""Variables that hide the GPUs of NVIDIA and of AMD from torch."""
 HANG_S = 900.0
 """What takes longer hangs, also on a machine that is a few times slower than a good one."""
 BEGUN_S = 300.0

@@ -1,0 +1,1 @@
+"""First contact with a machine that has GPUs: `make gpu-contact`."""
