@@ -36,11 +36,12 @@ def few(overrides: Sequence[str]) -> Sequence[str]:
 
 
 def smaller(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides; in a rehearsal with the values of SMALL, and the last one of each key."""
+    """Return the overrides; in a rehearsal with the values of SMALL, and the last one of each key. `--config-dir PATH` stays."""
     if not REHEARSED:
         return list(overrides)
-    values = {key: value for key, _, value in (item.partition("=") for item in overrides)}
-    return [f"{key}={value}" for key, value in {**values, **SMALL}.items()]
+    values = {key: value for key, equals, value in (item.partition("=") for item in overrides) if equals}
+    others = [item for item in overrides if "=" not in item]
+    return [*others, *(f"{key}={value}" for key, value in {**values, **SMALL}.items())]
 
 
 def note_skipped(item: pytest.Item) -> None:

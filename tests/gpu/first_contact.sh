@@ -181,7 +181,7 @@ else
   PRE=()
   pack
 fi
-check tests "$TESTS_S" tests/test_gpu.py tests/harness/rank -m gpu --numprocesses=$AT_ONCE --dist=worksteal
+check tests "$TESTS_S" tests/test_gpu.py tests/test_gpu_nccl.py tests/harness/rank -m gpu --numprocesses=$AT_ONCE --dist=worksteal
 measure faults 60 2 gloo workload=[mlp_digits] reduction=[mean] normalization=[rank_mean] diagnose=true iterations=2 warm_up=1 \
   fault=[none,alias,double_division,dropped_input,dropped_rank,missing_all_reduce,missing_division,missing_zero_grad,stale_rank]
 measure options 75 1 $N workload=[mlp_digits] reduction=[mean] determinism=[default,deterministic] execution=[eager,compile] iterations=3

@@ -102,6 +102,7 @@ def test_overrides_are_smaller_in_a_rehearsal_alone(monkeypatch: pytest.MonkeyPa
     assert list(rehearsal.few(["seed=2"])) == []
     monkeypatch.setattr(rehearsal, "REHEARSED", True)
     assert set(rehearsal.smaller(["iterations=30", "seed=1", "seed=2"])) >= {"iterations=1", "seed=2"}
+    assert rehearsal.smaller(["--config-dir", "planted", "seed=1"])[:2] == ["--config-dir", "planted"]
     assert list(rehearsal.few(["seed=2"])) == ["seed=2"]
 
 
