@@ -36,7 +36,7 @@ def few(overrides: Sequence[str]) -> Sequence[str]:
 
 
 def smaller(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides; in a rehearsal with the values of SMALL, and the last one of each key. `--config-dir PATH` stays."""
+    """Return the overrides; in a rehearsal those of SMALL, and the last one of each key. Options such as --config-dir stay."""
     if not REHEARSED:
         return list(overrides)
     values = {key: value for key, equals, value in (item.partition("=") for item in overrides) if equals}
