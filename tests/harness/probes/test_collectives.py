@@ -152,6 +152,8 @@ def test_ways_are_closed_while_an_error_is_on_its_way() -> None:
             list(question.ask())
         except RuntimeError:
             assert closed
+        else:
+            pytest.fail("the error is lost")
 
 
 @pytest.mark.parametrize(
