@@ -29,7 +29,13 @@ class FakeCuda:
         """Seconds of every hold."""
         self.cycles_per_s = CYCLES_PER_S
         self._ends: list[float] = []
+        self.stream = self._own_stream = FakeStream("default")
+        """The current one. Only a capture has another."""
+        self.pools: list[tuple[int, int]] = []
+        """Memory pools to which a capture allocates."""
+        self.generator = FakeGenerator()
         self._graph: FakeGraph | None = None
+        self._capture_broken = False
 
     def kernel(self, seconds: float, launch: float = 0.0, name: str = "kernel") -> None:
         """Launch work for the device; the host takes `launch` seconds to do so."""
@@ -54,26 +60,65 @@ class FakeCuda:
         return call
 
     @contextmanager
-    def capture(self, graph: "FakeGraph", capture_error_mode: str) -> Iterator[None]:
-        """Collect kernels instead of running them. Other threads' calls of CUDA make a global capture fail."""
+    def capture(self, graph: "FakeGraph", pool: tuple[int, int], capture_error_mode: str) -> Iterator[None]:
+        """Collect kernels instead of running them. Other threads' calls of CUDA make a global capture fail.
+
+        As torch.cuda.graph does, it leaves all as it is where the end of the capture raises: stream, pool and generator.
+        """
         assert capture_error_mode == "thread_local"
         self.calls.append("capture")
-        self._graph = graph
+        self._graph, self._capture_broken = graph, False
+        self.stream, self.generator.capturing = FakeStream("capture"), True
+        self.pools.append(pool)
         try:
             yield
         finally:
             self._graph = None
+            if self._capture_broken:
+                raise RuntimeError("operation failed due to a previous error during capture\nand more")
+            self.end_pool(0, pool)
+            self.stream, self.generator.capturing = self._own_stream, False
+
+    def end_pool(self, device: int, pool: tuple[int, int]) -> None:
+        if pool not in self.pools:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.pools.remove(pool)
+
+    def set_stream(self, stream: "FakeStream") -> None:
+        self.stream = stream
 
     def sleep(self, cycles: int) -> None:
         self.held.append(cycles / self.cycles_per_s)
         self.kernel(self.held[-1], name="hold")
 
     def synchronize(self, device: object = None) -> None:
+        if self._graph is not None:
+            self._capture_broken = True
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
         self.calls.append("synchronize")
         self.now = max(self.now, self.free_at)
 
     def perf_counter(self) -> float:
         return self.now
+
+
+class FakeStream:
+    """Equal to itself alone."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.device = name, torch.device("cuda", 0)
+
+
+class FakeGenerator:
+    """Knows if a capture of its numbers is under way; a copy of its state does not."""
+
+    capturing = False
+
+    def clone_state(self) -> "FakeGenerator":
+        return FakeGenerator()
+
+    def graphsafe_set_state(self, state: "FakeGenerator") -> None:
+        self.capturing = state.capturing
 
 
 class FakeEvent:
@@ -132,6 +177,12 @@ def install(monkeypatch: pytest.MonkeyPatch, *clocks: ModuleType, queue: int | N
     monkeypatch.setattr(torch.cuda, "Event", event)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(cuda))
     monkeypatch.setattr(torch.cuda, "graph", cuda.capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: cuda.stream)
+    monkeypatch.setattr(torch.cuda, "set_stream", cuda.set_stream)
+    monkeypatch.setattr(torch.cuda, "default_generators", (cuda.generator,))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", cuda.end_pool, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: cuda.calls.append("release"), raising=False)
     monkeypatch.setattr(torch.cuda, "_sleep", cuda.sleep)
     monkeypatch.setattr(torch.cuda, "synchronize", cuda.synchronize)
     for module in clocks:

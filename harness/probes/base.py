@@ -1,7 +1,7 @@
 """Probe: questions put to the machine rather than to a case, and what they are put with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,7 @@ class Way:
     time: Callable[[], float] | None
     """Return seconds of one call, the mean over all; NaN, on all ranks, where it was not measured. None: impossible here."""
     reason: str = ""
-    """Why there is no number, where there is none."""
+    """Reason why there is no number, where there is none."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,11 @@ class Machine:
     """Wait for all ranks, beside `group`."""
     time: Callable[[Callable[[], None]], dict[str, float]]
     """Call once; clock to seconds. On CUDA the host's are those of the launch."""
-    in_a_row: Callable[[Callable[[], None], int], Iterable[Way]]
-    """Ways of timing so many calls in a row, without a barrier between them; each way is used up before the next one."""
+    in_a_row: Callable[[Callable[[], None], int], Generator[Way, None, None]]
+    """Ways of timing so many calls in a row, without a barrier between them; each way is used up before the next one.
+
+    Close it when a way raises: a CUDA graph must end before its process group does.
+    """
     free_bytes: Callable[[], int]
     """Memory that each rank could still take on its device; a collective, equal on all ranks."""
     seed: int

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -11,13 +12,12 @@ from typing import Annotated
 from harness.probes.base import ONE_RANK, CannotError, Machine, Probe, Question, Way
 from harness.probes.transfer import ALL_REDUCE, COLLECTIVES, DTYPES, Collective, Dtype, Setting, Transfer
 from harness.schema.parameters import AtLeast, Bytes, Count, Distinct, NotEmpty, Range, Whole
-from harness.schema.record import Observation, Timing
+from harness.schema.record import NOT_MEASURED, Observation, Timing
 
 Flights = Annotated[int, Range(1, 1024)]
 """Number of concurrent calls, each with its own buffers."""
 _CANNOT = re.compile("not supported|unsupported|invalid scalar type|not implemented", re.IGNORECASE)
 """How a backend says that it has no such collective for such a dtype."""
-NOT_MEASURED = "clock not measured"
 _FEWER = 4
 """Iterations of single calls, over those of calls in a row."""
 _MANY = 2**20
@@ -99,8 +99,9 @@ class CollectivesProbe(Probe):
             for clock, seconds in machine.time(transfer.call).items():
                 yield timing(iteration=iteration, warm_up=iteration < self._warm_up, clock=clock, seconds=seconds)
         if self._back_to_back:
-            for way in machine.in_a_row(transfer.call, self._calls(setting)):
-                yield from self._in_a_row(way, timing)
+            with closing(machine.in_a_row(transfer.call, self._calls(setting))) as ways:
+                for way in ways:
+                    yield from self._in_a_row(way, timing)
         yield Observation("crafted data, after the timed calls", "elements checked", transfer.prove(machine.seed + 1))
 
     def _calls(self, setting: Setting) -> int:

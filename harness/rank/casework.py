@@ -11,7 +11,6 @@ from harness.axes.workload.base import Workload
 from harness.probes.bits import digest
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.assemble import Parts
-from harness.rank.clock import CUDA_QUEUED
 from harness.rank.common_clock import CommonClock
 from harness.rank.compare import Apart, Comparisons, key_of
 from harness.rank.diagnose import Diagnoses
@@ -33,7 +32,7 @@ from harness.rank.writer import Writer
 from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig, UntilConfig
 from harness.schema.rank_state import RankState
-from harness.schema.record import FAILED, OK, SKIPPED, Discrepancy, Finding, Outcome
+from harness.schema.record import CUDA_QUEUED, FAILED, OK, QUEUED_STEP, SKIPPED, Discrepancy, Finding, Outcome
 
 
 @dataclass
@@ -112,7 +111,8 @@ class CaseWork:
     def _trial(self, case: Case, visits: int, visit: int | None = None) -> Trial:
         """With this visit's share of the iterations; earlier visits make one more where they do not come out even."""
         parts, config = self.parts[case], self.config
-        visit = len(self._seen.get(case, [])) if visit is None else visit
+        seen = self._seen.get(case, [])
+        visit = len(seen) if visit is None else visit
         return Trial(
             parts=parts,
             material=self.materials[parts.workload],
@@ -122,6 +122,7 @@ class CaseWork:
             until=config.until,
             exposed=config.exposed,
             queued=config.queued,
+            launch_s=seen[-1].launch_s if seen else 0.0,
             seed=config.seed,
         )
 
@@ -291,7 +292,7 @@ def whole(visits: list[Measured]) -> Measured:
         visits[-1],
         columns=columns,
         seconds=seconds,
-        not_queued="" if (CUDA_QUEUED in {clock for _, clock in columns}) else visits[-1].not_queued,
+        not_queued="" if QUEUED_STEP in columns else visits[-1].not_queued,
         visits=[counts for visit in visits for counts in visit.visits],
         peak_memory_bytes=max(visit.peak_memory_bytes for visit in visits),
         taken_memory_bytes=max(visit.taken_memory_bytes for visit in visits),
@@ -301,8 +302,13 @@ def whole(visits: list[Measured]) -> Measured:
 
 
 def _with_numbers(columns: list[tuple[str, str]], seconds: torch.Tensor) -> tuple[list[tuple[str, str]], torch.Tensor]:
-    """Leave out the columns without any number, as of a host that never ran ahead of the device; equal on all ranks."""
-    kept = [place for place, there in enumerate(seconds.isfinite().any(0).tolist()) if there]
+    """Leave out the columns without any number, as of a host that never ran ahead of the device; equal on all ranks.
+
+    Without a step of that clock its other columns, as those of the step without communication, are left out too.
+    """
+    there = [place for place, finite in enumerate(seconds.isfinite().any(0).tolist()) if finite]
+    stepped = any(columns[place] == QUEUED_STEP for place in there)
+    kept = [place for place in there if stepped or columns[place][1] != CUDA_QUEUED]
     return [columns[place] for place in kept], seconds[:, kept]
 
 

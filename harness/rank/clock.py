@@ -5,14 +5,9 @@ from time import perf_counter
 
 import torch
 
-Phase = tuple[str, Callable[[], None]]
+from harness.schema.record import ARRIVAL, CUDA_EVENT, HOST
 
-HOST, CUDA_EVENT, CUDA_QUEUED = "host", "cuda_event", "cuda_queued"
-"""`cuda_queued` is that of iterations which the host has launched before the device begins them (harness/rank/queued.py)."""
-HOST_BACK_TO_BACK, CUDA_BACK_TO_BACK, CUDA_GRAPH = "host_back_to_back", "cuda_back_to_back", "cuda_graph"
-"""Of one of several calls in a row (harness/rank/in_a_row.py)."""
-ARRIVAL = "arrival"
-"""Not how long, but when: seconds on the clock of rank 0's host at which a rank entered a phase."""
+Phase = tuple[str, Callable[[], None]]
 
 
 class Stopwatch:
@@ -46,6 +41,11 @@ class Stopwatch:
         phases = [*dict.fromkeys(self._names), "step"]
         clocks = [HOST, CUDA_EVENT] if self._events else [HOST]
         return [(phase, clock) for clock in clocks for phase in phases] + [(self._arriving, ARRIVAL)] * bool(self._arriving)
+
+    @property
+    def refused(self) -> bool:
+        """False: every iteration is timed."""
+        return False
 
     def time(self, phases: Sequence[Phase]) -> list[float]:
         """Run the phases once; seconds, as `columns` says. `step` is from the first clock read to the last."""
@@ -100,6 +100,10 @@ class Stopwatch:
             self._events[2 * index + 1].record()
             reads += (start, end)
         return reads
+
+
+def unseen(phase: str) -> None:
+    """Ignore a phase that begins: nobody watches it."""
 
 
 def by_phase(names: Sequence[str], spans: Sequence[float], step: float) -> list[float]:

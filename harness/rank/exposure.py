@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from harness.rank.clock import Phase, Stopwatch
+from harness.rank.clock import Phase, Stopwatch, unseen
 from harness.rank.process_group import World
 from harness.rank.rig import Rig
 from harness.tensors import collectives
@@ -25,6 +25,10 @@ class Watch(Protocol):
     @property
     def columns(self) -> list[tuple[str, str]]:
         """(phase, clock) of each number that `time` returns."""
+
+    @property
+    def refused(self) -> bool:
+        """True if no further iteration will be timed; equal on all ranks."""
 
     def time(self, phases: Sequence[Phase]) -> list[float]:
         """Run the phases once; seconds, as `columns` says."""
@@ -47,7 +51,7 @@ class Twins:
         self._rig, self._as_many_bytes = rig, as_many_bytes
         self._buffers = _buffers(rig.model, dtype, world.device) if as_many_bytes else []
         self._all_reduce = [(COLLECTIVE, partial(_all_reduce, self._buffers, world.measured))]
-        self._watch(lambda names: Stopwatch(world.device, names, _unseen))
+        self._watch(lambda names: Stopwatch(world.device, names, unseen))
         self.held_bytes = 0
         """What they hold of memory all the time."""
 
@@ -95,7 +99,3 @@ def _elements(model: nn.Module) -> dict[torch.dtype, int]:
 def _all_reduce(buffers: Sequence[Tensor], group: ProcessGroup) -> None:
     for buffer in buffers:
         collectives.all_reduce(buffer, group=group)
-
-
-def _unseen(phase: str) -> None:
-    """The twins' phases are none of the case."""

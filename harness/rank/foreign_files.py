@@ -3,6 +3,7 @@
 Both read environment variables when the first NCCL communicator is made. A variable that the user has set keeps its value.
 """
 
+import faulthandler
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from harness.schema.run_dir import RunDir
 from harness.schema.whole_files import check_in_place, open_in_place, open_new
 
 NCCL_LOG = {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,ENV,TUNING"}
-"""What NCCL logs: topology and transports, variables that it has read, and its choice for each collective."""
+"""Contents of NCCL's log: topology and transports, variables that it has read, and its choice for each collective."""
 _DUMP = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
 """Two names of one variable, the prefix of the dump; an older torch knows only the second."""
 _SETTINGS = {
@@ -22,7 +23,12 @@ _SETTINGS = {
     ("TORCH_NCCL_DUMP_ON_TIMEOUT",): "1",
 }
 _DUMP_S = 5.0
-"""Until a dump that does not end is given up: the rank that makes it is about to end."""
+"""Until a dump that does not end is given up: the rank that makes it is about to end.
+
+Torch's call holds the interpreter lock. If it does not return, faulthandler's timer, which needs no lock, ends the rank after
+twice that time with exit status 1: the status that the rank would have had, and its last words are in its file already.
+"""
+_STDERR = 2
 _ours: dict[str, str] = {}
 
 
@@ -76,13 +82,18 @@ def dump_flight(run_dir: RunDir, rank: int) -> None:
     if prefix is None:
         return
     thread = threading.Thread(target=_dump, args=(run_dir, f"{Path(prefix).name}{rank}"), daemon=True)
-    thread.start()
-    thread.join(_DUMP_S)
+    faulthandler.dump_traceback_later(2 * _DUMP_S, exit=True, file=_STDERR)
+    try:
+        thread.start()
+        thread.join(_DUMP_S)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _dump(run_dir: RunDir, name: str) -> None:
     recorded = getattr(c10d, "_dump_nccl_trace", None) or getattr(c10d, "_dump_fr_trace", None)
     if recorded is None:
         return
+    data = recorded()  # before the file is made: an empty dump would be taken for one without collectives
     with open_new(run_dir.ranks.path / name, run_dir.path) as file:
-        file.write(recorded())
+        file.write(data)

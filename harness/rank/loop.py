@@ -3,17 +3,18 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from math import nan
 from statistics import median
 from time import monotonic
 
 import torch
 
-from harness.rank.clock import CUDA_EVENT, HOST
 from harness.rank.exposure import Iterate, Twins, Watch
 from harness.rank.memory import peak_bytes, reset_peak
 from harness.rank.nvtx import Ranges
 from harness.rank.pace import GO_ON, Pace
 from harness.rank.rig import Rig
+from harness.schema.record import CUDA_EVENT, HOST
 
 _RECENT = 20
 
@@ -62,8 +63,14 @@ class Loop:
         return verdict
 
     def repeat(self, iterations: int) -> None:
-        """Make so many iterations more, over the batches in turn; nothing is decided by their times."""
+        """Make so many iterations more, over the batches in turn, or fewer where the stopwatch refuses to time them.
+
+        Rows of iterations that were not made are NaN.
+        """
         for left in reversed(range(iterations)):
+            if self.stopwatch.refused:
+                self.rows += [[nan] * len(self.columns)] * (left + 1)
+                return
             self._once(left)
 
     @property

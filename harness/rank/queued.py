@@ -7,11 +7,12 @@ from time import perf_counter
 
 import torch
 
-from harness.axes.sync.base import Sync
 from harness.probes.control import Control
 from harness.probes.hold import hold
-from harness.rank.clock import CUDA_QUEUED, Phase, by_phase
+from harness.rank.assemble import Parts
+from harness.rank.clock import Phase, by_phase, unseen
 from harness.rank.process_group import World
+from harness.schema.record import CUDA_QUEUED
 from harness.tensors import collectives
 
 _TIMES = 2.0
@@ -34,8 +35,20 @@ class QueuedStopwatch:
     Otherwise its numbers are NaN on all ranks, and the next hold is longer.
     """
 
-    def __init__(self, device: torch.device, names: Sequence[str], control: Control, align: Callable[[], None], host_s: float):
-        """`align` makes the devices of all ranks wait for each other, without the hosts; `host_s` is the likely launch time."""
+    def __init__(
+        self,
+        device: torch.device,
+        names: Sequence[str],
+        control: Control,
+        align: Callable[[], None],
+        host_s: float,
+        enter: Callable[[str], None] = unseen,
+    ) -> None:
+        """`align` makes the devices of all ranks wait for each other, without the hosts; `host_s` is the likely launch time.
+
+        `enter` is called with each phase that begins: the watchdog judges a rank by the seconds since then.
+        """
+        self._enter = enter
         self._device, self._names, self._control, self._align = device, tuple(names), control, align
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * len(names))]
         self._launches = deque([host_s], maxlen=_RECENT)
@@ -46,6 +59,11 @@ class QueuedStopwatch:
     def columns(self) -> list[tuple[str, str]]:
         """(phase, clock) of each number that `time` returns."""
         return [(phase, CUDA_QUEUED) for phase in (*dict.fromkeys(self._names), "step")]
+
+    @property
+    def launch_s(self) -> float:
+        """Longest of the last launches, in seconds."""
+        return max(self._launches)
 
     @property
     def refused(self) -> bool:
@@ -69,10 +87,11 @@ class QueuedStopwatch:
     def _launch(self, phases: Sequence[Phase]) -> bool:
         """Hold the device and launch the phases; True if the device had begun them before the last launch."""
         torch.cuda.synchronize(self._device)
-        hold(min(max(_TIMES * max(self._launches), _LEAST_S), _MOST_S))
+        hold(min(max(_TIMES * self.launch_s, _LEAST_S), _MOST_S))
         began = perf_counter()
         self._align()
-        for index, (_, call) in enumerate(phases):
+        for index, (name, call) in enumerate(phases):
+            self._enter(name)
             self._events[2 * index].record()
             call()
             self._events[2 * index + 1].record()
@@ -86,10 +105,14 @@ def can_hold(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def host_waits(sync: Sync, world: World, *, spans_ranks: bool) -> str:
+def host_waits(parts: Parts, world: World, *, spans_ranks: bool) -> str:
     """Reason why the host cannot run ahead in a case; empty where it may. Equal on all ranks."""
-    if sync.host_waits:
+    if parts.sync.host_waits:
         return "the sync policy makes the host wait for the device, or for other ranks"
+    if parts.aggregation.host_waits:
+        return "the aggregation makes the host wait for the device (torch's hook of PowerSGD synchronizes)"
+    if parts.batchnorm.synced and world.size > 1:
+        return "torch's SyncBatchNorm makes the host wait for the device in forward"
     if world.backend == "gloo" and spans_ranks:
         return "gloo's collectives make the host wait for the device"
     return ""

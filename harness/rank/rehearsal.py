@@ -17,7 +17,11 @@ from harness.schema.record import OK, Finding
 
 @dataclass
 class Rehearsal:
-    """Of the cases that were finished before this world began, a setting at a time. All ranks call alike."""
+    """Replay of the cases that were finished before this world began, a setting at a time. All ranks call alike.
+
+    It makes the iterations up to the one whose gradient is compared. Those that are timed with the host ahead of the device
+    came after it, on the same model, and are not made again.
+    """
 
     world: World
     state: RankState

@@ -17,7 +17,7 @@ from harness.axes.reduction.base import Phases
 from harness.probes.descent import OPTIMIZERS
 from harness.rank.alone import bare_step, on_one_rank, silent
 from harness.rank.assemble import Parts
-from harness.rank.clock import Stopwatch
+from harness.rank.clock import Stopwatch, unseen
 from harness.rank.common_clock import Offset
 from harness.rank.cut import Cut
 from harness.rank.exposure import Twins
@@ -35,6 +35,7 @@ from harness.rank.tap import Save, Tap
 from harness.rank.usage import Usage, idle_batch
 from harness.schema.config import UntilConfig
 from harness.schema.context import Context
+from harness.schema.record import QUEUED_STEP
 
 T = TypeVar("T")
 _SETTLING = 40
@@ -53,7 +54,7 @@ class Measured:
     visits: list[tuple[int, int]]
     """(warm-ups, measured iterations) of each visit."""
     stopped: str
-    """Why no more iterations were made, where their number was left open; else empty."""
+    """Reason why no more iterations were made, where their number was left open; else empty."""
     gradient: list[tuple[str, Tensor]]
     """The last iteration's, on the CPU: (parameter name, tensor)."""
     peak_memory_bytes: int
@@ -61,7 +62,9 @@ class Measured:
     """At the same peak, above what was there before the case began."""
     tolerated_warnings: list[str]
     not_queued: str = ""
-    """Why no iteration could be timed with the host ahead of the device; empty where one was, or where none was asked for."""
+    """Reason why no step was timed with the host ahead of the device; empty where one was, or where none was asked for."""
+    launch_s: float = 0.0
+    """Longest launch of the last steps that were timed so; 0 where none was."""
     window: tuple[float, float] = (0.0, 0.0)
     """Begin and end of the measured iterations of the last visit, by the monotonic clock of the host."""
     device_memory: DeviceMemory | None = None
@@ -74,6 +77,7 @@ class _Queued:
     columns: list[tuple[str, str]]
     seconds: Tensor
     reason: str
+    launch_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class Trial:
     exposed: bool = False
     """Whether the same step without communication is run in turn with the case."""
     queued: bool = False
-    """Whether, on CUDA, as many iterations again are timed with the host ahead of the device."""
+    """True if, on CUDA, as many iterations again are timed with the host ahead of the device."""
+    launch_s: float = 0.0
+    """Longest launch of such an iteration in the last visit, in seconds; 0 where there was none."""
     offset: Offset = field(default_factory=Offset)
     """Of this rank's clock."""
     seed: int = 0
@@ -182,6 +188,7 @@ class Trial:
             taken_memory_bytes=meter.taken(peak),
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
             not_queued=queued.reason,
+            launch_s=queued.launch_s,
             window=window,
             device_memory=meter.on_device(),
         )
@@ -195,22 +202,22 @@ class Trial:
         rows = torch.full((len(loop.rows), 0), nan, dtype=torch.float64)
         if not (self.queued and can_hold(self.world.device)):
             return _Queued([], rows, "")
-        reason = host_waits(self.parts.sync, self.world, spans_ranks=self.cut.spans_ranks)
+        reason = host_waits(self.parts, self.world, spans_ranks=self.cut.spans_ranks)
         if reason:
             return _Queued([], rows, reason)
-        enter("queued")
         loop.rig.model.zero_grad(set_to_none=True)  # the gradient that was taken may share its memory
-        align, host_s = aligning(self.world), loop.host_s
+        align, launch_s = aligning(self.world), max(loop.host_s, self.launch_s)
 
-        def make(names: Sequence[str]) -> QueuedStopwatch:
-            return QueuedStopwatch(self.world.device, names, self.world.control, align, host_s)
+        def make(names: Sequence[str], entered: Callable[[str], None] = unseen) -> QueuedStopwatch:
+            return QueuedStopwatch(self.world.device, names, self.world.control, align, launch_s, entered)
 
-        twins = loop.twins.watched(make) if loop.twins else None
-        held = replace(loop, stopwatch=make(loop.rig.names()), twins=twins, ranges=None, rows=[])
-        held.repeat(len(loop.rows) - self.warm_up)
-        warm_up = torch.full((self.warm_up, len(held.columns)), nan, dtype=torch.float64)
-        rows = torch.cat([warm_up, torch.tensor(held.rows, dtype=torch.float64)])
-        return _Queued(held.columns, rows, "" if rows.isfinite().any() else NOT_AHEAD)
+        stopwatch, twins = make(loop.rig.names(), enter), loop.twins.watched(make) if loop.twins else None
+        again = replace(loop, stopwatch=stopwatch, twins=twins, ranges=None, rows=[])
+        again.repeat(len(loop.rows) - self.warm_up)
+        warm_up = torch.full((self.warm_up, len(again.columns)), nan, dtype=torch.float64)
+        rows = torch.cat([warm_up, torch.tensor(again.rows, dtype=torch.float64)])
+        steps = rows[:, again.columns.index(QUEUED_STEP)]
+        return _Queued(again.columns, rows, "" if steps.isfinite().any() else NOT_AHEAD, stopwatch.launch_s)
 
     @property
     def _arriving(self) -> str:

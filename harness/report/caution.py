@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from harness.report.frame import Run
-from harness.report.times import CUDA_QUEUED
 from harness.report.timing import Timing
+from harness.schema.record import CUDA_QUEUED
 
 _SPREAD = 0.10
 """Of the median: an interquartile range, or a standard deviation over launches, beyond which pyperf calls a benchmark

@@ -7,6 +7,7 @@ import pandas as pd
 from harness.report.frame import Run
 from harness.report.nccl_log import NcclLog
 from harness.report.tables import Table
+from harness.schema.record import CUDA_BACK_TO_BACK, CUDA_EVENT, CUDA_GRAPH, HOST, HOST_BACK_TO_BACK, NOT_MEASURED
 
 SETTING = ["collective", "dtype", "in_place", "in_flight", "bytes"]
 """What a row of the sweep is one of."""
@@ -23,18 +24,16 @@ _NOTE = (
     "bytes of all calls over that; busbw, GB/s: what each link carries, as nccl-tests has it; 1 GB = 1e9 B. Each rank's "
     "result of crafted data was exactly right in every element, before and after the timed calls."
 )
-_SINGLE, _IN_A_ROW, _GRAPH = ("cuda_event", "host"), ("cuda_back_to_back", "host_back_to_back"), ("cuda_graph",)
+_SINGLE, _IN_A_ROW, _GRAPH = (CUDA_EVENT, HOST), (CUDA_BACK_TO_BACK, HOST_BACK_TO_BACK), (CUDA_GRAPH,)
 """Clocks of a single call, of calls in a row, and of a CUDA graph of them; the first that a sweep has is shown."""
 _WORDS = {
-    "host": "us: one call after a barrier (host clock)",
-    "cuda_event": "us: one call after a barrier, launch included (device clock; the host's stands in collectives.csv)",
-    "host_back_to_back": "in a row, us: each of several calls without a barrier between them (clock host_back_to_back)",
-    "cuda_back_to_back": "in a row, us: each of several calls in a row that the host has launched before the device begins the "
+    HOST: "us: one call after a barrier (host clock)",
+    CUDA_EVENT: "us: one call after a barrier, launch included (device clock; the host's stands in collectives.csv)",
+    HOST_BACK_TO_BACK: "in a row, us: each of several calls without a barrier between them (clock host_back_to_back)",
+    CUDA_BACK_TO_BACK: "in a row, us: each of several calls in a row that the host has launched before the device begins the "
     "first (clock cuda_back_to_back)",
-    "cuda_graph": "graph, us: each of as many calls of a CUDA graph (clock cuda_graph)",
+    CUDA_GRAPH: "graph, us: each of as many calls of a CUDA graph (clock cuda_graph)",
 }
-_NOT_MEASURED = "clock not measured"
-"""Quantity of observations that say why a clock has no number."""
 
 
 def collectives(run: Run) -> pd.DataFrame:
@@ -63,7 +62,7 @@ def of_bandwidth(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
 
 def unmeasured(run: Run) -> list[str]:
     """Sentences on the clocks that settings of the sweep have no number of."""
-    rows = run.observations[run.observations.quantity.astype(str) == _NOT_MEASURED]
+    rows = run.observations[run.observations.quantity.astype(str) == NOT_MEASURED]
     counted = rows[rows["rank"] == 0].groupby(["setting", "text"], sort=False).subject.nunique()
     return [f" Clock {clock} lacks {count} settings: {reason}." for (clock, reason), count in counted.items()]
 

@@ -6,10 +6,10 @@ from harness.report.frame import Run
 from harness.report.labels import labelled
 from harness.report.text import mebibytes, milliseconds
 from harness.report.timing import Timing
-from harness.schema.record import OK
+from harness.schema.record import CUDA_EVENT, CUDA_QUEUED, HOST, OK
 
 STATISTICS = ("median", "low", "high", "iqr", "p95", "p99", "min", "outliers")
-CLOCKS = {"cuda_event": ", device ms", "cuda_queued": ", device without launches ms", "host": ", ms"}
+CLOCKS = {CUDA_EVENT: ", device ms", CUDA_QUEUED: ", device without launches ms", HOST: ", ms"}
 """Clocks of the columns, and what a header says of them: on CUDA the device's with and without the host's launches."""
 _PLAIN = ("second_forward", "peak_memory_bytes")
 """Columns that are no statistics of a phase."""

@@ -33,13 +33,12 @@ from harness.report.price import price, price_note, price_table
 from harness.report.probes import SUMMATION_ORDER, probe_tables
 from harness.report.stories import tell
 from harness.report.tables import Table, csv, escape
-from harness.report.times import CUDA_QUEUED
 from harness.report.timing import Timing, timing
 from harness.report.traces import trace_tables
 from harness.report.trade import trade, trade_table
 from harness.report.why import why_tables
 from harness.schema.file_names import file_name
-from harness.schema.record import OK, VERDICT
+from harness.schema.record import CUDA_QUEUED, OK, VERDICT
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
 

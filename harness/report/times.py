@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harness.report.statistics import Blocks, Floats, nan_median
+from harness.schema.record import ARRIVAL, CUDA_EVENT, CUDA_QUEUED, HOST
 
-HOST, CUDA_EVENT, CUDA_QUEUED, ARRIVAL = "host", "cuda_event", "cuda_queued", "arrival"
 STEP, AGGREGATE = "step", "aggregate"
 STEP_ALONE, COLLECTIVE_ALONE = "step_alone", "collective_alone"
 SKEW, TRANSFER, EXPOSED = "skew", "transfer", "exposed"

@@ -10,8 +10,8 @@ import pandas as pd
 
 from harness.report.frame import Run
 from harness.report.statistics import Summary, nan_median, summarize
-from harness.report.times import AGGREGATE, ARRIVAL, SKEW, STEP, Times, times_of
-from harness.schema.record import OK
+from harness.report.times import AGGREGATE, SKEW, STEP, Times, times_of
+from harness.schema.record import ARRIVAL, OK
 
 _PHASES = ["case_id", "clock", "phase", *(field.name for field in fields(Summary))]
 _RANKS = ["case_id", "rank", "step_s", "slowest", "waits_s", "last"]

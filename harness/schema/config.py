@@ -162,7 +162,7 @@ class BenchmarkConfig:
     """Time each case also without communication, in turn with it: what of its communication is exposed, and what is hidden."""
     queued: bool = True
     """On CUDA, make the measured iterations of each case again with the host ahead of the device (clock cuda_queued): device
-    time without launches. Each costs a step, twice its launch, and two barriers."""
+    time without launches. Each costs a step, a hold, and two barriers (docs/timing.md). An error in them fails the case."""
     profile: bool = False
     """Once all is measured, run each case some iterations more under torch's profiler: one trace a rank (docs/traces.md)."""
     nvtx: bool = False

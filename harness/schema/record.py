@@ -49,6 +49,17 @@ VERDICT = "verdict"
 CLEAN = (IDENTICAL, ORDER, ROUNDING, PRECISION)
 """Those that find nothing wrong but the finiteness of floats."""
 
+HOST, CUDA_EVENT, CUDA_QUEUED = "host", "cuda_event", "cuda_queued"
+"""Clocks. `cuda_queued` times iterations that the host has launched before the device begins them (harness/rank/queued.py)."""
+QUEUED_STEP = ("step", CUDA_QUEUED)
+"""Phase and clock without which a case has no other column of `cuda_queued` either."""
+HOST_BACK_TO_BACK, CUDA_BACK_TO_BACK, CUDA_GRAPH = "host_back_to_back", "cuda_back_to_back", "cuda_graph"
+"""Clocks of one of several calls in a row (harness/rank/in_a_row.py)."""
+ARRIVAL = "arrival"
+"""Clock that says when, not how long: seconds on the clock of rank 0's host at which a rank entered a phase."""
+NOT_MEASURED = "clock not measured"
+"""Quantity of an observation of a clock that a setting of the collective sweep lacks."""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from harness.report.frame import Run, load_run
-from harness.report.times import HOST, SKEW, TRANSFER, Times, times_of
+from harness.report.times import SKEW, TRANSFER, Times, times_of
+from harness.schema.record import HOST
 from tests.running import ROOT, launch
 
 DELAY_MS = 20.0

@@ -125,6 +125,8 @@ class Aggregation(Option):
     """True: every rank's batch must give a gradient to the same parameters."""
     follows_sync: ClassVar[bool] = False
     """True: it hands its collectives to `Fabric.issue`, and leaves it to the sync policy when to wait for them."""
+    host_waits: ClassVar[bool] = False
+    """True: it makes the host wait for its CUDA device, so that it cannot launch a whole step ahead of the device."""
     warm_up: ClassVar[int] = 0
     """Iterations that it needs before it does what it is named for."""
 

@@ -30,6 +30,7 @@ class DdpPowersgdAggregation(Replicated):
     lossy = True
     sums = False
     sends_gradients = False
+    host_waits = True
     warm_up = _START + 1
 
     def __init__(self, bucket_cap_mb: Positive = 25.0, rank: Count = 1) -> None:

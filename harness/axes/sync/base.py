@@ -13,10 +13,10 @@ class Sync(Option):
     """A policy of waiting. What waits is timed as the phase `sync`; a policy that does not wait has no such phase."""
 
     asynchronous: ClassVar[bool] = False
-    """Whether the aggregation's collectives are all started before the first is waited for."""
+    """True if the aggregation's collectives are all started before the first is waited for."""
 
     host_waits: ClassVar[bool] = False
-    """Whether a host waits for its CUDA device, or for the other ranks: it cannot launch a whole step ahead of the device."""
+    """True if a host waits for its CUDA device, or for the other ranks: it cannot launch a whole step ahead of the device."""
 
     def before_aggregate(self, group: ProcessGroup, device: torch.device) -> Callable[[], None] | None:
         """What waits between the local gradient and its aggregation."""

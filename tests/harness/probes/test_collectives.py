@@ -1,31 +1,31 @@
 """The collective sweep: in a real world of two ranks, and on machines that cannot do all of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import pandas as pd
 import pytest
 import torch
 
 from harness.probes.base import Machine, Way
-from harness.probes.collectives import NOT_MEASURED, CollectivesProbe
+from harness.probes.collectives import CollectivesProbe
 from harness.probes.transfer import DTYPES, Dtype, Transfer
 from harness.report.collectives import SETTING, collectives
 from harness.report.frame import Run
 from harness.report.render import show
-from harness.schema.record import Observation, Timing
+from harness.schema.record import NOT_MEASURED, Observation, Timing
 from tests.conftest import Measure, shown
 
 BROKEN = '''"""A collective that is wrong on rank 1 from 16 bytes on, and a machine that turns out to have none."""
 
 from dataclasses import replace
 from functools import partial
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 from harness.probes import collectives
 from harness.probes.base import CannotError, Probe, Question
@@ -126,6 +126,36 @@ def test_a_wrong_result_fails_its_setting_alone(measure: Measure, tmp_path: Path
     assert set(run.collectives.bytes) == {4, 8, 32}
 
 
+def probe_of(in_a_row: Callable[..., Iterator[Way]], size: int, in_flight: int) -> tuple[CollectivesProbe, Machine]:
+    """A sweep of one setting, on a machine with these ways of making calls in a row."""
+    machine = Machine(**{field.name: None for field in fields(Machine)} | {"in_a_row": in_a_row})  # type: ignore[arg-type]
+    machine = replace(machine, rank=0, size=2, device=torch.device("cpu"), measured=lambda: None, meet=lambda: None, seed=0)
+    machine = replace(machine, free_bytes=lambda: 2**40, time=lambda call: {"host": 1.0})
+    keys = {"least_bytes": size, "most_bytes": size, "beside_bytes": size}
+    return CollectivesProbe(collectives=["all_reduce"], in_place=[True], in_flight=[in_flight], **keys), machine
+
+
+def test_ways_are_closed_while_an_error_is_on_its_way() -> None:
+    """The groups are left in the handler of the error, and NCCL waits there for a CUDA graph that is not reset."""
+    closed = []
+
+    def in_a_row(call: Callable[[], None], count: int) -> Iterator[Way]:
+        try:
+            yield Way("cuda_graph", MagicMock(side_effect=RuntimeError("NCCL gave up")))
+        finally:
+            closed.append(1)
+
+    probe, machine = probe_of(in_a_row, 4, 1)
+    (question,) = probe.questions(machine)
+    with patch.object(Transfer, "prove", lambda *arguments: 1):
+        try:
+            list(question.ask())
+        except RuntimeError:
+            assert closed
+        else:
+            pytest.fail("the error is lost")
+
+
 @pytest.mark.parametrize(
     ("size", "in_flight", "calls"), [(4, 1, 10), (2**20, 1, 10), (2**20, 4, 2), (2**21, 1, 5), (2**26, 1, 2)]
 )
@@ -133,15 +163,12 @@ def test_large_messages_are_sent_less_often_in_a_row(size: int, in_flight: int, 
     """Each call is made by the machine's own way; the number of calls depends on what all ranks know."""
     counts, times = [], iter([9.0, 1.0, 2.0, nan, 4.0])
 
-    def in_a_row(call: Callable[[], None], count: int) -> list[Way]:
+    def in_a_row(call: Callable[[], None], count: int) -> Iterator[Way]:
         counts.append(count)
-        return [Way("cuda_back_to_back", lambda: next(times)), Way("cuda_graph", None, "no graphs here")]
+        yield Way("cuda_back_to_back", lambda: next(times))
+        yield Way("cuda_graph", None, "no graphs here")
 
-    machine = Machine(**{field.name: None for field in fields(Machine)} | {"in_a_row": in_a_row})  # type: ignore[arg-type]
-    machine = replace(machine, rank=0, size=2, device=torch.device("cpu"), measured=lambda: None, meet=lambda: None, seed=0)
-    machine = replace(machine, free_bytes=lambda: 2**40, time=lambda call: {"host": 1.0})
-    keys = {"least_bytes": size, "most_bytes": size, "beside_bytes": size}
-    probe = CollectivesProbe(collectives=["all_reduce"], in_place=[True], in_flight=[in_flight], **keys)
+    probe, machine = probe_of(in_a_row, size, in_flight)
     with patch.object(Transfer, "prove", lambda *arguments: 1):
         seen = [one for question in probe.questions(machine) for one in question.ask()]
     assert counts == [calls]

@@ -1,5 +1,6 @@
 """The variables that direct NCCL's log and torch's flight recorder to the run directory."""
 
+import ctypes
 import os
 import pickle
 from collections.abc import Iterator
@@ -8,7 +9,9 @@ from pathlib import Path
 from unittest.mock import MagicMock, patch
 
 import pytest
+from torch._C import _distributed_c10d as c10d
 
+from harness.rank import foreign_files
 from harness.rank.__main__ import report_in
 from harness.rank.foreign_files import direct_files, dump_flight, users
 from harness.rank.guard import Guard
@@ -97,6 +100,29 @@ def test_a_rank_that_is_about_to_end_leaves_its_dump(run_dir: RunDir) -> None:
     (dump,) = run_dir.ranks.flight_dumps()
     assert dump.name == "flight.launch0.world0.rank_1"
     assert "version" in pickle.loads(dump.read_bytes())
+
+
+def test_a_dump_that_cannot_be_made_leaves_no_empty_file(run_dir: RunDir) -> None:
+    failing = patch.object(c10d, "_dump_nccl_trace", side_effect=RuntimeError("no recorder"), create=True)
+    with failing, pytest.raises(RuntimeError):
+        foreign_files._dump(run_dir, "dump1")
+    assert not (run_dir.ranks.path / "dump1").exists()
+
+
+def test_a_rank_whose_dump_holds_the_interpreter_ends_with_the_status_of_a_lost_one(run_dir: RunDir) -> None:
+    """In a child: `sleep` without releasing the lock stops every Python thread, as a call of torch that hangs does."""
+    direct_files(run_dir, 1, 0, log=False)
+    child = os.fork()
+    if not child:
+        with patch.object(foreign_files, "_DUMP_S", 0.1), patch.object(c10d, "_dump_nccl_trace", _hangs, create=True):
+            dump_flight(run_dir, 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def _hangs() -> bytes:
+    ctypes.PyDLL(None).sleep(60)
+    return b""
 
 
 def test_a_user_who_has_a_place_for_dumps_gets_none_here(run_dir: RunDir) -> None:

@@ -1,6 +1,7 @@
 """Several calls in a row: on the host, on a simulated device, and by a CUDA graph."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from math import isnan
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ US = 1e-6
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    monkeypatch.setattr(in_a_row, "_failed", [])
     yield install(monkeypatch, clock, queued, in_a_row)
     hold.cycles_per_s.cache_clear()
 
@@ -28,7 +30,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
 def world(cuda: FakeCuda, backend: str = "nccl", device: str = "cuda", others: str = "") -> Any:
     """One rank; `others` is what another rank says of its capture."""
     control = SimpleNamespace(
-        meet=lambda: cuda.calls.append("meet"), any=lambda flag: flag, all_gather_text=lambda text: [text, others]
+        meet=lambda: cuda.calls.append("meet"),
+        any=lambda flag: flag or bool(others and cuda.calls[-1] == "capture"),
+        all_gather_text=lambda text: [text, others],
     )
     return SimpleNamespace(device=torch.device(device), backend=backend, rank=0, size=1, control=control, measured=None)
 
@@ -60,21 +64,53 @@ def test_a_graph_is_captured_after_the_calls_and_reset_after_its_replays(cuda: F
 
 
 @pytest.mark.parametrize(("own", "others"), [(True, ""), (False, "rank 1 cannot capture the calls in a CUDA graph: no")])
-def test_a_capture_that_fails_on_a_rank_is_used_on_none(cuda: FakeCuda, own: bool, others: str) -> None:
-    tried = []
+def test_a_capture_that_fails_on_a_rank_is_used_on_none_and_tried_no_more(cuda: FakeCuda, own: bool, others: str) -> None:
+    calls = (lambda: cuda.synchronize()) if own else (lambda: cuda.kernel(2 * US))
+    expected = "rank 0 cannot capture the calls in a CUDA graph: operation failed due to a previous error during capture"
+    for _ in range(2):
+        graph = [way for way in ways(world(cuda, others=others), calls, 10) if way.clock == "cuda_graph"]
+        assert [way.time for way in graph] == [None]
+        assert graph[0].reason == (expected if own else others)
+    assert cuda.calls.count("capture") == 1
+    assert "replay" not in cuda.calls
+
+
+def test_a_capture_whose_end_raises_leaves_stream_allocator_and_generator_as_before(cuda: FakeCuda) -> None:
+    before = cuda.stream
+    list(ways(world(cuda), cuda.synchronize, 10))
+    assert cuda.stream is before
+    assert cuda.pools == []
+    assert not cuda.generator.capturing
+
+
+@pytest.mark.parametrize("words", ["", "no such collective"])
+def test_any_error_of_a_capture_is_a_reason_that_all_ranks_agree_on(cuda: FakeCuda, words: str) -> None:
+    """The collective that exchanges the reasons follows one that a failing rank shares."""
+    agreed, one = [], world(cuda)
+    one.control.any = lambda flag: agreed.append("any") or flag
+    one.control.all_gather_text = lambda text: agreed.append("texts") or [text]
 
     def call() -> None:
-        if cuda._graph is not None and own:
-            tried.append(1)
-            raise RuntimeError("operation not permitted when stream is capturing\nand more")
-        cuda.kernel(2 * US)
+        if cuda._graph is not None:
+            raise ValueError(words)
 
-    graph = [way for way in ways(world(cuda, others=others), call, 10) if way.clock == "cuda_graph"]
-    assert [way.time for way in graph] == [None]
-    expected = "rank 0 cannot capture the calls in a CUDA graph: operation not permitted when stream is capturing"
-    assert graph[0].reason == (expected if own else others)
-    assert len(tried) == own
-    assert "replay" not in cuda.calls
+    (graph,) = (way for way in ways(one, call, 10) if way.clock == "cuda_graph")
+    assert graph.reason.endswith(f": {words or 'ValueError'}")
+    assert agreed == ["any", "texts"]
+
+
+def test_a_graph_is_reset_before_an_error_reaches_the_groups(cuda: FakeCuda) -> None:
+    """The probe that raises closes the ways while the error is still on its way."""
+
+    def sweep() -> None:
+        with closing(ways(world(cuda), lambda: cuda.kernel(2 * US), 2)) as every:
+            for way in every:
+                if way.clock == "cuda_graph":
+                    raise RuntimeError("NCCL gave up")
+
+    with pytest.raises(RuntimeError, match="gave up"):
+        sweep()
+    assert cuda.calls[-1] == "reset", "no wait for a device that hangs"
 
 
 def test_what_makes_the_host_wait_has_no_device_times(cuda: FakeCuda) -> None:

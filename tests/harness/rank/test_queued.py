@@ -1,10 +1,11 @@
 """Device time without launches, on a simulated device: closed forms, early holds, and steps that make the host wait."""
 
 from collections.abc import Callable, Iterator
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,8 +14,13 @@ from torch import nn
 from harness.axes.sync.base import Sync
 from harness.probes import hold
 from harness.rank import clock, exposure, queued
+from harness.rank import loop as loop_module
+from harness.rank.casework import CaseWork, whole
 from harness.rank.clock import Stopwatch
+from harness.rank.cut import Cut
+from harness.rank.loop import Loop
 from harness.rank.queued import QueuedStopwatch, host_waits
+from harness.rank.trial import Measured, Trial
 from harness.report.frame import load_run
 from tests.conftest import Measure, shown
 from tests.fake_cuda import CYCLES_PER_S, FakeCuda, install
@@ -42,7 +48,7 @@ def phases(cuda: FakeCuda, *, syncs: bool = False) -> list[tuple[str, Callable[[
 def watch(cuda: FakeCuda, host_s: float = STEP_S, **chosen: Any) -> QueuedStopwatch:
     names = [name for name, _ in phases(cuda, syncs=chosen.pop("syncs", False))]
     control = SimpleNamespace(any=chosen.get("any", lambda flag: flag))
-    return QueuedStopwatch(CUDA, names, control, chosen.get("align", lambda: None), host_s)
+    return QueuedStopwatch(CUDA, names, control, chosen.get("align", lambda: None), host_s, chosen.get("enter", clock.unseen))
 
 
 def test_launch_bound_and_launch_free_times_come_out_as_the_closed_form_says(cuda: FakeCuda) -> None:
@@ -64,6 +70,15 @@ def test_everything_is_launched_between_the_hold_and_the_query(cuda: FakeCuda) -
     read = ["elapsed_time"] * 3
     assert cuda.calls == ["synchronize", "hold", "align", *launched, "query", "synchronize", *read]
     assert cuda.held == [1e-3], "twice the launch time, at least 1 ms"
+
+
+def test_every_iteration_enters_its_phases(cuda: FakeCuda) -> None:
+    """The watchdog counts a rank's seconds from its last phase: a part of many iterations must not look like one long phase."""
+    entered: list[str] = []
+    held = watch(cuda, enter=entered.append)
+    for _ in range(2):
+        held.time(phases(cuda))
+    assert entered == ["forward", "backward"] * 2
 
 
 def test_a_hold_that_ends_early_is_marked_and_the_next_one_is_longer(cuda: FakeCuda) -> None:
@@ -166,14 +181,105 @@ def test_twins_are_timed_by_other_watches(cuda: FakeCuda, monkeypatch: pytest.Mo
     [("nccl", True, False, ""), ("gloo", True, False, "gloo"), ("gloo", False, False, ""), ("nccl", True, True, "sync policy")],
 )
 def test_what_is_known_to_make_the_host_wait_costs_no_hold(backend: str, spans_ranks: bool, sync: bool, waits: str) -> None:
-    policy, world = SimpleNamespace(host_waits=sync), SimpleNamespace(backend=backend)
-    reason = host_waits(policy, world, spans_ranks=spans_ranks)  # type: ignore[arg-type]
+    reason = host_waits(parts(sync=sync), SimpleNamespace(backend=backend, size=2), spans_ranks=spans_ranks)  # type: ignore[arg-type]
+    assert (waits in reason) and bool(reason) == bool(waits)
+
+
+def parts(*, sync: bool = False, aggregation: str = "all_reduce", batchnorm: str = "per_rank") -> Any:
+    """Parts of a case that matter here; the last two are real options."""
+    own = {"aggregation": make("aggregation")[aggregation], "batchnorm": make("batchnorm")[batchnorm]}
+    return SimpleNamespace(sync=SimpleNamespace(host_waits=sync), **own)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "size", "waits"),
+    [
+        ({"aggregation": "ddp_powersgd"}, 2, "PowerSGD"),
+        ({"aggregation": "ddp_powersgd"}, 1, "PowerSGD"),
+        ({"aggregation": "ddp"}, 2, ""),
+        ({"batchnorm": "synced"}, 2, "SyncBatchNorm"),
+        ({"batchnorm": "synced"}, 1, ""),
+    ],
+)
+def test_modules_of_torch_that_wait_cost_no_hold(chosen: dict[str, str], size: int, waits: str) -> None:
+    """On one rank SyncBatchNorm is BatchNorm."""
+    reason = host_waits(parts(**chosen), SimpleNamespace(backend="nccl", size=size), spans_ranks=True)  # type: ignore[arg-type]
     assert (waits in reason) and bool(reason) == bool(waits)
 
 
 def test_the_policies_that_wait_say_so() -> None:
     waiting = {name for name, policy in make("sync").items() if isinstance(policy, Sync) and policy.host_waits}
     assert waiting == set(AVAILABLE["sync"]) - {"none", "wait"}
+
+
+COLUMNS = [("step", "host"), ("step", "cuda_queued"), ("step_alone", "cuda_queued")]
+
+
+def queued_part(cuda: FakeCuda, run: list[tuple[str, Callable[[], None]]], **chosen: Any) -> tuple[Any, list[str]]:
+    """What a trial of one rank sees after 1 warm-up and 6 iterations, and the phases that it enters; its twin never waits."""
+    control = SimpleNamespace(any=lambda flag: flag)
+    world = SimpleNamespace(device=CUDA, backend="nccl", size=1, control=control, measured=None)
+    trial = Trial(parts(), None, world, asked_warm_up=1, measured=6, queued=True, **chosen)  # type: ignore[arg-type]
+    rig = SimpleNamespace(names=lambda: [name for name, _ in run], phases=[run], model=nn.Linear(1, 1))
+    own = phases(cuda)
+    alone = SimpleNamespace(names=lambda: [name for name, _ in own], phases=[own], model=nn.Linear(1, 1))
+    twins = exposure.Twins(alone, world, None, as_many_bytes=False)  # type: ignore[arg-type]
+    before = SimpleNamespace(columns=[("step", "host")])
+    loop = Loop(CUDA, rig, before, None, twins, lambda model, run: run(), rows=[[STEP_S]] * 7)  # type: ignore[arg-type]
+    entered: list[str] = []
+    cuda.calls.clear()
+    return trial._queued(loop, entered.append), entered
+
+
+@pytest.fixture
+def quiet(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """The device, with memory counters that stand still."""
+    monkeypatch.setattr(loop_module, "peak_bytes", lambda device: 0)
+    monkeypatch.setattr(loop_module, "reset_peak", lambda device: None)
+    monkeypatch.setattr(Cut, "spans_ranks", True)
+    return cuda
+
+
+def test_a_trial_enters_the_phases_of_each_queued_iteration(quiet: FakeCuda) -> None:
+    seen, entered = queued_part(quiet, phases(quiet))
+    assert entered == ["forward", "backward"] * 6
+    assert seen.reason == ""
+    assert seen.seconds.isfinite().sum(0).tolist() == [6] * 4
+    assert seen.launch_s == pytest.approx(STEP_S)
+
+
+def test_a_step_that_waits_is_refused_though_its_twin_runs_ahead(quiet: FakeCuda) -> None:
+    """After the third try nothing runs any more: neither the step nor its twin."""
+    seen, entered = queued_part(quiet, phases(quiet, syncs=True))
+    assert seen.columns[-1] == ("step_alone", "cuda_queued")
+    assert seen.seconds[:, -1].isfinite().sum() == 3
+    assert seen.reason == queued.NOT_AHEAD
+    assert entered == ["forward", "sync", "backward"] * 3
+    assert seen.seconds.shape == (7, 5)
+    assert len(quiet.held) == 6
+
+
+def test_a_visit_begins_with_the_launch_times_of_the_last_one(quiet: FakeCuda) -> None:
+    queued_part(quiet, phases(quiet), launch_s=0.01)
+    assert quiet.held[0] == pytest.approx(0.02)
+    work = SimpleNamespace(parts={"case": parts()}, _seen={"case": [visit([1.0, 1.0, 1.0], launch_s=0.01)]}, world=None)
+    work.config, work.materials = MagicMock(iterations=4), MagicMock()
+    work.parts["case"].workload = None
+    trial = CaseWork._trial(work, "case", 2)  # type: ignore[arg-type]
+    assert trial.launch_s == 0.01
+
+
+def visit(row: list[float], **more: Any) -> Measured:
+    """One visit of one iteration."""
+    return Measured(COLUMNS, torch.tensor([row], dtype=torch.float64), [(0, 1)], "", [], 0, 0, [], **more)
+
+
+def test_without_a_step_of_the_clock_its_other_columns_are_left_out() -> None:
+    refused = visit([1.0, nan, 2.0], not_queued="it waits")
+    seen = whole([refused, refused])
+    assert (seen.columns, seen.seconds.tolist(), seen.not_queued) == (COLUMNS[:1], [[1.0], [1.0]], "it waits")
+    seen = whole([visit([1.0, 3.0, 2.0]), refused])
+    assert (seen.columns, seen.not_queued) == (COLUMNS, "")
 
 
 MATRIX = (
