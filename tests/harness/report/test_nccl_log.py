@@ -143,6 +143,7 @@ def test_choices_are_counted_and_shown(run_dir: RunDir) -> None:
     assert logged["NVLS multicast"] == "not available"
     assert logged["variable"] == "NCCL_ALGO set by environment to Ring"
     assert "without a choice" not in logged
+    assert "incomplete" not in logged
     assert "What NCCL chose" in [table.title for table in build(run_dir.path).tables]
 
 
@@ -220,7 +221,7 @@ def test_hostile_logs_harm_nothing(run_dir: RunDir, tmp_path: Path, monkeypatch:
     chosen, facts = nccl_tables(report.run)
     assert chosen.rows.calls.tolist() == ["4", "2"]
     assert "77" not in chosen.markdown()
-    why = dict(zip(facts.rows["what"], facts.rows.logged, strict=True))["without a choice"]
+    why = dict(zip(facts.rows["what"], facts.rows.logged, strict=True))["incomplete"]
     assert "nccl.launch0.link.log: not a regular file" in why
     assert "nccl.launch0.vm.722.log: only the first" in why
     for page in (chosen.markdown(), facts.markdown()):
