@@ -181,12 +181,12 @@ class _Reading:
         return {name: dict(self.facts[name]) for name in _FACTS if name in self.facts}
 
     def gaps(self, files: int) -> Iterator[str]:
-        """What is missing, of so many files."""
+        """Reasons why parts of so many files are missing."""
         yield from self.problems[:_MOST_NAMED]
         if len(self.problems) > _MOST_NAMED:
             yield f"{len(self.problems) - _MOST_NAMED} files more are read in part or not at all"
         if self.files < files:
-            yield f"{files - self.files} of {files} files are not read: the limit is {_MOST_FILES} files, and {_MOST_IN_ALL} bytes"
+            yield f"{files - self.files} of {files} files are not read: the limit is {_MOST_FILES} files, {_MOST_IN_ALL} bytes"
         if self.left_out:
             yield f"{self.left_out} calls are left out: the limit is {_MOST_ROWS} different choices"
 
