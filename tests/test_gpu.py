@@ -94,12 +94,14 @@ def test_where_the_time_goes_on_cuda(backend: str, ranks: int, tmp_path: Path) -
         assert (times.phases[clock, "collective_alone"] > 0).all()
 
 
-def test_a_small_step_has_a_time_without_its_launches(tmp_path: Path) -> None:
-    """On an H200 it took 0.9 ms with launches and 0.1 ms without."""
+def test_a_small_step_is_timed_without_its_launches(tmp_path: Path) -> None:
+    """How long it takes, and how many holds end early, depends on what else the machine does."""
     run = run_of("nccl", 1, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "iterations=20")
     times = times_of(run.raw_samples(run.cases.case_id[0]))
     if on_cuda("some holds last until the host has launched the step"):
-        assert np.nanmedian(times.slowest["cuda_queued", "step"]) > 0
+        without = times.slowest["cuda_queued", "step"]
+        assert len(without) == run.config.iterations
+        assert (without[np.isfinite(without)] > 0).all()
 
 
 @several

@@ -88,8 +88,8 @@ def _left_out(timing: Timing) -> list[tuple[str, str]]:
     counted = steps.pivot(index="case_id", columns="clock", values="count")
     if CUDA_QUEUED not in counted:
         return []
-    made, held = counted.drop(columns=CUDA_QUEUED).max(axis=1), counted[CUDA_QUEUED]
-    return [(case_id, f"{made[case_id] - held[case_id]:.0f} of {made[case_id]:.0f}") for case_id in held.index[held < made]]
+    made, kept = counted.drop(columns=CUDA_QUEUED).max(axis=1), counted[CUDA_QUEUED]
+    return [(case_id, f"{made[case_id] - kept[case_id]:.0f} of {made[case_id]:.0f}") for case_id in kept.index[kept < made]]
 
 
 def _uncertain(run: Run, timing: Timing) -> list[str]:

@@ -60,7 +60,7 @@ def _statistics(costs: pd.DataFrame, clock: str, header: str) -> dict[str, pd.Se
     step = {name: times_text(costs[f"{clock}.step.{name}"]) for name in STATISTICS if name != "outliers"}
     with_interval = step["median"] + " [" + step["low"] + ", " + step["high"] + "]"
     return {
-        f"step{header}": with_interval.where(step["median"] != "", ""),
+        f"step{header}": with_interval.where(step["low"] != "", step["median"]),
         f"IQR{header}": step["iqr"],
         f"p95{header}": step["p95"],
         f"p99{header}": step["p99"],

@@ -58,8 +58,11 @@ class Run:
     """Worlds that died: see ends.json."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Files in the run directory that are missing, not whole, or not what their names say, and why."""
-    nccl: NcclLog | None = None
-    """NCCL's own log, where nccl_debug asks for it."""
+
+    @cached_property
+    def nccl(self) -> NcclLog | None:
+        """NCCL's own log, where nccl_debug asks for it. Read at the first use: the logs may be large."""
+        return load_nccl_log(RunDir(self.path), self.config, self.environment)
 
     @property
     def failed(self) -> bool:
@@ -114,7 +117,6 @@ def load_run(path: Path | str) -> Run:
         missing=(*run_dir.missing(config=config), *dict.fromkeys(file.stem for file in read.damaged)),
         ends=tuple(ends.content or ()),
         damaged=damaged,
-        nccl=load_nccl_log(run_dir, config, environment.content or {}),
         **{table: _of_first_launch(rows) for table, rows in tables.items()},
     )
 

@@ -1,4 +1,4 @@
-"""What NCCL chose in a run, as tables."""
+"""Tables of NCCL's choices in a run."""
 
 from collections.abc import Iterator, Mapping
 
@@ -26,7 +26,8 @@ def nccl_tables(run: Run) -> Iterator[Table]:
         return
     if len(run.nccl.choices):
         yield Table("What NCCL chose", _choices(run.nccl.choices), _NOTE)
-    rows = [*_facts(run.nccl), *(("without a choice", run.nccl.reason),) * bool(run.nccl.reason)]
+    lacks = "incomplete" if len(run.nccl.choices) else "without a choice"
+    rows = [*_facts(run.nccl), *((lacks, run.nccl.reason),) * bool(run.nccl.reason)]
     yield Table("NCCL's log", pd.DataFrame(rows, columns=["what", "logged"]))
 
 

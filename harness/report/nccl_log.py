@@ -52,14 +52,18 @@ _FACTS = {
 }
 _RANKS = re.compile(r"\bnRanks (\d{1,9})\b", re.ASCII)
 _WARNING = re.compile(r"NCCL WARN ([^\n]{1,300})")
-_MOST_BYTES, _LONGEST, _MOST_FILES, _MOST_ROWS, _MOST_FACTS = 2**26, 2**12, 2**12, 10_000, 20
-"""Limits on what is read: bytes of a file and of a line, files, different choices, and different values of a fact."""
+_MOST_BYTES, _MOST_IN_ALL, _LONGEST, _MOST_FILES = 2**26, 2**28, 2**12, 2**12
+"""Limits on what is read: bytes of a file, of all files together, and of a line; files."""
+_MOST_ROWS, _MOST_FACTS, _MOST_NAMED = 10_000, 20, 5
+"""Limits on what is kept of all files together: different choices, different values of a fact, and problems by name."""
+_MOST_WHOLE = 2**63 - 1
+"""Largest number of a column of whole numbers."""
 _LEAST_VERSION = "NCCL logs its choices from 2.20 on"
 
 
 @dataclass(frozen=True)
 class NcclLog:
-    """What the processes of a run let NCCL log."""
+    """NCCL's log of all processes of a run."""
 
     choices: pd.DataFrame
     """COLUMNS: `bytes` as logged, `message_bytes` as nccl-tests counts (NA: unknown); channels NA where none are logged."""
@@ -68,7 +72,7 @@ class NcclLog:
     warnings: tuple[str, ...] = ()
     """The last ones, in order."""
     reason: str = ""
-    """Why there is no choice, or why some are missing."""
+    """Reason why there is no choice, or why some are missing."""
 
     def chosen(self, collective: str, message_bytes: int) -> str:
         """Choices for a message of a collective, in NCCL's words; empty if none is logged."""
@@ -90,43 +94,67 @@ def load_nccl_log(run_dir: RunDir, config: BenchmarkConfig, environment: Mapping
         return None
     read = _Reading()
     for file in files[:_MOST_FILES]:
+        if read.left <= 0:
+            break
         read.add(file)
     choices = read.table()
     why = [] if len(choices) else [_why_none(environment, read)]
-    more = [f"{len(files) - _MOST_FILES} files more are not read"] if len(files) > _MOST_FILES else []
-    return NcclLog(choices, read.values(), tuple(read.warnings), "; ".join([*why, *read.problems, *more]))
+    return NcclLog(choices, read.values(), tuple(read.warnings), "; ".join([*why, *read.gaps(len(files))]))
 
 
 @dataclass
 class _Reading:
-    """What has been read of the logs so far."""
+    """Content of the logs that have been read so far."""
 
     counts: Counter[tuple[object, ...]] = field(default_factory=Counter)
     facts: dict[str, Counter[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    files: int = 0
     lines: int = 0
+    left: int = field(default_factory=lambda: _MOST_IN_ALL)
+    """Bytes that may still be read."""
+    left_out: int = 0
+    """Lines with a choice beyond the limit on different ones."""
 
     def add(self, file: Path) -> None:
         """Read one file: the log of one process."""
+        self.files += 1
         ranks: set[int] = set()
         found: Counter[tuple[object, ...]] = Counter()
         try:
-            for line in _lines(file):
+            for line in self._lines(file):
                 self.lines += 1
                 self._take(line, ranks, found)
         except OSError as error:
             self.problems.append(f"{file.name}: {reason(error)}")
         size = ranks.pop() if len(ranks) == 1 else None  # a line does not name its communicator
         for (collective, count, whole, *rest), calls in found.items():
-            message = count if whole else count * size if size else None  # type: ignore[operator]
-            self.counts[(collective, count, message, *rest)] += calls
+            message = count if whole else _product(count, size)
+            self._count(self.counts, (collective, count, message, *rest), calls)
+
+    def _lines(self, file: Path) -> Iterator[str]:
+        """Lines of a log. A longer line is cut, and a longer file raises OSError at its limit."""
+        with open_file(file, folders=1) as opened:
+            most = left = min(_MOST_BYTES, self.left)
+            while left > 0 and (line := opened.readline(min(_LONGEST, left))):
+                left -= len(line)
+                self.left -= len(line)
+                yield line.decode(errors="replace")
+            if left <= 0 and opened.read(1):
+                raise OSError(None, f"only the first {most} bytes are read")
+
+    def _count(self, counts: Counter[tuple[object, ...]], choice: tuple[object, ...], calls: int) -> None:
+        """Add calls to a choice, unless it is one too many."""
+        if choice in counts or len(counts) < _MOST_ROWS:
+            counts[choice] += calls
+        else:
+            self.left_out += calls
 
     def _take(self, line: str, ranks: set[int], found: Counter[tuple[object, ...]]) -> None:
         choice = choice_of(line)
         if choice is not None:
-            if choice in found or len(found) < _MOST_ROWS:
-                found[choice] += 1
+            self._count(found, choice, 1)
             return
         if "CCL" not in line:
             return
@@ -141,8 +169,8 @@ class _Reading:
 
     def table(self) -> pd.DataFrame:
         """One row a choice, the most frequent collective first, then by size."""
-        rows = [(*choice, calls) for choice, calls in self.counts.most_common(_MOST_ROWS)]
-        frame = pd.DataFrame(rows, columns=COLUMNS)
+        rows = [(*choice, calls) for choice, calls in self.counts.items()]
+        frame = pd.DataFrame(rows, columns=COLUMNS, dtype=object)  # pandas makes floats of whole numbers beside None
         for column in ("bytes", "message_bytes", "channel_low", "channel_high", "calls"):
             frame[column] = frame[column].astype("Int64")
         order = frame.groupby("collective").calls.transform("sum")
@@ -152,16 +180,21 @@ class _Reading:
         """Facts in the order of their declaration."""
         return {name: dict(self.facts[name]) for name in _FACTS if name in self.facts}
 
+    def gaps(self, files: int) -> Iterator[str]:
+        """Reasons why parts of so many files are missing."""
+        yield from self.problems[:_MOST_NAMED]
+        if len(self.problems) > _MOST_NAMED:
+            yield f"{len(self.problems) - _MOST_NAMED} files more are read in part or not at all"
+        if self.files < files:
+            yield f"{files - self.files} of {files} files are not read: the limit is {_MOST_FILES} files, {_MOST_IN_ALL} bytes"
+        if self.left_out:
+            yield f"{self.left_out} calls are left out: the limit is {_MOST_ROWS} different choices"
 
-def _lines(file: Path) -> Iterator[str]:
-    """Lines of a log. A longer line is cut, and a longer file raises OSError at its limit."""
-    with open_file(file, folders=1) as opened:
-        left = _MOST_BYTES
-        while left > 0 and (line := opened.readline(_LONGEST)):
-            left -= len(line)
-            yield line.decode(errors="replace")
-        if left <= 0 and opened.read(1):
-            raise OSError(None, f"only the first {_MOST_BYTES} bytes are read")
+
+def _product(count: object, size: int | None) -> int | None:
+    """Bytes of a message of which `count` is one rank's share; None where the number of ranks is unknown, or absurd."""
+    message = int(str(count)) * (size or 0)
+    return message if size and message <= _MOST_WHOLE else None
 
 
 def choice_of(line: str) -> tuple[object, ...] | None:

@@ -45,7 +45,7 @@ def _asked(run: Run) -> Combination:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What one run shows."""
+    """Results of one run of the matrix."""
 
     bits: tuple[tuple[str, str], ...]
     """(case, SHA-256 of its gradient) of every case."""
@@ -120,7 +120,7 @@ def _orders(run: Run) -> tuple[tuple[str, str, float], ...]:
 
 
 def _busbw(run: Run) -> dict[int, float]:
-    """Of the first dtype, in place, with the fewest calls in flight."""
+    """Bus bandwidth, GB/s, by bytes: of the first dtype, in place, with the fewest calls in flight."""
     rows = collectives(run)
     own = rows[rows.collective == _ALL_REDUCE] if len(rows) else rows
     if own.empty:
@@ -156,7 +156,7 @@ def _chosen(log: NcclLog | None) -> str:
 
 
 def _as_asked(run: Run) -> str:
-    """If NCCL did what it was asked, as far as the log tells."""
+    """Answer if NCCL did what it was asked, as far as its log shows."""
     asked, choices = _asked(run), _all_reduces(run.nccl)
     backend = run.environment.get("backend")
     if backend not in (None, "nccl"):
@@ -194,7 +194,7 @@ def _other_channels(choices: Sequence[Mapping[Hashable, object]], asked: int) ->
 
 
 def _why_none(run: Run) -> str:
-    """Why a run has no measured case."""
+    """Reason why a run has no measured case."""
     if (run.cases.status == OK).any():
         return ""
     failed = [str(reason) for reason in run.cases.reason if reason]

@@ -1,6 +1,7 @@
 """Statistics of a case's times, from raw samples. Nothing is removed; what is odd is counted and flagged."""
 
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Summary:
     median: float
     """With several launches, the median of the launches' medians."""
     low: float
-    """Of the 95 % bootstrap interval of the median."""
+    """Of the 95 % bootstrap interval of the median; NaN, as `high`, where no bootstrap sample has a number."""
     high: float
     iqr: float
     p95: float
@@ -122,10 +123,17 @@ def _intervals(series: Floats, blocks: Blocks) -> list[tuple[float, float]]:
         drawn = medians[np.random.default_rng(0).integers(len(medians), size=(RESAMPLES, len(medians)))]
     else:
         drawn = series[blocks.resampled()]
-    tail = 50 * (1 - CONFIDENCE)
     resampled = nan_median(drawn.swapaxes(0, 1))
-    whole = [column[np.isfinite(column)] for column in resampled.T]
-    return [(float(low), float(high)) for low, high in (np.percentile(column, [tail, 100 - tail]) for column in whole)]
+    return [_middle(column[np.isfinite(column)]) for column in resampled.T]
+
+
+def _middle(medians: Floats) -> tuple[float, float]:
+    """Ends of the middle 95 % of resampled medians; NaN without any: visits are cut to the shortest, which may have none."""
+    if not len(medians):
+        return nan, nan
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(medians, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def nan_median(values: Floats) -> Floats:

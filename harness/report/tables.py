@@ -34,7 +34,7 @@ class Table:
         """For a terminal."""
         console.print(Text(f"\n{plain(self.title)}", style="bold"))
         if self.note:
-            console.print(Text(self.note, style="dim"))
+            console.print(Text(plain(self.note), style="dim"))
         console.print(self._rich(box.SIMPLE_HEAD, plain, self._widths(console.width)))
 
     def markdown(self) -> str:

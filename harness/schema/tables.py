@@ -16,6 +16,7 @@ from harness.schema.case import AXES, Case
 from harness.schema.reading import NotWholeError, is_there, open_file, reason
 from harness.schema.record import (
     CASE,
+    CUDA_QUEUED,
     FAILED,
     METRICS,
     OK,
@@ -324,8 +325,8 @@ def _check_samples(rows: pa.Table) -> None:
     if not {("step", "host"), ("step", "cuda_event")} & measured:
         raise NotWholeError("no measured step")
     seconds = rows["seconds"].to_numpy()
-    held = np.isin(clock, [place for place, name in enumerate(clocks) if name == "cuda_queued"])
-    _check_finite("seconds", pa.chunked_array([seconds[~(held & np.isnan(seconds))]]))
+    may_lack = np.isin(clock, [place for place, name in enumerate(clocks) if name == CUDA_QUEUED])
+    _check_finite("seconds", pa.chunked_array([seconds[~(may_lack & np.isnan(seconds))]]))
     if np.fmin.reduce(seconds[clock != (clocks.index("arrival") if "arrival" in clocks else -1)], initial=0.0) < 0:
         raise NotWholeError("column seconds: expected numbers of at least 0")
 

@@ -13,7 +13,7 @@ from harness.report import nccl_log
 from harness.report.collectives import collective_tables, collectives
 from harness.report.frame import load_run
 from harness.report.nccl import nccl_tables
-from harness.report.nccl_log import choice_of, load_nccl_log
+from harness.report.nccl_log import choice_of
 from harness.report.render import build
 from harness.schema.run_dir import RunDir
 from tests.harness.report.test_collectives import run as swept  # noqa: F401
@@ -143,6 +143,7 @@ def test_choices_are_counted_and_shown(run_dir: RunDir) -> None:
     assert logged["NVLS multicast"] == "not available"
     assert logged["variable"] == "NCCL_ALGO set by environment to Ring"
     assert "without a choice" not in logged
+    assert "incomplete" not in logged
     assert "What NCCL chose" in [table.title for table in build(run_dir.path).tables]
 
 
@@ -198,10 +199,63 @@ def test_variables_that_ask_for_the_choices_are_no_reason(run_dir: RunDir) -> No
 
 def test_a_run_that_was_not_asked_has_no_section(run_dir: RunDir, tmp_path: Path) -> None:
     run = load_run(shutil.copytree(run_dir.path, tmp_path / "copy"))
-    config = replace(run.config, nccl_debug=False)
-    assert load_nccl_log(RunDir(run.path), config, run.environment) is None
-    run = replace(run, nccl=None)
+    run = replace(run, config=replace(run.config, nccl_debug=False))
+    assert run.nccl is None
     assert list(nccl_tables(run)) == []
+
+
+def test_logs_are_read_at_the_first_use(run_dir: RunDir) -> None:
+    environment(run_dir)
+    run = load_run(run_dir.path)
+    write_log(run_dir, LOG)
+    assert run.nccl is not None
+    assert len(run.nccl.choices) == 2
+
+
+def test_the_logs_of_a_run_have_one_limit_of_bytes(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three logs, and bytes for one and a half: the second is read in part, and the third not at all."""
+    environment(run_dir)
+    for process in ("721", "722", "723"):
+        write_log(run_dir, LOG, process)
+    monkeypatch.setattr(nccl_log, "_MOST_IN_ALL", len(LOG) * 3 // 2)
+    log = load_run(run_dir.path).nccl
+    assert log is not None
+    assert log.facts["version"] == {"2.32.3+cuda13.4": 2}
+    assert log.choices.calls.tolist() == [2, 1]
+    assert f"nccl.launch0.vm.722.log: only the first {len(LOG) // 2} bytes are read; 1 of 3 files are not read" in log.reason
+
+
+def test_the_logs_of_a_run_have_one_limit_of_choices(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(run_dir)
+    for process, size in (("721", 8), ("722", 16)):
+        write_log(run_dir, f"{PREFIX}AllReduce: {size} Bytes -> Algo RING proto LL channel{{Lo..Hi}}={{0..0}}\n" * 2, process)
+    monkeypatch.setattr(nccl_log, "_MOST_ROWS", 1)
+    log = load_run(run_dir.path).nccl
+    assert log is not None
+    assert log.choices[["bytes", "calls"]].to_numpy().tolist() == [[8, 2]]
+    assert log.reason == "2 calls are left out: the limit is 1 different choices"
+
+
+@pytest.mark.parametrize(("size", "message"), [(10**17 + 1, 2 * 10**17 + 2), (10**18 - 1, 2 * 10**18 - 2)])
+def test_large_numbers_keep_all_digits_beside_an_unknown_one(size: int, message: int, run_dir: RunDir) -> None:
+    environment(run_dir)
+    gathered = "AllGather: {} Bytes -> Algo RING proto LL channel{{Lo..Hi}}={{0..0}}\n"
+    write_log(run_dir, f"{PREFIX}comm 0x1 rank 0 nRanks 2 nNodes 1\n{PREFIX}{gathered.format(size)}")
+    write_log(run_dir, f"{PREFIX}{gathered.format(7)}", "722")
+    log = load_run(run_dir.path).nccl
+    assert log is not None
+    assert log.choices["bytes"].tolist() == [7, size]
+    assert log.choices.message_bytes.dropna().tolist() == [message]
+
+
+def test_many_damaged_logs_have_a_short_reason(run_dir: RunDir) -> None:
+    environment(run_dir)
+    for process in range(9):
+        (run_dir.ranks.path / f"nccl.launch0.vm.{process}.log").symlink_to(run_dir.path / "config.yaml")
+    log = load_run(run_dir.path).nccl
+    assert log is not None
+    assert log.reason.count("not a regular file") == 5
+    assert log.reason.endswith("4 files more are read in part or not at all")
 
 
 def test_hostile_logs_harm_nothing(run_dir: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +265,8 @@ def test_hostile_logs_harm_nothing(run_dir: RunDir, tmp_path: Path, monkeypatch:
     secret.write_text(f"{PREFIX}AllReduce: 77 Bytes -> Algo RING proto LL\n")
     (run_dir.ranks.path / "nccl.launch0.link.log").symlink_to(secret)
     os.mkfifo(run_dir.ranks.path / "nccl.launch0.fifo.log")
+    absurd = f"AllGather: {'9' * 18} Bytes -> Algo RING proto LL channel{{Lo..Hi}}={{0..1}}"
+    write_log(run_dir, f"{PREFIX}comm 0x1 rank 0 nRanks {'9' * 9} nNodes 1\n{PREFIX}{absurd}\n", "absurd")
     text = "\x1b[2J\u202e<script>NCCL WARN \x1b]0;owned\x07<b>\n" + "AllReduce: " * 100_000 + "\n" + "\0" * 5000 + "\n"
     write_log(run_dir, text + LOG + f"{PREFIX}NCCL version 2.0\x1b[31m(evil)\n")
     huge = write_log(run_dir, LOG, "722")
@@ -218,9 +274,10 @@ def test_hostile_logs_harm_nothing(run_dir: RunDir, tmp_path: Path, monkeypatch:
     report = build(run_dir.path)
     assert not report.failed
     chosen, facts = nccl_tables(report.run)
-    assert chosen.rows.calls.tolist() == ["4", "2"]
+    assert chosen.rows.calls.tolist() == ["4", "2", "1"]
+    assert chosen.rows["bytes"].tolist()[-1] == f"{'9' * 18} a rank"
     assert "77" not in chosen.markdown()
-    why = dict(zip(facts.rows["what"], facts.rows.logged, strict=True))["without a choice"]
+    why = dict(zip(facts.rows["what"], facts.rows.logged, strict=True))["incomplete"]
     assert "nccl.launch0.link.log: not a regular file" in why
     assert "nccl.launch0.vm.722.log: only the first" in why
     for page in (chosen.markdown(), facts.markdown()):

@@ -203,6 +203,20 @@ def test_device_times_without_launches_stand_beside_those_with_them(tmp_path: Pa
     assert "when the host has launched the whole step before" in page
 
 
+def test_a_median_without_an_interval_is_shown_alone(tmp_path: Path) -> None:
+    """Visits of 3 and 2 iterations, cut to 2 in the bootstrap: the only number of the clock is the third of the first visit."""
+
+    def seconds(case: Case, launch: int) -> dict[tuple[str, str], np.ndarray]:
+        queued = np.where(np.arange(5) == 2, 0.0005, np.nan)[:, None] * np.ones((1, 2))
+        return {("cuda_event", "step"): np.full((5, 2), 0.002), ("cuda_queued", "step"): queued}
+
+    run = load_run(make_run(tmp_path, seconds, *ONE_CASE, "order=interleaved", "rounds=2").path)
+    timed = timing(run)
+    table = cost_table(cost(run, timed), short(cautions(run, timed)))
+    assert table["step, device ms"].tolist() == ["2.00 [2.00, 2.00]"]
+    assert table["step, device without launches ms"].tolist() == ["0.500"]
+
+
 @pytest.mark.parametrize(("backend", "warm_up", "cautious"), [("nccl", 0, True), ("nccl", 2, False), ("gloo", 0, False)])
 def test_channels_are_connected_in_the_first_iteration(tmp_path: Path, backend: str, warm_up: int, cautious: bool) -> None:
     run = load_run(make_run(tmp_path, steps(0.01), *ONE_CASE, f"warm_up={warm_up}").path)
