@@ -101,13 +101,17 @@ def nccl_versions() -> str:
 
 @anywhere
 def small_loss_counts() -> dict[str, list[float]]:
-    """Count of tokens in nll_loss2d, which adds up in the dtype of the logits; 6144 is right."""
-    counts = {}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        logits = functional.log_softmax(torch.randn(64, 256, 1, 96, device=DEVICE, dtype=dtype), 1)
-        target = torch.randint(256, (64, 1, 96), device=DEVICE)
-        totals = {float(torch.ops.aten.nll_loss2d_forward(logits, target, None, 1, -100)[1]) for _ in range(20)}
-        counts[str(dtype)] = sorted(totals)
+    """Counts of targets in nll_loss2d, which adds up in the dtype of the logits, sample by sample; "right" is exact."""
+    lengths = torch.randint(1, 97, (64, 1, 1), generator=torch.Generator().manual_seed(0))
+    targets = {"equal": torch.zeros(64, 1, 96, dtype=torch.int64)}
+    targets["unequal"] = torch.where(torch.arange(96) < lengths, targets["equal"], -100)
+    counts: dict[str, list[float]] = {}
+    for name, target in targets.items():
+        counts[f"{name}, right"] = [float((target >= 0).sum())]
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            logits = functional.log_softmax(torch.randn(64, 256, 1, 96, device=DEVICE, dtype=dtype), 1)
+            calls = [torch.ops.aten.nll_loss2d_forward(logits, target.to(DEVICE), None, 1, -100) for _ in range(20)]
+            counts[f"{name}, {dtype}"] = sorted({float(total) for _, total in calls})
     return counts
 
 
