@@ -110,7 +110,7 @@ def describe(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Of this rank's part of the work."""
+    """Error of this rank's part of the work."""
 
     error: Exception
     at: float

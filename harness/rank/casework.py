@@ -141,6 +141,7 @@ class CaseWork:
             self._seen.setdefault(case, []).append(measured)
             return self._settle(case, trial, bare, blank) if last else None
         except CaseFailedError as error:
+            self.state.enter("rebuild")
             self.world.rebuild_measured()
             impossible = trial.parts.determinism.impossible(str(error))
             return replace(blank, status=SKIPPED if impossible else FAILED, reason=impossible or str(error))

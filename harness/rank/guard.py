@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from harness.rank.activity import Activity
@@ -34,7 +34,7 @@ _NAMED = 8
 """Ranks whose places are listed."""
 WAITING = ("sync", "aggregate", "failed")
 """Phases in which a rank can do no more than wait for the others."""
-OWN_WORK = ("start", "import", "join", "resume", "rehearse", "drift", "compare", "diagnose", "ask", "trace", "")
+OWN_WORK = ("start", "import", "join", "resume", "rehearse", "drift", "compare", "diagnose", "ask", "trace", "rebuild", "")
 """Phases in which a rank may be at work for as long as it likes; in every other one the deadline holds."""
 ALIKE = ("assemble", "pre-flight")
 """Phases in which all ranks do the same. A rank that does nothing may keep no other waiting beyond the deadline. While one is
@@ -59,7 +59,7 @@ class Clocked(Protocol):
 
 @dataclass(frozen=True)
 class Moment:
-    """What the guard sees of the main thread."""
+    """State of the main thread as the guard sees it."""
 
     phase_s: float
     """Seconds in this phase."""
@@ -178,10 +178,13 @@ class Guard:
 
     def _free(self, rescue: "Rescue", lifeline: Lifeline) -> None:
         """Free this rank if it waits for one that has failed; leave where NCCL has given up and nobody says why."""
-        moment = self._moment()
+        moment, place = self._moment(), self._standstill.place
         number, error = rescue.due(moment), rescue.given_up()
-        if number and rescue.act(number, lifeline.ask(), moment):
-            return
+        if number:
+            answers = lifeline.ask()  # takes a moment, in which the main thread may have gone on
+            stands = moment.in_collective and self._standstill.look() is place
+            if rescue.act(number, answers, replace(moment, in_collective=stands)):
+                return
         if error:
             self._ask(lifeline)  # names a rank that is gone
             if self._lifeline is not None:

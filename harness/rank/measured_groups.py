@@ -1,6 +1,6 @@
 """The groups that are measured. A rank that fails leaves them at once, so that no other rank waits in them for it.
 
-gloo: aborting or destroying a group frees nobody while anything still refers to it: a traceback's frames, the reducer of
+gloo: aborting or destroying a group frees no rank while anything still refers to it: a traceback's frames, the reducer of
 DistributedDataParallel, the handle of a collective in flight. The group's connections are therefore shut down below gloo; then
 whoever waits for this rank gets `Connection closed by peer` at once, and so does what this rank itself has in flight.
 
@@ -29,9 +29,16 @@ NCCL_GRACE_S = 10.0
 ABORT_S = 20.0
 """For NCCL to abort. On an H200 it took 0.5 s."""
 ERROR_HANDLING = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
-_NOTE_ONLY = "0"
-"""NCCL's watchdog notes an error and ends no process. It would otherwise do so a minute after the peer at the other end of a
-network connection has aborted, in the midst of a later case. The guard reads the error instead (rank/rescue.py)."""
+_RETHROW = "TORCH_NCCL_RETHROW_CUDA_ERRORS"
+_NOTE_ONLY = {ERROR_HANDLING: "0", _RETHROW: "0", "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "1000"}
+"""torch's watchdog notes an error of NCCL or CUDA and ends no process; the guard reads the error instead (rank/rescue.py).
+It would otherwise do so a minute after the peer at the other end of a network connection has aborted, in the midst of a later
+case; and at once after a device-side assert, before the case has its row. After an error it sleeps four times the last of these
+values, and meanwhile keeps collectives from being started."""
+_OF_TORCHRUN = {ERROR_HANDLING: "1"}
+"""Values that torchrun gives its workers where the user has set none."""
+_KEPT_S = 120.0
+"""For the watchdog of an aborted group to end."""
 
 _SUCCESS = "SUCCESS"
 
@@ -41,7 +48,7 @@ Sockets = dict[int, int]
 
 @dataclass
 class MeasuredGroups:
-    """Every group that is measured, of one rank. All ranks make, and destroy, them alike.
+    """Measured groups of one rank. All ranks make, and destroy, them alike.
 
     `leave` may be called from another thread, even while the main thread is making a group: it then leaves that one, too, as
     soon as it is made.
@@ -52,8 +59,8 @@ class MeasuredGroups:
     stuck: bool = False
     """True once NCCL has not aborted in ABORT_S: only another process can use the device then."""
     _made: dict[ProcessGroup, Sockets] = field(default_factory=dict)
-    _aborted: list[ProcessGroup] = field(default_factory=list)
-    """Kept: the destructor of such a group waits for its watchdog, which may sleep for a minute."""
+    _aborted: list[tuple[float, ProcessGroup]] = field(default_factory=list)
+    """By time. They are kept for a while: the destructor of such a group waits for its watchdog, which may sleep."""
     _left: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -90,6 +97,7 @@ class MeasuredGroups:
             for group in self._made:
                 dist.destroy_process_group(group)
             self._made.clear()
+            self._aborted = [(at, group) for at, group in self._aborted if time.monotonic() - at < _KEPT_S]
             self._left = False
 
     def error(self) -> str:
@@ -102,7 +110,7 @@ class MeasuredGroups:
         """In threads: an abort may wait for that of another group on another rank, and may never end."""
         groups = list(self._made)
         self._made.clear()
-        self._aborted += groups
+        self._aborted += [(time.monotonic(), group) for group in groups]
         if not answers(self.device):
             return  # no kernel of this process runs any more, and every call of CUDA raises
         threads = [threading.Thread(target=_abort, args=(group,), name="abort", daemon=True) for group in groups]
@@ -140,23 +148,38 @@ def open_sockets() -> Sockets:
 def shut_down(sockets: Sockets) -> None:
     """Shut down those that are connections and still open. gloo ends the process if its listening socket is shut down."""
     for descriptor, inode in sockets.items():
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as own:
-            same = os.fstat(own.fileno()).st_ino == inode  # of the copy: gloo's thread may close its own at any moment
-            if same and not own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                own.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            copy = os.dup(descriptor)  # gloo's thread may close its own at any moment, and another file take its number
+            try:
+                if os.fstat(copy).st_ino == inode:
+                    _shut_down(copy)
+            finally:
+                os.close(copy)
+
+
+def _shut_down(descriptor: int) -> None:
+    own = socket.socket(fileno=descriptor)
+    try:
+        if not own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            own.shutdown(socket.SHUT_RDWR)
+    finally:
+        own.detach()
 
 
 @contextlib.contextmanager
 def _errors_only_noted(backend: str) -> Iterator[None]:
-    """A group reads the variable when it is made. What the user has set counts."""
-    if backend != "nccl" or ERROR_HANDLING in os.environ:
-        yield
-        return
-    os.environ[ERROR_HANDLING] = _NOTE_ONLY
+    """Set the variables that a group reads when it is made, where the user has set no other value."""
+    before = {name: os.environ.get(name) for name in _NOTE_ONLY} if backend == "nccl" else {}
+    ours = {name: value for name, value in before.items() if value in (None, _OF_TORCHRUN.get(name))}
+    os.environ.update({name: _NOTE_ONLY[name] for name in ours})
     try:
         yield
     finally:
-        del os.environ[ERROR_HANDLING]
+        for name, value in ours.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _new_group(backend: str, deadline_s: float, device: torch.device, ranks: list[int] | None) -> ProcessGroup:
@@ -171,7 +194,7 @@ def _abort(group: ProcessGroup) -> None:
     """Once a group: NCCL's communicators are not to be aborted twice."""
     try:
         dist.distributed_c10d._abort_process_group(group)
-    except Exception:  # in a thread of its own, where nobody else would print it
+    except Exception:  # in a thread of its own, where no other code prints it
         traceback.print_exc()
 
 

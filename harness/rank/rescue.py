@@ -36,13 +36,13 @@ _TIMEOUT = "TIMEOUT"
 
 @dataclass
 class Rescue:
-    """Of one rank; called from the guard's thread."""
+    """Rescue of one rank; called from the guard's thread."""
 
     attempts: Attempts
     leave_default: Callable[[], None]
-    """Frees every rank that waits in torch's default group, which nobody can use afterwards."""
+    """Frees every rank that waits in torch's default group, which no rank can use afterwards."""
     error: Callable[[], str]
-    """What NCCL has noted of the measured groups."""
+    """Return the error that NCCL has noted in the measured groups."""
     spins: bool
     """True with NCCL: while the device waits, the host polls it, and stands in no call."""
     asks_some: bool

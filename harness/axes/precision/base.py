@@ -39,7 +39,7 @@ def tf32(allow: bool) -> Iterator[None]:
     """Compute float32 matrix products and convolutions in TF32, or in IEEE float32; afterwards the settings are as before."""
     cudnn, owners = torch.backends.cudnn, _fp32_owners()
     older = _readable(torch.get_float32_matmul_precision, "highest"), _readable(lambda: cudnn.allow_tf32, True)
-    newer = [owner.fp32_precision for owner in owners]
+    newer = _own_precisions(owners)
     try:
         _write(("high", True) if allow else ("highest", False), owners, ["tf32" if allow else "ieee"] * len(owners))
         yield
@@ -54,6 +54,20 @@ def _fp32_owners() -> list[Any]:
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
     return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+
+
+def _own_precisions(owners: list[Any]) -> list[str]:
+    """Return the precision of each owner itself, `none` where it inherits: torch shows the one that is inherited."""
+    backends: Any = torch.backends
+    parents = [backends, backends.cudnn] if owners else []  # writing that of all of mkldnn writes that of all backends
+    inherited = []
+    for parent in parents:  # the second inherits from the first
+        inherited.append(parent.fp32_precision)
+        parent.fp32_precision = "none"
+    own = [owner.fp32_precision for owner in owners]
+    for parent, precision in zip(parents, inherited, strict=True):
+        parent.fp32_precision = precision
+    return own
 
 
 def _readable(read: Callable[[], T], otherwise: T) -> T:

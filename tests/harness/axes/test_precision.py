@@ -77,3 +77,17 @@ def test_tf32_is_as_asked_and_every_setting_comes_back(user: str, allow: bool) -
     assert inside["matmul.allow_tf32"] is inside["cudnn.allow_tf32"] is allow
     if NEWER:
         assert {inside[name] for name in ("matmul", "conv", "rnn", "mkldnn")} == {"tf32" if allow else "ieee"}
+
+
+@pytest.mark.skipif(not NEWER, reason="torch 2.8 has the older settings only")
+@pytest.mark.parametrize("first", ["none", "tf32"])
+def test_what_inherits_its_precision_goes_on_to_do_so(first: str) -> None:
+    """A user may change the precision of all backends after a case."""
+    BACKENDS.fp32_precision = first
+    BACKENDS.fp32_precision = "ieee"
+    expected = state()
+    BACKENDS.fp32_precision = first
+    with tf32(False):
+        pass
+    BACKENDS.fp32_precision = "ieee"
+    assert state() == expected

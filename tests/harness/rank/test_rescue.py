@@ -1,7 +1,10 @@
 """When a rank asks whether another has failed, what it does then, and what it must not touch."""
 
+import os
+import socket
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -274,7 +277,21 @@ class TestNccl:
         assert ERROR_HANDLING not in measured_groups.os.environ, "a group of the user's own is as it would be"
         monkeypatch.setenv(ERROR_HANDLING, "1")
         groups.make(300.0)
-        assert nccl.calls == ["make 0", "make 1"]
+        assert measured_groups.os.environ[ERROR_HANDLING] == "1"
+        monkeypatch.setenv(ERROR_HANDLING, "3")
+        groups.make(300.0)
+        assert nccl.calls == ["make 0", "make 0", "make 3"], "torchrun gives its workers 1"
+
+    def test_aborted_groups_are_not_kept_for_ever(
+        self, nccl: Nccl, groups: MeasuredGroups, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for _ in range(3):
+            groups.make(300.0)
+            groups.destroy()
+        assert len(groups._aborted) == 3
+        monkeypatch.setattr(measured_groups, "_KEPT_S", 0.0)
+        groups.destroy()
+        assert groups._aborted == []
 
     def test_what_nccl_has_noted_is_read_until_the_groups_are_left(self, nccl: Nccl, groups: MeasuredGroups) -> None:
         groups.make(300.0)
@@ -323,3 +340,15 @@ class TestDevice:
         ended = threading.Event()
         assert not self.works(monkeypatch, lambda device: ended.wait())
         ended.set()
+
+
+def test_connections_are_shut_down_and_no_descriptor_stays_open(tmp_path: Path) -> None:
+    one, other = socket.socketpair()
+    gone = (tmp_path / "file").open("w")  # has taken the number of a socket
+    with one, other, gone:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(3):
+            measured_groups.shut_down({one.fileno(): os.fstat(one.fileno()).st_ino, gone.fileno(): 1})
+            measured_groups.shut_down({gone.fileno(): os.fstat(gone.fileno()).st_ino})
+        assert other.recv(1) == b""
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
