@@ -18,7 +18,7 @@ _UNKNOWN = 2**62
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What the caching allocator of a CUDA device did meanwhile."""
+    """The caching allocator of a CUDA device during a stretch of work."""
 
     reserved_bytes: int
     """The most that it held of the device, its cache included."""
@@ -71,7 +71,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def available_bytes(device: torch.device, ranks: int) -> int:
-    """What each of `ranks` that share the device, or this host's memory, could still take: an equal share of what is free.
+    """Bytes that each of `ranks` on the device, or on this host's memory, could still take: an equal share of what is free.
 
     What the caching allocator holds unused is free for this rank alone.
     """

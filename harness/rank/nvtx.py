@@ -1,7 +1,7 @@
 """NVTX ranges for Nsight Systems: the case, its iterations, their phases. None begins between two clock reads of a phase."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -25,10 +25,11 @@ class Ranges:
         try:
             yield
         finally:
-            if self._captured:
-                torch.cuda.profiler.stop()
             while self._depth:
                 self._pop()
+            if self._captured:
+                with suppress(RuntimeError):  # the case's own error counts: after it every call of CUDA may fail
+                    torch.cuda.profiler.stop()
 
     def capture(self) -> None:
         """Begin a capture range of the CUDA profiler, which ends with the case: nsys --capture-range=cudaProfilerApi.

@@ -6,6 +6,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import nan
 from typing import IO, Any
@@ -24,6 +25,7 @@ Window = tuple[float, float]
 """Seconds of the host's monotonic clock: from the first measured iteration to the end of the last."""
 _PATIENCE_S = 5.0
 """For an answer of the sampler. One that is slower is given up: the run goes on without samples."""
+_END_S = 2.0
 _QUANTITIES = (
     *("sm_mhz_min", "sm_mhz_median", "sm_mhz_max", "memory_mhz_median", "power_w_median", "power_w_max"),
     *("temperature_c_max", "utilization_median"),
@@ -65,15 +67,23 @@ class Sampling:
         return _line(self.process.stdout)
 
     def _give_up(self) -> dict[str, Any]:
+        if self.process is not None:
+            print(f"reducebench: no more samples of GPUs: no answer in {_PATIENCE_S:g} s", file=sys.stderr)
         self.end()
         return {}
 
     def end(self) -> None:
-        """End the process, and wait for it."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
-            self.process = None
+        """End the process. One that stands in a call of the driver cannot be ended, and is not waited for."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_END_S)
 
 
 def _line(answers: IO[bytes]) -> bytes:
@@ -88,7 +98,9 @@ class Telemetry:
 
     world: World
     uuids: Sequence[str | None]
-    """GPU of each rank."""
+    """GPU of each rank; None where torch has no UUID, as on ROCm."""
+    active: bool
+    """True if some rank has a GPU. Equal on all ranks."""
     gpu: Gpu | None = None
     sampling: Sampling | None = None
     """On one rank of each host."""
@@ -97,7 +109,7 @@ class Telemetry:
     @classmethod
     def open(cls, world: World, hertz: int) -> "Telemetry":
         """Start the sampler of this host, if this is the rank that does so, and if the host has NVML; hertz 0: start none."""
-        own = {"uuid": gpu_uuid(world.device), "cpus": sorted(os.sched_getaffinity(0))}
+        own = {"gpu": world.device.type == "cuda", "uuid": gpu_uuid(world.device), "cpus": sorted(os.sched_getaffinity(0))}
         everyone = [json.loads(text) for text in world.control.all_gather_text(json.dumps(own))]
         first = world.rank - world.rank % world.ranks_per_node
         here = everyone[first : first + world.ranks_per_node]
@@ -105,12 +117,8 @@ class Telemetry:
         sampling = None
         if hertz and uuids and world.rank == first and start_nvml() is not None:
             sampling = Sampling.start(uuids, hertz, {cpu for rank in here for cpu in rank["cpus"]})
-        return cls(world, [rank["uuid"] for rank in everyone], Gpu.of(world.device), sampling)
-
-    @property
-    def active(self) -> bool:
-        """True if some rank has a GPU. Equal on all ranks."""
-        return any(self.uuids)
+        active = any(rank["gpu"] or rank["uuid"] for rank in everyone)
+        return cls(world, [rank["uuid"] for rank in everyone], active, Gpu.of(world.device), sampling)
 
     def visited(self, case: Case, window: Window, *, last: bool) -> None:
         """Attribute the samples of a visit to its case. After all is measured: nothing is timed here."""

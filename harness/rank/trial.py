@@ -174,7 +174,7 @@ class Trial:
             loop = Loop(self.world.device, rig, stopwatch, pace, twins, self._iterate, ranges)
             stopped = loop.run(self.warm_up, self.measured)
             window = loop.began, monotonic()
-            peak = loop.peak_bytes
+            peak, device_memory = loop.peak_bytes, meter.on_device()
             gradient = rig.gradient()
             seconds = torch.tensor(loop.rows, dtype=torch.float64)
             queued = self._queued(loop, enter)
@@ -190,7 +190,7 @@ class Trial:
             not_queued=queued.reason,
             launch_s=queued.launch_s,
             window=window,
-            device_memory=meter.on_device(),
+            device_memory=device_memory,
         )
 
     def _queued(self, loop: Loop, enter: Callable[[str], None]) -> "_Queued":

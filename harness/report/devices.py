@@ -1,4 +1,4 @@
-"""What the GPUs did while the cases ran: a table, and the slow one among them in words."""
+"""GPUs while the cases ran: a table, and the slow one among them in words."""
 
 from collections.abc import Iterator
 
@@ -12,11 +12,11 @@ from harness.report.text import mebibytes
 from harness.report.trust import doubts
 
 _FEWEST = 5
-"""Samples of a busy GPU without which nothing is said of its clock."""
+"""Fewest samples of a busy GPU that say anything of its clock."""
 _SLOWER = 0.95
-"""Of the others' clock: below it, a GPU is slow."""
-_HELD = 0.05
-"""Share of the samples in which a clock is held down, from which on it is said."""
+"""Share of the others' clock below which a GPU is slow."""
+_REDUCED = 0.05
+"""Share of samples with a reduced clock above which it is reported."""
 NOTE = (
     "Read by NVML in the measured iterations, while a GPU was not idle: the smallest and the largest median of all ranks, and "
     "extremes. Process: device memory as NVML counts it, with NCCL's buffers and the CUDA context, of the rank with the most; "
@@ -39,7 +39,7 @@ def slow_gpus(busy: pd.DataFrame, run: Run) -> Iterator[str]:
     rows = busy.assign(model=busy["rank"].map(models).fillna("")).reset_index(drop=True)
     rows["others"] = _of_others(rows)
     slow = rows[rows.sm_mhz_median < _SLOWER * rows.others]
-    held = rows[(rows[["slowed_by_power", "slowed_by_heat"]].max(axis=1) > _HELD) & ~rows["rank"].isin(slow["rank"])]
+    reduced = rows[(rows[["slowed_by_power", "slowed_by_heat"]].max(axis=1) > _REDUCED) & ~rows["rank"].isin(slow["rank"])]
     if len(slow):
         row = slow.loc[(slow.sm_mhz_median / slow.others).idxmin()]
         lower = 1 - row.sm_mhz_median / row.others
@@ -47,11 +47,11 @@ def slow_gpus(busy: pd.DataFrame, run: Run) -> Iterator[str]:
             f"Rank {row['rank']}'s GPU ran at a median SM clock of {row.sm_mhz_median:.0f} MHz in {row.case_id}, "
             f"{lower:.1%} below the others' {row.others:.0f} MHz ({_state(row)}).{_likewise(slow)}"
         )
-    if len(held):
-        row = held.loc[held[["slowed_by_power", "slowed_by_heat"]].max(axis=1).idxmax()]
+    if len(reduced):
+        row = reduced.loc[reduced[["slowed_by_power", "slowed_by_heat"]].max(axis=1).idxmax()]
         yield (
-            f"Rank {row['rank']}'s GPU was held below its clocks in {row.case_id}, "
-            f"at a median of {row.sm_mhz_median:.0f} MHz ({_state(row)}).{_likewise(held)}"
+            f"Rank {row['rank']}'s GPU ran at reduced clocks in {row.case_id}, "
+            f"at a median of {row.sm_mhz_median:.0f} MHz ({_state(row)}).{_likewise(reduced)}"
         )
 
 
@@ -78,10 +78,10 @@ def _without_one(values: pd.Series) -> NDArray[np.float64]:
 
 
 def _state(row: pd.Series) -> str:
-    held = [f"held down: {row.slowed_by}"] if row.slowed_by else []
+    reasons = [f"clocks reduced: {row.slowed_by}"] if row.slowed_by else []
     figures = [(row.power_w_max, "W at most"), (row.temperature_c_max, "C at most")]
     measured = [f"{value:.0f} {unit}" for value, unit in figures if value == value]
-    return "; ".join([*held, *measured, f"{row.samples - row.idle} samples"])
+    return "; ".join([*reasons, *measured, f"{row.samples - row.idle} samples"])
 
 
 def _likewise(rows: pd.DataFrame) -> str:
@@ -101,7 +101,7 @@ def device_table(run: Run) -> pd.DataFrame:
         "power, W": _span(by_case.power_w_median),
         "hottest, C": by_case.temperature_c_max.max().map(_whole),
         "utilization, %": _span(by_case.utilization_median),
-        "held down": by_case[["slowed_by_power", "slowed_by_heat"]].max().max(axis=1).map(_share),
+        "clocks reduced": by_case[["slowed_by_power", "slowed_by_heat"]].max().max(axis=1).map(_share),
         "process, MiB": by_case.process_bytes.max().map(lambda value: "" if pd.isna(value) else mebibytes(value)),
         "reserved, MiB": by_case.reserved_bytes.max().map(mebibytes),
         "allocation retries": by_case.alloc_retries.sum(),

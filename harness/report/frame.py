@@ -44,7 +44,7 @@ class Run:
     budget: pd.DataFrame
     floors: pd.DataFrame
     devices: pd.DataFrame
-    """Of runs on GPUs: one row a case and rank."""
+    """One row a case and rank of a run on GPUs."""
     probes: pd.DataFrame
     """One row a question of a finished probe."""
     observations: pd.DataFrame

@@ -123,7 +123,7 @@ def _unlike_ranks(environment: Facts) -> Iterator[str]:
         values = _by_value({place: rank.get(key) for place, rank in on_gpus.items()})
         if len(values) > 1:
             told = "; ".join(f"{value} on {_who(places)}" for value, places in values.items())
-            yield f"The GPUs of the ranks differ in {name}: {told}. The slowest sets the pace of all."
+            yield f"The GPUs of the ranks differ in {name}: {told}. A step takes as long as on the slowest one."
             break  # another model differs in all of these
     for variable, values in (environment.get("variables_differ") or {}).items():
         told = "; ".join(f"{value} on rank{'s' * (not str(spelled).isdigit())} {spelled}" for value, spelled in values.items())

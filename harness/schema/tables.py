@@ -256,6 +256,19 @@ def _check_finite(name: str, column: pa.ChunkedArray) -> None:
         raise NotWholeError(f"column {name}: expected finite seconds")
 
 
+def _check_reading(name: str, column: pa.ChunkedArray) -> None:
+    """Raise NotWholeError for what no sampler writes; NaN stands for a missing reading."""
+    values = column.to_numpy()
+    known, most = values[~np.isnan(values)], 1.0 if name in _SHARES else _LARGEST_READING
+    if ((known < 0) | (known > most)).any():
+        raise NotWholeError(f"column {name}: expected numbers from 0 to {most:g}, or NaN")
+
+
+_SHARES = ("slowed_by_power", "slowed_by_heat")
+_LARGEST_READING = 1e15
+"""MHz, W, degrees Celsius, percent or bytes."""
+
+
 def _check_values(table: str, name: str, column: pa.ChunkedArray) -> None:
     if not len(column):
         return
@@ -263,6 +276,8 @@ def _check_values(table: str, name: str, column: pa.ChunkedArray) -> None:
         raise NotWholeError(f"column {name}: a text of more than {LONGEST} bytes")
     if name in _SECONDS and table != "samples":
         _check_finite(name, column)
+    if table == "devices" and pa.types.is_floating(column.type):
+        _check_reading(name, column)
     if name in _COUNTS and pa.types.is_integer(column.type) and pc.min(column).as_py() < 0:
         raise NotWholeError(f"column {name}: expected numbers of at least 0")
 

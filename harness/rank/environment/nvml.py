@@ -1,6 +1,7 @@
 """Questions to NVML, the library of NVIDIA's driver. No torch: the sampler, a process beside the ranks, asks them too."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 _PREFIXES = ("nvmlClocksEventReason", "nvmlClocksThrottleReason")
@@ -42,7 +43,7 @@ def whole_device(nvml: Any, handle: Any) -> Any:
 
 
 def reason_bits(nvml: Any, handle: Any) -> int | None:
-    """Why the clock is what it is, as bits; by the newer function, or by the older one where the driver has no other."""
+    """Reasons for the present clock, as bits; by the newer function, or by the older one where the driver has no other."""
     for name in _CURRENT:
         bits = ask(nvml, getattr(nvml, name), handle) if hasattr(nvml, name) else None
         if bits is not None:
@@ -60,8 +61,9 @@ def is_idle(nvml: Any, bits: int) -> bool:
     return bool(bits & _reasons(nvml).get(_IDLE, 0))
 
 
+@cache
 def _reasons(nvml: Any) -> dict[str, int]:
-    """Reason to its bit."""
+    """Reason to its bit. The module has some 2,500 names, and each reading of a GPU needs these."""
     found: dict[str, int] = {}
     for prefix in _PREFIXES:
         own = {name.removeprefix(prefix): bit for name, bit in vars(nvml).items() if name.startswith(prefix)}

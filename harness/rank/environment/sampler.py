@@ -87,7 +87,7 @@ class Sampler:
     waiting: list[Sample] = field(default_factory=list)
     cases: dict[str, list[Tally]] = field(default_factory=dict)
     _step: int = 1
-    """Every how many samples one is kept."""
+    """One sample of so many is kept."""
     _taken: int = 0
 
     def sample(self) -> None:

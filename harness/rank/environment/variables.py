@@ -43,7 +43,7 @@ def nccl_files(variables: Mapping[str, str], root: Path = Path("/"), home: Path 
 
 
 def _home() -> Path:
-    """As NCCL finds it, which does not look at HOME."""
+    """Home of the user as NCCL finds it, which does not look at HOME."""
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:  # a container's user without a name
@@ -51,7 +51,7 @@ def _home() -> Path:
 
 
 def _settings(path: Path) -> dict[str, str]:
-    """Of lines of one name the first counts."""
+    """Settings of a file; of lines of one name the first counts."""
     lines = (_SETTING.fullmatch(line) for line in (text(path) or "").splitlines())
     return {line[1]: line[2] for line in reversed([*lines]) if line}
 

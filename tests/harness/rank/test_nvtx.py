@@ -91,7 +91,7 @@ def test_no_range_begins_or_ends_between_the_clock_reads_of_a_phase(calls: list[
     assert calls == [
         *("push case", "push warm-up 0", *phases, "pop"),
         *("start", "push iteration 0", *phases, "pop"),
-        *("stop", "pop"),
+        *("pop", "stop"),
     ]
 
 
@@ -103,6 +103,19 @@ def test_a_phase_that_raises_leaves_no_range_open(calls: list[str]) -> None:
         looped(Ranges("case", 0), Phased(("forward", fail)), calls, 0, 1)
     assert sum(call.startswith("push") for call in calls) == calls.count("pop") == 3
     assert calls.count("start") == calls.count("stop") == 1
+
+
+def test_a_profiler_that_cannot_stop_hides_no_error(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ValueError("planted")
+
+    def stop() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("torch.cuda.profiler.stop", stop)
+    with pytest.raises(ValueError, match="planted"):
+        looped(Ranges("case", 0), Phased(("forward", fail)), calls, 0, 1)
+    assert calls.count("pop") == 3
 
 
 def test_ranges_on_the_cpu_are_refused_with_what_to_do() -> None:

@@ -19,7 +19,7 @@ from harness.rank.environment import nvml, sampler
 from harness.rank.environment.sampler import Reading, Sample, Sampler
 from harness.rank.memory import DeviceMemory
 from harness.rank.process_group import World
-from harness.rank.telemetry import Telemetry
+from harness.rank.telemetry import Sampling, Telemetry
 from harness.report.frame import load_run
 from harness.schema.case import Case
 from harness.schema.run_dir import RunDir
@@ -150,6 +150,34 @@ def test_a_sampler_that_fails_costs_no_run(telemetry: Telemetry, harm: str, monk
     assert sampling.process is None, "and nothing of it is left"
 
 
+def test_a_sampler_that_cannot_be_ended_is_not_waited_for() -> None:
+    """As one that stands in a call of the driver: SIGKILL does not end it."""
+
+    class Stuck:
+        stdin = stdout = None
+
+        def kill(self) -> None:
+            """Has no effect."""
+
+        def wait(self, timeout: float) -> None:
+            raise subprocess.TimeoutExpired("sampler", timeout)
+
+    sampling = Sampling(Stuck())  # type: ignore[arg-type]
+    sampling.end()
+    assert sampling.process is None
+
+
+def test_ranks_without_a_uuid_have_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ROCm gives none."""
+    monkeypatch.setattr("harness.rank.telemetry.gpu_uuid", lambda device: None)
+    monkeypatch.setattr("harness.rank.telemetry.Gpu.of", lambda device: None)
+    world = alone()
+    world.device = torch.device("cuda")
+    telemetry = Telemetry.open(world, 10)
+    (row,) = telemetry.rows(CASE, DeviceMemory(5, 1))
+    assert (row.samples, row.uuid, row.reserved_bytes, row.alloc_retries) == (0, "", 5, 1)
+
+
 def test_nothing_is_started_without_a_gpu_or_without_nvml(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Telemetry.open(alone(), 10).sampling is None
     assert Telemetry.open(alone(), 10).rows(CASE, None) == []
@@ -213,5 +241,5 @@ def test_the_slow_gpu_of_a_run_is_named(worlds: Pool, ranks: int, tmp_path: Path
     (said,) = [line for line in finished.output.splitlines() if line.startswith("(!) Rank 1's GPU ran at")]
     assert "median SM clock of 1410 MHz" in said
     assert "28.8% below the others' 1980 MHz" in said
-    assert "(held down: HwThermalSlowdown 100.0%; 650 W at most; 61 C at most; " in said
+    assert "(clocks reduced: HwThermalSlowdown 100.0%; 650 W at most; 61 C at most; " in said
     assert "GPUs: mlp_digits" in finished.output

@@ -35,7 +35,7 @@ def test_a_slow_gpu_is_named_with_its_figures() -> None:
     (said,) = named(rows({}, {"sm_mhz_median": 1410.0, **HOT}, {}, {}))
     assert said == (
         "Rank 1's GPU ran at a median SM clock of 1410 MHz in case, 28.8% below the others' 1980 MHz "
-        "(held down: HwThermalSlowdown 40.0%; 650 W at most; 60 C at most; 100 samples)."
+        "(clocks reduced: HwThermalSlowdown 40.0%; 650 W at most; 60 C at most; 100 samples)."
     )
 
 
@@ -47,7 +47,7 @@ def test_of_several_slow_gpus_the_worst_is_named_and_the_others_are_counted() ->
 
 def test_a_gpu_that_all_are_as_slow_as_is_named_where_it_was_held_down() -> None:
     (said,) = named(rows({"sm_mhz_median": 1400.0, **HOT}, {"sm_mhz_median": 1400.0, **HOT, "slowed_by_heat": 0.2}))
-    assert said.startswith("Rank 0's GPU was held below its clocks in case, at a median of 1400 MHz (held down: HwThermal")
+    assert said.startswith("Rank 0's GPU ran at reduced clocks in case, at a median of 1400 MHz (clocks reduced: HwThermal")
     assert said.endswith("1 other rank likewise.")
 
 

@@ -159,12 +159,13 @@ def test_a_trouble_of_many_is_told_once_and_of_the_worst() -> None:
     [
         (
             {"device_name": ["H200", "H100", "H200"], "compute_capability": ["9.0", "8.9", "9.0"]},
-            "The GPUs of the ranks differ in model: H200 on ranks 0,2; H100 on rank 1. The slowest sets the pace of all.",
+            "The GPUs of the ranks differ in model: H200 on ranks 0,2; H100 on rank 1. "
+            "A step takes as long as on the slowest one.",
         ),
         (
             {"power_limit_w": [700.0, 700.0, 500.0]},
             "The GPUs of the ranks differ in power limit in W: 700.0 on ranks 0-1; 500.0 on rank 2. "
-            "The slowest sets the pace of all.",
+            "A step takes as long as on the slowest one.",
         ),
     ],
 )

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.schema.case import Case
+from harness.schema.reading import NotWholeError
 from harness.schema.run_dir import RunDir
-from harness.schema.tables import read_finished, read_rows, why_not_whole
+from harness.schema.tables import _check_values, read_finished, read_rows, why_not_whole
 from tests.synthetic import make_run
 
 
@@ -97,3 +98,13 @@ def test_a_measured_case_without_one_of_its_files_is_damaged(whole: RunDir) -> N
     memory.unlink()
     assert read_finished(whole, "cases", case).damaged == {memory: "missing"}
     memory.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("sm_mhz_median", -1.0), ("power_w_max", float("inf")), ("process_bytes", 1e300), ("slowed_by_heat", 1.1)],
+)
+def test_readings_that_no_sampler_writes_are_refused(column: str, value: float) -> None:
+    _check_values("devices", column, pa.chunked_array([[0.5, float("nan")]]))
+    with pytest.raises(NotWholeError, match=f"column {column}: expected numbers from 0 to"):
+        _check_values("devices", column, pa.chunked_array([[0.5, value]]))
