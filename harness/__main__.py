@@ -220,15 +220,16 @@ class _LastWords:
 def _terminal() -> Iterator[TextIO]:
     """Where standard error leads now; standard output and error lead there again when the block ends."""
     kept = [os.dup(1), os.dup(2)]
-    with os.fdopen(os.dup(2), "w") as terminal:
-        try:
-            yield cast(TextIO, Tolerant(terminal))
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, stream in zip(kept, (1, 2), strict=True):
-                os.dup2(descriptor, stream)
-                os.close(descriptor)
+    # the descriptor stays open: the guard's thread may be saying the last words there when the block ends
+    terminal = os.fdopen(os.dup(2), "w", closefd=False)
+    try:
+        yield cast(TextIO, Tolerant(terminal))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, stream in zip(kept, (1, 2), strict=True):
+            os.dup2(descriptor, stream)
+            os.close(descriptor)
 
 
 def _answer(arguments: list[str]) -> int:

@@ -174,6 +174,15 @@ def test_the_session_and_the_guard_do_not_both_speak(run_dir: RunDir, capsys: py
     assert capsys.readouterr().err.count("reducebench: rank 1 (pid") == 1
 
 
+def test_the_guard_may_speak_while_the_session_ends(run_dir: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    """A second after torchrun has told rank 0 to end: its session may have failed just then."""
+    leave_state(run_dir, 1, "", case="mlp_digits.sum")
+    with root._terminal() as terminal:
+        pass
+    root._LastWords(run_dir).say(terminal)
+    assert capfd.readouterr().err.count("reducebench: rank 1 (pid") == 1
+
+
 def test_rank_0_that_is_ended_before_its_report_says_how_to_get_it(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     write_launch(run_dir, run_dir.config())
     for rank in (0, 1):
