@@ -95,7 +95,7 @@ def test_where_the_time_goes_on_cuda(backend: str, ranks: int, tmp_path: Path) -
 
 
 def test_a_small_step_is_timed_without_its_launches(tmp_path: Path) -> None:
-    """How long it takes, and how many holds end early, depends on what else the machine does."""
+    """Its length, and the number of holds that end early, depend on other work of the machine."""
     run = run_of("nccl", 1, tmp_path, "workload=[mlp_digits]", "reduction=[mean]", "iterations=20")
     times = times_of(run.raw_samples(run.cases.case_id[0]))
     if on_cuda("some holds last until the host has launched the step"):

@@ -1,4 +1,4 @@
-"""What NCCL chose, and the matrix of its settings, on a GPU. Not yet run on one."""
+"""NCCL's choices, and the matrix of its settings, on a GPU. Not yet run on one."""
 
 from pathlib import Path
 

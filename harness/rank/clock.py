@@ -103,7 +103,7 @@ class Stopwatch:
 
 
 def unseen(phase: str) -> None:
-    """Ignore a phase that begins: nobody watches it."""
+    """Ignore a phase that begins."""
 
 
 def by_phase(names: Sequence[str], spans: Sequence[float], step: float) -> list[float]:

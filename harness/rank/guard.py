@@ -177,7 +177,7 @@ class Guard:
                 traceback.print_exc()
 
     def _free(self, rescue: "Rescue", lifeline: Lifeline) -> None:
-        """Free this rank if it waits for one that has failed; leave where NCCL has given up and nobody says why."""
+        """Free this rank if it waits for one that has failed; leave where NCCL has given up and no rank explains it."""
         moment, place = self._moment(), self._standstill.place
         number, error = rescue.due(moment), rescue.given_up()
         if number:

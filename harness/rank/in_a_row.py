@@ -56,7 +56,7 @@ def _on_host(world: World, repeated: Callable[[], None], count: int) -> float:
 
 
 def _on_device(world: World, launch: Callable[[], None], count: int) -> Callable[[], float]:
-    """Seconds of a call on a device that is held until all calls are launched, after a barrier of the devices."""
+    """Seconds of a call on a device that waits until all calls are launched, after a barrier of the devices."""
     watch = QueuedStopwatch(world.device, [_CALLS], world.control, aligning(world), _LAUNCH_S * count)
 
     def time() -> float:

@@ -10,7 +10,7 @@ from time import monotonic
 import torch
 
 from harness.rank.exposure import Iterate, Twins, Watch
-from harness.rank.memory import peak_bytes, reset_peak
+from harness.rank.memory import peak_bytes, peak_reserved_bytes, reset_peak
 from harness.rank.nvtx import Ranges
 from harness.rank.pace import GO_ON, Pace
 from harness.rank.rig import Rig
@@ -35,6 +35,7 @@ class Loop:
     began: float = 0.0
     """When the measured iterations began, by the monotonic clock of the host."""
     _peak: int = 0
+    _reserved: int = 0
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -45,6 +46,11 @@ class Loop:
     def peak_bytes(self) -> int:
         """Of the measured iterations, without what the twins took in their turn."""
         return max(self._peak, peak_bytes(self.device))
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Most bytes that the caching allocator reserved in the measured iterations, the twins among them."""
+        return max(self._reserved, peak_reserved_bytes(self.device))
 
     def run(self, warm_up: int, measured: int) -> str:
         """Make the iterations, and as many more at a time as the pace asks for; why there are no more.
@@ -88,7 +94,7 @@ class Loop:
     def _begin(self) -> None:
         if self.ranges:
             self.ranges.capture()
-        self._peak = 0
+        self._peak = self._reserved = 0
         reset_peak(self.device)
         self.pace.begin()
         self.began = monotonic()
@@ -99,6 +105,7 @@ class Loop:
         if self.twins:
             self._peak = max(self._peak, peak_bytes(self.device))
             row = row + self.twins.time(left, self.iterate)
+            self._reserved = self.reserved_bytes
             reset_peak(self.device)
         self.rows.append(row)
 

@@ -60,7 +60,7 @@ class MeasuredGroups:
     """True once NCCL has not aborted in ABORT_S: only another process can use the device then."""
     _made: dict[ProcessGroup, Sockets] = field(default_factory=dict)
     _aborted: list[tuple[float, ProcessGroup]] = field(default_factory=list)
-    """By time. They are kept for a while: the destructor of such a group waits for its watchdog, which may sleep."""
+    """(time, group). They are kept for a while: the destructor of such a group waits for its watchdog, which may sleep."""
     _left: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
 

@@ -40,12 +40,11 @@ class Meter:
         """Bytes, at this peak; 0 where the system does not tell."""
         return max(0, peak - self._before) if self._told else 0
 
-    def on_device(self) -> DeviceMemory | None:
-        """The allocator since then; None on the CPU."""
+    def on_device(self, reserved: int) -> DeviceMemory | None:
+        """The allocator since then, with the most that it reserved; None on the CPU."""
         if self._device.type != "cuda":
             return None
-        reserved = torch.cuda.max_memory_reserved(self._device)
-        return DeviceMemory(int(reserved), _alloc_retries(self._device) - self._retries)
+        return DeviceMemory(reserved, _alloc_retries(self._device) - self._retries)
 
 
 def _alloc_retries(device: torch.device) -> int:
@@ -68,6 +67,11 @@ def reset_peak(device: torch.device) -> bool:
 def peak_bytes(device: torch.device) -> int:
     """The peak since the last reset, in bytes; 0 where the system does not tell it."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _status("VmHWM")
+
+
+def peak_reserved_bytes(device: torch.device) -> int:
+    """Most bytes that the caching allocator reserved since the last reset; 0 on the CPU."""
+    return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else 0
 
 
 def available_bytes(device: torch.device, ranks: int) -> int:

@@ -1,4 +1,4 @@
-"""Device time free of launch: the device is held until the host has launched a whole iteration."""
+"""Device time free of launch: the device waits until the host has launched a whole iteration."""
 
 from collections import deque
 from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import nan
-from typing import IO, Any
+from typing import Any
 
 from harness.rank.environment import sampler
 from harness.rank.environment.files import spell_cpus
@@ -46,31 +46,22 @@ class Sampling:
         command = [sys.executable, sampler.__file__, str(os.getpid()), str(hertz), spell_cpus(cpus), *uuids]
         try:
             return cls(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-        except OSError:
+        except OSError as error:
+            _say(f"the sampler cannot be started: {error}")
             return cls(None)
 
     def ask(self, case_id: str, window: Window, *, last: bool) -> dict[str, Any]:
         """Figures of the case so far, by UUID; empty where there is no sampler any more."""
+        if self.process is None:
+            return {}
         begin, end = window
         request = {"case": case_id, "begin": begin, "end": end, "last": last}
         try:
-            answer = self._exchange(json.dumps(request).encode() + b"\n")
-            return dict(json.loads(answer)) if answer else self._give_up()
-        except (OSError, ValueError):
-            return self._give_up()
-
-    def _exchange(self, request: bytes) -> bytes:
-        if self.process is None or self.process.stdin is None or self.process.stdout is None:
-            return b""
-        self.process.stdin.write(request)
-        self.process.stdin.flush()
-        return _line(self.process.stdout)
-
-    def _give_up(self) -> dict[str, Any]:
-        if self.process is not None:
-            print(f"reducebench: no more samples of GPUs: no answer in {_PATIENCE_S:g} s", file=sys.stderr)
-        self.end()
-        return {}
+            return _exchange(self.process, json.dumps(request).encode() + b"\n")
+        except (OSError, ValueError) as error:
+            _say(f"{type(error).__name__}: {error}")
+            self.end()
+            return {}
 
     def end(self) -> None:
         """End the process. One that stands in a call of the driver cannot be ended, and is not waited for."""
@@ -86,10 +77,21 @@ class Sampling:
             process.wait(timeout=_END_S)
 
 
-def _line(answers: IO[bytes]) -> bytes:
-    """The next line; empty where none comes in time. Lines come whole or not at all."""
-    ready, _, _ = select.select([answers], [], [], _PATIENCE_S)
-    return answers.readline() if ready else b""
+def _exchange(process: "subprocess.Popen[bytes]", request: bytes) -> dict[str, Any]:
+    """Send a line and return the answer. Raises OSError or ValueError where none comes in time, or none can be read."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(request)
+    process.stdin.flush()
+    ready, _, _ = select.select([process.stdout], [], [], _PATIENCE_S)
+    if not ready:
+        raise TimeoutError(f"no answer in {_PATIENCE_S:g} s")
+    return dict(json.loads(process.stdout.readline()))  # lines come whole or not at all
+
+
+def _say(why: str) -> None:
+    """Write to the rank's log, for a person who misses the samples."""
+    print(f"reducebench: from now on GPUs are not sampled: {why}", file=sys.stderr)
 
 
 @dataclass

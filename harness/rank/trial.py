@@ -158,7 +158,7 @@ class Trial:
         )
 
     def measure(self, enter: Callable[[str], None], ranges: Ranges | None = None) -> Measured:
-        """Run all iterations; `enter` is told each phase that begins, and `ranges` marks them for a profiler.
+        """Run all iterations; `enter` is called with each phase that begins, and `ranges` marks them for a profiler.
 
         Timed: the phases alone. Not timed: clearing `.grad`, the barrier of the control group before the first clock read of an
         iteration, reading the events, and writing the numbers down.
@@ -174,7 +174,7 @@ class Trial:
             loop = Loop(self.world.device, rig, stopwatch, pace, twins, self._iterate, ranges)
             stopped = loop.run(self.warm_up, self.measured)
             window = loop.began, monotonic()
-            peak, device_memory = loop.peak_bytes, meter.on_device()
+            peak, device_memory = loop.peak_bytes, meter.on_device(loop.reserved_bytes)
             gradient = rig.gradient()
             seconds = torch.tensor(loop.rows, dtype=torch.float64)
             queued = self._queued(loop, enter)

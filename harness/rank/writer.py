@@ -157,7 +157,7 @@ class Writer:
         self._write("memory", case.case_id, rows, _MEMORY)
 
     def write_devices(self, case: Case, rows: Sequence[Device]) -> None:
-        """What the GPU of each rank did."""
+        """Write the GPU's figures of each rank."""
         make_folder(self._run_dir.table("devices"), self._run_dir.path)  # a run of an earlier version has none
         own = [{**asdict(row), "launch": self._launch} for row in rows]
         self._save("devices", case.case_id, pa.Table.from_pylist(own, schema=_schema_of(Device, pa.int64())))

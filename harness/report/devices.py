@@ -32,7 +32,7 @@ def machine_doubts(run: Run) -> list[str]:
 
 
 def slow_gpus(busy: pd.DataFrame, run: Run) -> Iterator[str]:
-    """Name the GPU that was slower than the others of its kind, and the one that was held back; of several, the worst."""
+    """Name the GPU that was slower than the others of its kind, and one with reduced clocks; of several, the worst."""
     if busy.empty:
         return
     models = {rank: str(facts.get("device_name")) for rank, facts in enumerate(run.environment.get("ranks", []))}

@@ -25,7 +25,7 @@ def nccl_tables(run: Run) -> Iterator[Table]:
     if run.nccl is None:
         return
     if len(run.nccl.choices):
-        yield Table("What NCCL chose", _choices(run.nccl.choices), _NOTE)
+        yield Table("NCCL's choices", _choices(run.nccl.choices), _NOTE)
     lacks = "incomplete" if len(run.nccl.choices) else "without a choice"
     rows = [*_facts(run.nccl), *((lacks, run.nccl.reason),) * bool(run.nccl.reason)]
     yield Table("NCCL's log", pd.DataFrame(rows, columns=["what", "logged"]))

@@ -107,7 +107,7 @@ class Report:
     run: Run
     answer: list[str]
     doubts: list[str]
-    """Why the times of the run are to be trusted less."""
+    """Reasons to trust the times of the run less."""
     findings: list[str]
     cautions: list[str]
     """Where figures should not be trusted."""

@@ -32,7 +32,7 @@ class Summary:
     median: float
     """With several launches, the median of the launches' medians."""
     low: float
-    """Of the 95 % bootstrap interval of the median; NaN, as `high`, where no bootstrap sample has a number."""
+    """Lower end of the 95 % bootstrap interval of the median; NaN, as `high`, where no bootstrap sample has a number."""
     high: float
     iqr: float
     p95: float

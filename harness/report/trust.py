@@ -122,12 +122,12 @@ def _unlike_ranks(environment: Facts) -> Iterator[str]:
     for key, name in _DEVICE.items():
         values = _by_value({place: rank.get(key) for place, rank in on_gpus.items()})
         if len(values) > 1:
-            told = "; ".join(f"{value} on {_who(places)}" for value, places in values.items())
-            yield f"The GPUs of the ranks differ in {name}: {told}. A step takes as long as on the slowest one."
+            spelled = "; ".join(f"{value} on {_who(places)}" for value, places in values.items())
+            yield f"The GPUs of the ranks differ in {name}: {spelled}. A step takes as long as on the slowest one."
             break  # another model differs in all of these
     for variable, values in (environment.get("variables_differ") or {}).items():
-        told = "; ".join(f"{value} on rank{'s' * (not str(spelled).isdigit())} {spelled}" for value, spelled in values.items())
-        yield f"{variable} differs between the ranks: {told}."
+        pairs = "; ".join(f"{value} on rank{'s' * (not str(places).isdigit())} {places}" for value, places in values.items())
+        yield f"{variable} differs between the ranks: {pairs}."
 
 
 def _by_value(values: Mapping[int, Any]) -> dict[Any, list[int]]:
@@ -201,7 +201,7 @@ def _held(seen: Facts, where: Facts) -> tuple[float, str] | None:
     held = {cause: total - (before.get(cause) or 0.0) for cause, total in after.items() if total is not None}
     told = [f"{seconds:.1f} s by {cause}" for cause, seconds in held.items() if seconds > _HELD * seen["window_s"]]
     told += (seen.get("after", {}).get("slowed_by") or []) if not held else []
-    return (sum(held.values()), f"Rank {where['rank']}'s GPU was held below its clocks: {', '.join(told)}.") if told else None
+    return (sum(held.values()), f"Rank {where['rank']}'s GPU ran at reduced clocks: {', '.join(told)}.") if told else None
 
 
 def _shared(seen: Facts, where: Facts) -> tuple[float, str] | None:

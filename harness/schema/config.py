@@ -169,7 +169,7 @@ class BenchmarkConfig:
     """Mark each case, iteration and phase as an NVTX range, for Nsight Systems, and its measured iterations as a capture range
     of the CUDA profiler (docs/traces.md). Needs a CUDA device."""
     sample_hz: int = 10
-    """How often a second clocks, power, temperature and load of the GPUs are read while the cases run; 0: never."""
+    """Readings a second of the GPUs' clocks, power, temperature and load while the cases run; 0: none."""
     threads_per_rank: int = 1
     """CPU threads of a rank. Other counts give other bits."""
     device: str = "auto"

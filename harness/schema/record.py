@@ -145,10 +145,10 @@ class Device:
     utilization_median: float
     """Percent of the time in which a kernel ran."""
     slowed_by_power: float
-    """Share of the samples in which the clock was held down for the sake of power."""
+    """Share of the samples in which the clock was reduced for the sake of power."""
     slowed_by_heat: float
     slowed_by: str
-    """Every reason for a lower clock, by NVML's name, and its share: `SwPowerCap 25.0%; SwThermalSlowdown 10.0%`."""
+    """Reasons for a lower clock, by NVML's name, and its share: `SwPowerCap 25.0%; SwThermalSlowdown 10.0%`."""
     process_bytes: float
     """Device memory of the rank's process after the case: allocator, NCCL, cuBLAS and CUDA context; NaN where unknown."""
     reserved_bytes: int
@@ -222,7 +222,7 @@ class Timing:
     clock: str
     """host or cuda_event: one call, after a barrier; host_back_to_back, cuda_back_to_back or cuda_graph: calls in a row."""
     seconds: float
-    """Of a call; of calls in a row, the mean."""
+    """Seconds of a call; of calls in a row, the mean."""
 
 
 @dataclass(frozen=True)

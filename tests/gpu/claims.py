@@ -1,4 +1,4 @@
-"""What was read in torch's source, measured on a GPU: each claim by itself, in one process. `python -m tests.gpu.claims`
+"""Claims that were read in torch's source, measured on a GPU: each by itself, in one process. `python -m tests.gpu.claims`
 
 Without a GPU, the claims that need none are measured on the CPU, and the others are named as skipped.
 """
@@ -117,7 +117,7 @@ def small_loss_counts() -> dict[str, list[float]]:
 
 @anywhere
 def deterministic() -> dict[str, str]:
-    """What raises under deterministic algorithms; CUBLAS_WORKSPACE_CONFIG as it is set."""
+    """Errors under deterministic algorithms; CUBLAS_WORKSPACE_CONFIG as it is set."""
     pools = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)).to(DEVICE)
     calls: dict[str, Callable[[], Tensor]] = {
         "convolution and pooling": lambda: pools(torch.randn(4, 1, 8, 8, device=DEVICE)),
@@ -287,7 +287,7 @@ def one_rank() -> dict[str, bool]:
 
 @needs_cuda
 def synchronize_of_the_cpu() -> str:
-    """What powerSGD_hook calls where a host has a GPU and the run is on the CPU."""
+    """Calls of powerSGD_hook where a host has a GPU and the run is on the CPU."""
     torch.cuda.synchronize(torch.device("cpu"))
     return "passes"
 
@@ -300,7 +300,7 @@ def sticky_assert() -> str:
 
 @anywhere
 def rates() -> dict[str, float]:
-    """What a model of 1e9 parameters costs beside its steps: GB/s, and TFLOP/s of a float64 matrix product."""
+    """Cost of a model of 1e9 parameters beside its steps: GB/s, and TFLOP/s of a float64 matrix product."""
     x, size = torch.randn(2**27 if CUDA else 2**22), 4096 if CUDA else 256
     y, square = x.to(DEVICE), torch.randn(size, size, device=DEVICE, dtype=torch.float64)
     product = partial(torch.mm, square, square)
@@ -317,7 +317,7 @@ def rates() -> dict[str, float]:
 
 @needs_cuda
 def allocator() -> str:
-    """What the caching allocator holds unused does not count as free."""
+    """Memory that the caching allocator holds unused does not count as free."""
     x = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
     del x
     unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()

@@ -19,7 +19,7 @@ _SLACK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Use:
-    """What one GPU is used for."""
+    """Use of one GPU."""
 
     memory_bytes: int
     pids: frozenset[int]

@@ -69,9 +69,9 @@ REFUSED = {
 @pytest.mark.parametrize("line", REFUSED)
 def test_refusals(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, f"results_dir={tmp_path}", *line.split()]) == REFUSAL
-    told = capsys.readouterr().err
-    assert told.count("reducebench: ") == 1
-    assert REFUSED[line] in told
+    printed = capsys.readouterr().err
+    assert printed.count("reducebench: ") == 1
+    assert REFUSED[line] in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -175,7 +175,7 @@ def test_the_session_and_the_guard_do_not_both_speak(run_dir: RunDir, capsys: py
 
 
 def test_the_guard_may_speak_while_the_session_ends(run_dir: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
-    """A second after torchrun has told rank 0 to end: its session may have failed just then."""
+    """torchrun has sent SIGTERM to rank 0 a second ago, and its session may fail just then."""
     leave_state(run_dir, 1, "", case="mlp_digits.sum")
     with root._terminal() as terminal:
         pass

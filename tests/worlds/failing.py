@@ -41,8 +41,8 @@ def _failed(world: World, step: Step) -> list[Any]:
     return ["", 0.0]
 
 
-def _everywhere(world: World, told: object) -> list[Any]:
-    return [json.loads(text) for text in world.control.all_gather_text(json.dumps(told))]
+def _everywhere(world: World, found: object) -> list[Any]:
+    return [json.loads(text) for text in world.control.all_gather_text(json.dumps(found))]
 
 
 def fails(world: World) -> bool:
@@ -115,9 +115,9 @@ def freed_by_guards(world: World) -> list[list[Any]]:
         dist.all_reduce(torch.ones(1), group=group)
 
     with _guarded(world, default):
-        told = _failed(world, step)
+        found = _failed(world, step)
     dist.destroy_process_group(group)
-    return _everywhere(world, told)
+    return _everywhere(world, found)
 
 
 @contextmanager

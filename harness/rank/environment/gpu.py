@@ -46,7 +46,7 @@ class Gpu:
         }
 
     def state(self) -> dict[str, Any]:
-        """What changes: clocks, why they are held down, how busy the device was, how warm it is."""
+        """State that changes: clocks, reasons for lower ones, load, temperature."""
         nvml = self.nvml
         used, bits = self._ask(nvml.nvmlDeviceGetUtilizationRates), reason_bits(nvml, self.handle)
         return {
@@ -101,7 +101,7 @@ class Gpu:
         return next((name for name in _LINKS if getattr(nvml, f"NVML_TOPOLOGY_{name}") == level), None)
 
     def _slowed(self) -> dict[str, float | None]:
-        """Seconds, since the driver was loaded, in which the device was held below its clocks."""
+        """Seconds, since the driver was loaded, in which the clocks of the device were reduced."""
         nvml = self.nvml
         policies = {"power": nvml.NVML_PERF_POLICY_POWER, "heat": nvml.NVML_PERF_POLICY_THERMAL}
         held = {name: self._ask(nvml.nvmlDeviceGetViolationStatus, policy) for name, policy in policies.items()}

@@ -61,10 +61,10 @@ def differing(control: Control, variables: Mapping[str, str]) -> dict[str, dict[
     files = [setting for settings in nccl_files(variables).values() for setting in settings.items()]
     found = {**dict(files), **written_down(variables)}
     own = {name: value for name, value in found.items() if name.startswith(_COMPARED) and not _OF_ONE_PLACE.fullmatch(name)}
-    told = json.dumps(own, sort_keys=True)
-    if len(set(control.all_gather_text(hashlib.sha256(told.encode()).hexdigest()))) == 1:
+    spelled = json.dumps(own, sort_keys=True)
+    if len(set(control.all_gather_text(hashlib.sha256(spelled.encode()).hexdigest()))) == 1:
         return {}  # as usual: a digest is short where there are thousands of ranks
-    return by_value([json.loads(one) for one in control.all_gather_text(told)])
+    return by_value([json.loads(one) for one in control.all_gather_text(spelled)])
 
 
 def by_value(ranks: Sequence[Mapping[str, str]]) -> dict[str, dict[str, str]]:

@@ -179,8 +179,8 @@ def test_large_messages_are_sent_less_often_in_a_row(size: int, in_flight: int, 
         (2, False, 2.0),
         (4, False, 4.0),
     ]
-    told = [(one.setting, one.text) for one in seen if isinstance(one, Observation) and one.quantity == NOT_MEASURED]
-    assert told == [("cuda_graph", "no graphs here")], "a clock without any number says why"
+    reasons = [(one.setting, one.text) for one in seen if isinstance(one, Observation) and one.quantity == NOT_MEASURED]
+    assert reasons == [("cuda_graph", "no graphs here")], "a clock without any number says why"
 
 
 def test_what_does_not_fit_is_skipped_with_its_reason() -> None:

@@ -18,20 +18,20 @@ WAYS = ["in_all_reduce", "in_flight", "in_subgroup", "in_backward"]
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_the_others_are_freed_and_the_next_group_works(worlds: Pool, ranks: int) -> None:
     """In a collective of all, beside one that is in flight and kept, in one of a part of the ranks, and in backward."""
-    told = worlds.run(ranks, "tests.worlds.failing:freed", WAYS, timeout_s=HANG_S)
+    found = worlds.run(ranks, "tests.worlds.failing:freed", WAYS, timeout_s=HANG_S)
     for way in WAYS:
-        (reason,) = {reason for reason, _ in told[way]}
+        (reason,) = {reason for reason, _ in found[way]}
         causes, _, waited = reason.partition("; ")
         assert causes.startswith(f"rank {ranks - 1}: MemoryError: planted (in failing.py:"), way
         assert waited.count("waited meanwhile") == ranks - 1, f"{way}: {reason}"
         assert "Connection closed" not in reason
-        assert [total for _, total in told[way]] == [ranks] * ranks, f"{way}: the new group sums over all"
+        assert [total for _, total in found[way]] == [ranks] * ranks, f"{way}: the new group sums over all"
 
 
 @pytest.mark.parametrize("ranks", [3])
 def test_guards_free_who_waits_in_torchs_default_group(worlds: Pool, ranks: int) -> None:
-    told = worlds.run(ranks, "tests.worlds.failing:freed_by_guards", timeout_s=HANG_S)
-    (reason,) = {reason for reason, _ in told}
+    found = worlds.run(ranks, "tests.worlds.failing:freed_by_guards", timeout_s=HANG_S)
+    (reason,) = {reason for reason, _ in found}
     assert reason.startswith("rank 2: MemoryError: planted")
     assert reason.count(": waited meanwhile in all_reduce at failing.py:") == 2
 

@@ -29,7 +29,7 @@ class Copies(TorchDispatchMode):
 
 
 def test_a_model_is_cast_where_it_is_used() -> None:
-    """What torch casts while it copies to another device is cast on the host, and sent in the larger dtype."""
+    """torch casts on the host what it casts while it copies to another device, and sends the larger dtype."""
     with Copies() as copies:
         model = prepare(MlpDigitsWorkload(hidden=4), "mlp_digits", 0, 8).fresh_model(META, torch.float64)
     assert {(parameter.device, parameter.dtype) for parameter in model.parameters()} == {(META, torch.float64)}

@@ -9,6 +9,7 @@ import torch
 
 from harness.rank.environment.gpu import Gpu
 from harness.rank.inquiry import machine_of
+from harness.rank.loop import Loop
 from harness.rank.memory import DeviceMemory, Meter
 from harness.rank.process_group import World
 from tests.options import CONFIG
@@ -20,20 +21,20 @@ DEVICE = torch.device("cuda", 0)
 @pytest.fixture
 def allocator(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Figures of torch's allocator, and of the device."""
-    held = {"allocated": 2 * GIB, "reserved": 5 * GIB, "peak": 7 * GIB, "free": 12 * GIB, "retries": 3}
+    figures = {"allocated": 2 * GIB, "reserved": 5 * GIB, "peak": 7 * GIB, "free": 12 * GIB, "retries": 3}
     for name, key in (("memory_allocated", "allocated"), ("memory_reserved", "reserved"), ("max_memory_reserved", "peak")):
-        monkeypatch.setattr(f"torch.cuda.{name}", lambda device=None, key=key: held[key])
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (held["free"], 80 * GIB))
-    monkeypatch.setattr("torch.cuda.memory_stats", lambda device: {"num_alloc_retries": held["retries"]})
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda device=None, key=key: figures[key])
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (figures["free"], 80 * GIB))
+    monkeypatch.setattr("torch.cuda.memory_stats", lambda device: {"num_alloc_retries": figures["retries"]})
     monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: None)
-    return held
+    return figures
 
 
 @pytest.mark.parametrize(("uuids", "share"), [(["a", "b", "c", "d"], 12), (["a", "a", "b", "a"], 4)])
 def test_free_memory_is_shared_by_the_ranks_of_a_gpu_and_the_unused_cache_is_a_rank_s_own(
     uuids: list[str], share: int, allocator: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 12 GiB that the device has left; 3 GiB that the allocator holds and does not use are free as well."""
+    """12 GiB are left on the device; 3 GiB that the allocator holds and does not use are free as well."""
     monkeypatch.setattr("harness.rank.inquiry.gpu_uuid", lambda device: uuids[0])
     monkeypatch.setattr("torch.cuda.Event", lambda enable_timing: None)
     control = SimpleNamespace(all_gather_text=lambda own: uuids, all_gather=lambda own: [own], meet=None)
@@ -45,8 +46,30 @@ def test_free_memory_is_shared_by_the_ranks_of_a_gpu_and_the_unused_cache_is_a_r
 def test_the_allocator_s_retries_are_those_of_the_case(allocator: dict[str, int]) -> None:
     meter = Meter(DEVICE)
     allocator["retries"] += 2
-    assert meter.on_device() == DeviceMemory(7 * GIB, 2)
-    assert Meter(torch.device("cpu")).on_device() is None
+    assert meter.on_device(7 * GIB) == DeviceMemory(7 * GIB, 2)
+    assert Meter(torch.device("cpu")).on_device(0) is None
+
+
+def test_the_most_that_was_reserved_outlives_the_resets_of_the_peak(
+    allocator: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With twins the peak is reset in each iteration; the allocator may have returned its cache since."""
+    monkeypatch.setattr("harness.rank.loop.peak_bytes", lambda device: 0)
+    monkeypatch.setattr("harness.rank.loop.reset_peak", lambda device: allocator.update(peak=allocator["reserved"]))
+    reserved = iter([6, 9, 5])
+
+    def time(left: int, iterate: object) -> list[float]:
+        allocator.update(peak=next(reserved) * GIB)
+        return []
+
+    rig = SimpleNamespace(model=None, phases=[[]])
+    pace = SimpleNamespace(begin=lambda: None, verdict=lambda made: "enough", left=lambda made: 0)
+    watch = SimpleNamespace(columns=[("step", "host")], time=lambda phases: [0.0])
+    twins = SimpleNamespace(time=time, columns=[])
+    loop = Loop(DEVICE, cast(Any, rig), cast(Any, watch), cast(Any, pace), cast(Any, twins), lambda model, run: run())
+    loop.run(0, 3)
+    assert allocator["peak"] == 5 * GIB
+    assert loop.reserved_bytes == 9 * GIB
 
 
 @pytest.mark.parametrize(
@@ -58,13 +81,13 @@ def test_the_allocator_s_retries_are_those_of_the_case(allocator: dict[str, int]
         ([(1, 9 * GIB)], None),
         (None, None),
     ],
-    ids=["own", "the pid of another namespace's process", "not told", "not listed", "not permitted"],
+    ids=["own", "the pid of another namespace's process", "without bytes", "not listed", "not permitted"],
 )
 def test_bytes_of_this_process_are_nvml_s(
     listed: list[tuple[int, int]] | None, known: int | None, allocator: dict[str, int]
 ) -> None:
     class NotPermittedError(Exception):
-        """As NVML's."""
+        """NVML's error of that name."""
 
     def running(handle: object) -> list[SimpleNamespace]:
         if listed is None:

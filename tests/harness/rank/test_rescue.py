@@ -212,7 +212,7 @@ class TestGuard:
 
 
 class Nccl:
-    """What torch has of NCCL, without a GPU: it notes the calls."""
+    """torch's calls of NCCL, without a GPU: they are noted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
@@ -321,7 +321,7 @@ class TestNccl:
 
 
 class TestDevice:
-    """What is known of a CUDA device after a failure."""
+    """Check of a CUDA device after a failure."""
 
     def works(self, monkeypatch: pytest.MonkeyPatch, synchronize: Any) -> bool:
         monkeypatch.setattr(torch.cuda, "synchronize", synchronize)

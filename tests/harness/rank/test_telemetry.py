@@ -33,7 +33,7 @@ CASE = Case("mlp_digits", "sum", "global_mean", "even", "flat", "none", "fp32")
 
 
 class Script:
-    """What the stand-in answers."""
+    """Answers of the stand-in."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,7 +125,7 @@ def test_the_sampler_imports_no_torch_gives_way_and_ends_with_its_parent(script:
 
 
 def runs(pid: int) -> bool:
-    """False also for a process that has ended and that nobody has waited for."""
+    """False also for a process that has ended and that no process has waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -133,7 +133,9 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("harm", ["killed", "stopped", "absent"])
-def test_a_sampler_that_fails_costs_no_run(telemetry: Telemetry, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_that_fails_costs_no_run_and_says_why(
+    telemetry: Telemetry, harm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sampling = telemetry.sampling
     assert sampling is not None
     assert sampling.process is not None
@@ -148,6 +150,10 @@ def test_a_sampler_that_fails_costs_no_run(telemetry: Telemetry, harm: str, monk
     (row,) = telemetry.rows(CASE, None)
     assert row.samples == 0
     assert sampling.process is None, "and nothing of it is left"
+    why = {"killed": "Error", "stopped": "no answer in 0.1 s", "absent": "cannot be started"}[harm]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("reducebench: from now on GPUs are not sampled: ")
+    assert why in line
 
 
 def test_a_sampler_that_cannot_be_ended_is_not_waited_for() -> None:
@@ -216,13 +222,14 @@ def test_samples_that_wait_are_bounded_and_spread_over_the_whole_time(monkeypatc
 
 def test_reasons_by_their_older_and_newer_names(script: Script) -> None:
     found = nvml.start_nvml()
+    assert nvml._reasons(found) is nvml._reasons(found), "looked up once: it takes 0.7 ms"
     for old in (True, False):
         script.set(one={**BUSY, "reasons": 69, "old": old})
         bits = nvml.reason_bits(found, "one")
         assert bits == 69
         assert nvml.slowdowns(found, bits) == ["SwPowerCap", "HwThermalSlowdown"]
         assert nvml.is_idle(found, bits)
-    assert nvml.find_device(found, "none of its") is None
+    assert nvml.find_device(found, "another") is None
     assert nvml.whole_device(found, "one") == "one"
 
 

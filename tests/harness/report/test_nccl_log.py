@@ -144,7 +144,7 @@ def test_choices_are_counted_and_shown(run_dir: RunDir) -> None:
     assert logged["variable"] == "NCCL_ALGO set by environment to Ring"
     assert "without a choice" not in logged
     assert "incomplete" not in logged
-    assert "What NCCL chose" in [table.title for table in build(run_dir.path).tables]
+    assert "NCCL's choices" in [table.title for table in build(run_dir.path).tables]
 
 
 def test_choices_stand_beside_the_sizes_of_the_sweep(swept: Any) -> None:  # noqa: F811

@@ -104,11 +104,11 @@ OF_RANK_1 = ("conditions", 0, "ranks", 1)
         (changed(*OF_RANK_1, after={**STATE, "cpu_mhz": 2000.0}), "Rank 1's CPU clock fell from 3000 to 2000 MHz."),
         (
             changed(*OF_RANK_1, after={**STATE, "slowed_s": {"power": 7.0, "heat": None}}),
-            "Rank 1's GPU was held below its clocks: 2.0 s by power.",
+            "Rank 1's GPU ran at reduced clocks: 2.0 s by power.",
         ),
         (
             changed(*OF_RANK_1, after={**STATE, "slowed_s": {"power": None}, "slowed_by": ["HwThermalSlowdown"]}),
-            "Rank 1's GPU was held below its clocks: HwThermalSlowdown.",
+            "Rank 1's GPU ran at reduced clocks: HwThermalSlowdown.",
         ),
         (
             changed(*OF_RANK_1, device_processes={"own_pid_seen": True, "others": [{"pid": 9, "name": "train", "bytes": 1}]}),
