@@ -70,12 +70,7 @@ def _axis_apart(base: BenchmarkConfig, new: BenchmarkConfig) -> str:
 
 def _cases(config: BenchmarkConfig, apart: str) -> list[str]:
     """Every case but for what it has of the axis `apart`."""
-    return [
-        repr(
-            [pair for pair in (*case.options.items(), *case.parameters) if pair[0].split(".")[0] != apart],
-        )
-        for case in expand_cases(config)
-    ]
+    return [case.key([axis for axis in AXES if axis != apart]) for case in expand_cases(config)]
 
 
 def run_sides(configs: Sequence[BenchmarkConfig]) -> tuple[Verdict, list[RunDir]]:

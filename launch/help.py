@@ -6,7 +6,7 @@ import itertools
 from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any
 
-from harness.schema.case import AXES, PROBE
+from harness.schema.case import PROBE, TABLE
 from harness.schema.config import BenchmarkConfig, DriftConfig, NcclMatrixConfig, TorchrunConfig, UntilConfig
 from harness.schema.launcher import KINDS
 
@@ -36,7 +36,7 @@ def help_text(options: dict[str, list[str]]) -> str:
     """All of --help; `options` are those of the axes and of the other groups."""
     lines = [USAGE, "Axes, each a list of options: reduction=[none,sum]. All combinations run."]
     width = max(map(len, options))
-    lines += [f"  {axis:<{width}}  {', '.join(options[axis])}" for axis in AXES]
+    lines += [f"  {name:<{width}}  {', '.join(options[name])}: {axis.help}" for name, axis in TABLE.items()]
     lines += ["", f"  {PROBE:<{width}}  {', '.join(options[PROBE])}: questions put to the machine, beside the cases"]
     lines += [f"  {'experiment':<{width}}  {', '.join(options['experiment'])}: a named recipe"]
     lines += [f"  {'launch':<{width}}  {', '.join(options['launch'])}: what starts the ranks; its keys stand last"]

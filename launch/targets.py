@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from harness.schema.case import AXES, PROBE
+from harness.schema.case import AXES, PROBE, TABLE
 from harness.schema.config import BenchmarkConfig
 from harness.schema.parameters import Signature, accepted, check_parameters, shown
 from harness.schema.refusal import RefusedError
@@ -85,7 +85,7 @@ def _check_hydras(key: str, node: Mapping[str, Any]) -> None:
 
 
 def _check_base(sources: Sources, axis: str, key: str, target: str, definition: Definition | Other) -> None:
-    base = f"harness.probes.base.{PROBE.capitalize()}" if axis == PROBE else f"harness.axes.{axis}.base.{axis.capitalize()}"
+    base = f"harness.probes.base.{PROBE.capitalize()}" if axis == PROBE else TABLE[axis].base
     if str(target).partition(".")[0] in sys.stdlib_module_names:  # builtins have no source to read
         raise RefusedError(f"{key}._target_={target}: no option of {axis}; accepted: a class that inherits from {base}")
     if not isinstance(definition, Definition) or not isinstance(definition.statement, ast.ClassDef):

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from harness.axes.workload.base import Workload
-from harness.rank.assemble import Parts
 from harness.rank.assemble import make as make_option
+from harness.rank.rig import Parts
 from harness.schema.case import AXES, USUAL
 from launch.compose import available_options, compose_config
 

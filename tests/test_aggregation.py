@@ -151,9 +151,9 @@ def test_clipping_is_held_against_the_clipped_gradient(measure: Measure) -> None
     rows = whole(run, REFERENCE)
     right = rows[(rows.normalization == "global_mean") | (rows.aggregation == "local")]
     assert (right.relative_l2 < 1e-12).all()
-    clipped = rows[rows["clip.max_norm"] == 0.01]
+    clipped = rows[rows["clip.by_norm.max_norm"] == 0.01]
     assert (abs(clipped.against_l2 / 0.01 - 1) < 1e-4).all(), "scaled to the norm, less 1e-6 that torch adds"
-    assert (rows.against_l2[rows["clip.max_norm"] == 1000] > 0.1).all()
+    assert (rows.against_l2[rows["clip.by_norm.max_norm"] == 1000] > 0.1).all()
     predicted = whole(run, "predicted")
     assert (predicted.relative_l2 < 1e-12).all()
     assert set(predicted.normalization) == {"rank_mean"}
@@ -221,12 +221,13 @@ def test_masks_by_sample_make_dropout_a_function_of_the_batch(measure: Measure) 
     )
     assert unknown(run.cases.reason[run.cases.status == "skipped"]) == []
     full, shard_wise = whole(run, FULL_BATCH), whole(run, REFERENCE)
-    assert (full.relative_l2[full["workload.masks"] == "sample"] < 1e-12).all(), "one function, however it is cut"
-    by_rank = shard_wise[shard_wise["workload.masks"] == "rank"]
+    masks = "workload.dropout_digits.masks"
+    assert (full.relative_l2[full[masks] == "sample"] < 1e-12).all(), "one function, however it is cut"
+    by_rank = shard_wise[shard_wise[masks] == "rank"]
     same_masks = by_rank.reduction.eq("mean") | (by_rank.reduction.eq("none") & by_rank.aggregation.eq("all_reduce"))
     assert (by_rank.relative_l2[same_masks] < 1e-12).all(), "one forward of the shard draws what the reference draws"
     assert (by_rank.relative_l2[~same_masks] > 0.05).all(), "parts of it, or a second forward, draw other masks"
-    assert (full.relative_l2[full["workload.masks"] == "rank"] > 0.05).all()
+    assert (full.relative_l2[full[masks] == "rank"] > 0.05).all()
     kinds = run.findings.groupby("kind").case_id.nunique()
     assert kinds["other_function"] == (~same_masks).sum()
     assert kinds["batch_coupling"] == len(by_rank)

@@ -1,78 +1,42 @@
 """From config nodes to objects: the only place that instantiates."""
 
 import functools
+import importlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any
 
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 
-from harness.axes.aggregation.base import Aggregation
-from harness.axes.batchnorm.base import Batchnorm
-from harness.axes.clip.base import Clip
-from harness.axes.communication.base import Communication
-from harness.axes.determinism.base import Determinism
-from harness.axes.execution.base import Execution
-from harness.axes.fault.base import Fault
-from harness.axes.normalization.base import Normalization
-from harness.axes.precision.base import Precision
-from harness.axes.reduction.base import Reduction
-from harness.axes.sharding.base import Sharding
-from harness.axes.sync.base import Sync
-from harness.axes.workload.base import Workload
 from harness.probes.base import Probe
+from harness.rank.rig import Parts
 from harness.rank.settings import restored
-from harness.schema.case import AXES, PROBE, Case
+from harness.schema.case import AXES, PROBE, TABLE, Case
 from harness.schema.config import BenchmarkConfig
 from harness.schema.context import Option
-from harness.schema.matrix import option_node
 from harness.schema.parameters import check_parameters, signature_of
 from harness.schema.refusal import RefusedError
 
-_BASES: dict[str, type] = {
-    "workload": Workload,
-    "reduction": Reduction,
-    "normalization": Normalization,
-    "sharding": Sharding,
-    "aggregation": Aggregation,
-    "sync": Sync,
-    "precision": Precision,
-    "fault": Fault,
-    "communication": Communication,
-    "determinism": Determinism,
-    "execution": Execution,
-    "batchnorm": Batchnorm,
-    "clip": Clip,
-    PROBE: Probe,
-}
+assert tuple(field.name for field in fields(Parts)) == AXES, "Parts (rank/rig.py) has a field for each axis, in their order"
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The objects of a case, one an axis. Cases that ask for the same option share its object."""
-
-    workload: Workload
-    reduction: Reduction
-    normalization: Normalization
-    sharding: Sharding
-    aggregation: Aggregation
-    sync: Sync
-    precision: Precision
-    fault: Fault
-    communication: Communication
-    determinism: Determinism
-    execution: Execution
-    batchnorm: Batchnorm
-    clip: Clip
+@functools.cache
+def base_of(group: str) -> type:
+    """Base class of the options of an axis, or of the probes."""
+    if group == PROBE:
+        return Probe
+    module, _, name = TABLE[group].base.rpartition(".")
+    base: type = getattr(importlib.import_module(module), name)
+    return base
 
 
-def assemble(config: BenchmarkConfig, cases: Iterable[Case]) -> dict[Case, Parts]:
+def assemble(cases: Iterable[Case]) -> dict[Case, Parts]:
     """The parts of every case, made before the first is measured. Raises RefusedError naming the option that cannot be made."""
     make_once = functools.cache(make)
     return {
-        case: Parts(**{axis: make_once(axis, case.options[axis], json.dumps(option_node(config, case, axis))) for axis in AXES})
+        case: Parts(**{axis: make_once(axis, case.options[axis], json.dumps(case.nodes[axis])) for axis in AXES})
         for case in cases
     }
 
@@ -100,8 +64,8 @@ def make(axis: str, option: str, node: str) -> Any:
             made = instantiate(_checked(f"{axis}.{option}", json.loads(node)), _convert_="all")
     except (HydraException, ValueError) as error:
         raise RefusedError(f"{axis}.{option}: {error.__cause__ or error}") from error
-    if not isinstance(made, _BASES[axis]):
-        raise RefusedError(f"{axis}.{option}: its _target_ makes a {type(made).__name__}, expected a {_BASES[axis].__name__}")
+    if not isinstance(made, base_of(axis)):
+        raise RefusedError(f"{axis}.{option}: its _target_ makes a {type(made).__name__}, expected a {base_of(axis).__name__}")
     if changed and isinstance(made, Option):
         made.changed_settings = tuple(changed)
     return made

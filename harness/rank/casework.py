@@ -10,9 +10,8 @@ import torch
 from harness.axes.workload.base import Workload
 from harness.probes.bits import digest
 from harness.rank.agreement import CaseFailedError, together
-from harness.rank.assemble import Parts
 from harness.rank.common_clock import CommonClock
-from harness.rank.compare import Apart, Comparisons, key_of
+from harness.rank.compare import CUT, Apart, Comparisons
 from harness.rank.diagnose import Diagnoses
 from harness.rank.diagnosis_rows import rows_of, verdicts
 from harness.rank.drift import Drifts
@@ -24,6 +23,7 @@ from harness.rank.nvtx import Ranges
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer
 from harness.rank.rehearsal import Rehearsal
+from harness.rank.rig import Parts
 from harness.rank.standing import Row
 from harness.rank.telemetry import Telemetry
 from harness.rank.trial import Measured, Trial
@@ -265,8 +265,8 @@ class CaseWork:
         self.state.update(case=name)  # a death meanwhile is not the case's own
         self.state.enter("diagnose")
         try:
-            known, key = self.comparisons.known(case, trial), f"{key_of(case, 'workload')}.{key_of(case, 'sharding')}"
-            found = together(self.world.control, lambda: self.diagnoses.of(key, trial, measured.gradient, known))
+            known = self.comparisons.known(case, trial)
+            found = together(self.world.control, lambda: self.diagnoses.of(case.key(CUT), trial, measured.gradient, known))
         except CaseFailedError as error:
             self.world.rebuild_measured()
             self.diagnoses.forget()

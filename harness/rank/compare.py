@@ -17,9 +17,11 @@ from harness.rank.gradient_store import GradientStore
 from harness.rank.reference import References, Rounding
 from harness.rank.theory import expected, ideal
 from harness.rank.trial import Trial
-from harness.schema.case import USUAL, Case
+from harness.schema.case import USUAL, Baseline, Case, kept_in
 from harness.schema.record import CASE, FULL_BATCH, METRICS, PREDICTED, RANK_0, REFERENCE, ROUNDED, SINGLE_RANK, Discrepancy
 
+CUT = ("workload", "sharding")
+"""Axes that give each rank its samples: all that a float64 reference is computed from."""
 Gradient = Iterable[tuple[str, Tensor]]
 Row = tuple[str, tuple[float, ...]]
 """(parameter, metrics); the first row of a comparison is the whole gradient's, its parameter empty."""
@@ -71,7 +73,7 @@ class Comparisons:
 
     def yardsticks(self, case: Case, trial: Trial) -> Yardsticks:
         """Compute what the case is held against, where it is the first to need it. Raises CaseFailedError."""
-        cut = f"{key_of(case, 'workload')}.{key_of(case, 'sharding')}"
+        cut = case.key(CUT)
         coarse = trial.parts.precision.rounded(torch.ones(())) is not None
         found = Yardsticks(
             reference=self._reference(case, trial, cut),
@@ -84,7 +86,7 @@ class Comparisons:
 
     def known(self, case: Case, trial: Trial) -> Known:
         """The float64 gradients on the way to a case, none of them clipped. Raises CaseFailedError."""
-        cut = f"{key_of(case, 'workload')}.{key_of(case, 'sharding')}"
+        cut = case.key(CUT)
         spans, precision = trial.cut.spans_ranks, trial.parts.precision
         rounding: Rounding | None = precision.rounded if precision.rounded(torch.ones(())) is not None else None
         return Known(
@@ -100,7 +102,7 @@ class Comparisons:
 
         def short(name: str | None, *, everywhere: bool = alone) -> str | None:
             factor = trial.parts.clip.factor
-            return name and self.references.shortened(name, key_of(case, "clip"), factor, everywhere=everywhere)
+            return name and self.references.shortened(name, case.key(["clip"]), factor, everywhere=everywhere)
 
         return replace(
             found,
@@ -120,15 +122,14 @@ class Comparisons:
         return self.references.shard_wise(_rounded(cut, case, rounding), trial.material, trial.cut.shards(), rounding)
 
     def _full_batch(self, case: Case, trial: Trial, rounding: Rounding | None = None) -> str:
-        return self.references.full_batch(_rounded(key_of(case, "workload"), case, rounding), trial.material, rounding)
+        return self.references.full_batch(_rounded(case.key(["workload"]), case, rounding), trial.material, rounding)
 
     def _single_rank(self, case: Case, trial: Trial) -> str | None:
-        """Computed once for all cases that differ in nothing else than how the ranks come together."""
+        """Computed once for all cases that share this baseline."""
         alone = trial.alone()
         if alone.skip_reason():
             return None
-        axes = ("workload", "reduction", "precision", "determinism", "execution", "clip")
-        name = "single_rank." + ".".join(key_of(case, axis) for axis in axes)
+        name = f"single_rank.{case.key(kept_in(Baseline.ONE_RANK))}"
         if name not in self._singles:
             measured = together(self.control, lambda: alone.measure(_unseen) if self.control.rank == 0 else None)
             if measured is not None:
@@ -256,14 +257,8 @@ def _rows(value: Gradient, against: Gradient) -> list[Row]:
 
 
 def _rounded(key: str, case: Case, rounding: Rounding | None) -> str:
-    return f"{key}.rounded.{key_of(case, 'precision')}" if rounding else key
+    return f"{key}.rounded.{case.key(['precision'])}" if rounding else key
 
 
 def _unseen(phase: str) -> None:
     """What is computed to compare with is no phase of the case."""
-
-
-def key_of(case: Case, axis: str) -> str:
-    """An axis's option and its parameters, as part of a reference's name."""
-    own = [f"{key}={value}" for key, value in case.parameters if key.startswith(f"{axis}.")]
-    return "-".join([case.options[axis], *own])

@@ -14,8 +14,8 @@ from harness.probes.control import Control
 from harness.probes.diagnosis.ladder import COUPLING, KERNELS, PARAMETERS, Rungs, Summed, places_of, snapped
 from harness.probes.diagnosis.products import projected
 from harness.probes.order import Chunk, reveal, unsupported
-from harness.rank.cut import Cut
 from harness.rank.gradient_store import Flats, GradientStore
+from harness.rank.rig import Cut
 from harness.rank.tap import HANDED, LOCAL, SUMMED, UNCLIPPED, Tap
 from harness.rank.trial import Trial
 from harness.rank.variants import quiet, sound

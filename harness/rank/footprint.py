@@ -7,13 +7,10 @@ from torch import Tensor
 
 from harness.probes.control import Control
 from harness.rank.agreement import together
-from harness.rank.compare import key_of
 from harness.rank.trial import Measured, Trial
-from harness.schema.case import Case
+from harness.schema.case import Baseline, Case, kept_in
 
 COLUMNS = ("peak_memory_bytes", "above_bare_bytes", "declared_bytes")
-_AXES = ("workload", "sharding", "precision", "determinism", "execution")
-"""What the bare step's memory depends on."""
 
 
 @dataclass
@@ -25,7 +22,7 @@ class Footprint:
 
     def bare(self, case: Case, trial: Trial) -> int:
         """Bytes that a forward and a backward of this rank's mean loss take. Raises CaseFailedError."""
-        key = ".".join(key_of(case, axis) for axis in _AXES)
+        key = case.key(kept_in(Baseline.BARE_STEP))
         if key not in self._bare:
             self._bare[key] = together(self.control, lambda: _taken(trial))
         return self._bare[key]

@@ -9,9 +9,9 @@ import torch
 
 from harness.probes.control import Control
 from harness.probes.hold import hold
-from harness.rank.assemble import Parts
 from harness.rank.clock import Phase, by_phase, unseen
 from harness.rank.process_group import World
+from harness.rank.rig import Parts
 from harness.schema.record import CUDA_QUEUED
 from harness.tensors import collectives
 

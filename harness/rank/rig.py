@@ -1,4 +1,4 @@
-"""Rig: a case made ready to iterate. Where its options meet."""
+"""Where the options of a case meet: its parts, its cut (who has which samples), and its rig, which is ready to iterate."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,16 +9,101 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from harness.axes.aggregation.base import Exchange, Fabric, Issue
-from harness.axes.reduction.base import LocalWork, Phases
-from harness.rank.assemble import Parts
-from harness.rank.cut import Cut
+from harness.axes.aggregation.base import Aggregation, Exchange, Fabric, Issue
+from harness.axes.batchnorm.base import Batchnorm
+from harness.axes.clip.base import Clip
+from harness.axes.communication.base import Communication
+from harness.axes.determinism.base import Determinism
+from harness.axes.execution.base import Execution
+from harness.axes.fault.base import Fault
+from harness.axes.normalization.base import Normalization
+from harness.axes.precision.base import Precision
+from harness.axes.reduction.base import LocalWork, Phases, Reduction
+from harness.axes.sharding.base import Sharding
+from harness.axes.sync.base import Sync
+from harness.axes.workload.base import Workload
 from harness.rank.losses import adapt_losses, adapt_model
+from harness.rank.material import Material
 from harness.rank.process_group import World
 from harness.rank.usage import Usage, check_dense, idle_batch
 from harness.tensors import collectives
 
 Summing = Callable[[list[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of a case, one an axis. Cases that ask for the same option share its object."""
+
+    workload: Workload
+    reduction: Reduction
+    normalization: Normalization
+    sharding: Sharding
+    aggregation: Aggregation
+    sync: Sync
+    precision: Precision
+    fault: Fault
+    communication: Communication
+    determinism: Determinism
+    execution: Execution
+    batchnorm: Batchnorm
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A case's batches over its ranks. `lag` 0 is the last iteration's batch, the one that is compared. Equal on all ranks."""
+
+    parts: Parts
+    material: Material
+    world_size: int
+
+    @property
+    def spans_ranks(self) -> bool:
+        """Whether anything is summed over ranks."""
+        return self.parts.aggregation.spans_ranks
+
+    def shards(self, lag: int = 0) -> list[list[int]]:
+        """Each rank's samples."""
+        return self.parts.sharding.shards(self.material.batch_terms[lag], self.world_size)
+
+    def terms(self, lag: int = 0) -> list[list[float]]:
+        """What each sample counts: [rank][sample]."""
+        counts = self.material.batch_terms[lag]
+        return [[counts[index] for index in shard] for shard in self.shards(lag)]
+
+    def entering(self, lag: int = 0) -> list[list[int]]:
+        """The samples that reach each rank's model: all of its shard, but for a planted fault."""
+        enters = self.parts.fault.enters
+        return [[shard[place] for place in enters(rank, len(shard))] for rank, shard in enumerate(self.shards(lag))]
+
+    def counts(self, lag: int = 0) -> list[float]:
+        """What each rank's batch counts."""
+        terms = self.material.batch_terms[lag]
+        return [sum(terms[index] for index in shard) for shard in self.entering(lag)]
+
+    @property
+    def divisor(self) -> int:
+        """What the sum over ranks is divided by: by the aggregation, where it averages; 1, where nothing is summed."""
+        if not self.spans_ranks:
+            return 1
+        return self.world_size if self.parts.aggregation.averages else self.parts.normalization.divisor(self.world_size)
+
+    def denominators(self, lag: int = 0) -> list[float]:
+        """What each rank's sum of losses is divided by. With the divisor it makes what the normalization asks for."""
+        normalization, counts = self.parts.normalization, self.counts(lag)
+        if not self.spans_ranks:
+            return [normalization.denominator(own, own) for own in counts]
+        share = normalization.divisor(self.world_size) / self.divisor
+        return [normalization.denominator(own, sum(counts)) * share for own in counts]
+
+    def counts_nothing(self) -> str | None:
+        """A mean over no terms is 0/0, that of no samples 0; under one denominator for all, such a shard is as good as any."""
+        for lag in range(len(self.material.batches)):
+            for rank, (denominator, own) in enumerate(zip(self.denominators(lag), self.entering(lag), strict=True)):
+                if own and not denominator:
+                    return f"no target of rank {rank}'s shard counts in the loss: the rank's own mean is 0/0"
+        return None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.distributed import Store
 
 from harness.axes.workload.base import Workload
 from harness.probes.base import Machine
-from harness.rank.assemble import Parts, assemble, assemble_probes
+from harness.rank.assemble import assemble, assemble_probes
 from harness.rank.casework import CaseWork
 from harness.rank.common_clock import CommonClock
 from harness.rank.compare import Comparisons
@@ -35,6 +35,7 @@ from harness.rank.profiling import Tracer
 from harness.rank.reference import References
 from harness.rank.rehearsal import Rehearsal
 from harness.rank.rescue import Rescue
+from harness.rank.rig import Parts
 from harness.rank.standing import read_standing
 from harness.rank.telemetry import Telemetry
 from harness.rank.usage import Usages
@@ -85,7 +86,7 @@ class Session:
     def open(cls, run_dir: RunDir, world: World, state: RankState, config: BenchmarkConfig, order: Order) -> "Session":
         """Assemble every case, build every workload, write environment.json. Raises RefusedError: nothing is measured yet."""
         launch = order.launch
-        parts = assemble(config, ordered_cases(config, launch))
+        parts = assemble(ordered_cases(config, launch))
         by_workload = {part.workload: case.workload for case, part in parts.items()}
         inquiries = [Inquiry(name, probe) for name, probe in assemble_probes(config).items() if not launch]
         batches = max([min(BATCHES, config.drift.steps), *(part.fault.batches for part in parts.values())])
@@ -219,9 +220,10 @@ def _named(parts: dict[Case, Parts], materials: dict[Workload, Material]) -> dic
 
 def _name(case: Case, others: list[Case]) -> str:
     same = [other for other in others if other.workload == case.workload]
-    own = [(key, value) for key, value in case.parameters if key.startswith("workload.")]
-    varying = [(key, value) for key, value in own if len({dict(other.parameters).get(key) for other in same}) > 1]
-    return " ".join([case.workload, *(f"{key.removeprefix('workload.')}={value}" for key, value in varying)])
+    values = [other.parameters_of("workload") for other in same]
+    own = case.parameters_of("workload").items()
+    varying = [f"{key}={value}" for key, value in own if len({one.get(key) for one in values}) > 1]
+    return " ".join([case.workload, *varying])
 
 
 def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, progress: Progress, order: Order) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from harness.axes.fault.base import Share, Situation
-from harness.rank.cut import Cut
+from harness.rank.rig import Cut
 
 
 def ideal(cut: Cut) -> list[Share]:

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from harness.axes.reduction.base import Phases
 from harness.probes.descent import OPTIMIZERS
 from harness.rank.alone import bare_step, on_one_rank, silent
-from harness.rank.assemble import Parts
 from harness.rank.clock import Stopwatch, unseen
 from harness.rank.common_clock import Offset
-from harness.rank.cut import Cut
 from harness.rank.exposure import Twins
 from harness.rank.loop import Loop
 from harness.rank.losses import adapt_losses
@@ -30,7 +28,7 @@ from harness.rank.pace import Pace
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer, named
 from harness.rank.queued import NOT_AHEAD, QueuedStopwatch, aligning, can_hold, host_waits
-from harness.rank.rig import Builder, Rig
+from harness.rank.rig import Builder, Cut, Parts, Rig
 from harness.rank.tap import Save, Tap
 from harness.rank.usage import Usage, idle_batch
 from harness.schema.config import UntilConfig

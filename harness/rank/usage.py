@@ -3,13 +3,13 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from harness.axes.workload.base import Batch
 from harness.probes.control import Control
 from harness.rank.agreement import together
-from harness.rank.cut import Cut
 from harness.rank.material import Material
 
 IDLE_SAMPLES = 2
@@ -26,6 +26,13 @@ class Usage:
     """Whether another rank's gives it one."""
     varying: bool = False
     """Whether another batch of the same rank, or a part of it, does."""
+
+
+class Cut(Protocol):
+    """What is asked of a case's cut (rank/rig.py)."""
+
+    def shards(self, lag: int = 0) -> list[list[int]]:
+        """Each rank's samples."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from harness.axes.fault.base import Fault
 from harness.axes.precision.base import Precision
 from harness.axes.sharding.base import Sharding
 from harness.axes.sync.base import Sync
-from harness.rank.assemble import Parts
+from harness.rank.rig import Parts
 
 
 def in_float64(parts: Parts) -> Parts:

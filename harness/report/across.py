@@ -9,10 +9,11 @@ import pandas as pd
 from harness.report.cost import cost
 from harness.report.discrepancy import WORST, discrepancy
 from harness.report.frame import Run
-from harness.report.labels import labelled
+from harness.report.labels import columns_but_of, labelled
 from harness.report.machine import cores, ranks, threads
 from harness.report.text import milliseconds, number, yes
 from harness.report.timing import timing
+from harness.schema.case import TABLE
 from harness.schema.config import BenchmarkConfig
 from harness.schema.record import FULL_BATCH, REFERENCE, SINGLE_RANK
 
@@ -107,18 +108,13 @@ def _of_run(run: Run) -> pd.DataFrame:
 
 def _without_communication(cases: pd.DataFrame, step: pd.Series) -> pd.Series:
     """Seconds of the case's step under aggregation=local, whatever else it has in common; NaN where the run has none."""
-    apart = ("case_id", "aggregation", "communication")
-    like = [c for c in cases.columns if c not in apart and not c.startswith("aggregation.") and _is_label(cases[c])]
+    like = columns_but_of(cases, [name for name, axis in TABLE.items() if axis.in_sum])
     key = cases[like].astype(object).map(str).agg("|".join, axis=1)
     local = step[cases.aggregation.reindex(step.index) == _LOCAL]
     seconds = {key[case_id]: value for case_id, value in local.items()}
     return pd.Series(
         [np.nan if cases.aggregation[c] == _LOCAL else seconds.get(key[c], np.nan) for c in cases.index], cases.index
     )
-
-
-def _is_label(column: pd.Series) -> bool:
-    return isinstance(column.dtype, pd.CategoricalDtype) or "." in str(column.name)
 
 
 def _distance(value: float) -> str:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from harness.report.frame import Run
-from harness.report.labels import labelled, reduction_names
+from harness.report.labels import labelled, of_the_setting, reduction_names
 from harness.report.text import number, yes
 from harness.schema.record import CASE
 
@@ -16,8 +16,7 @@ def drift(run: Run) -> pd.DataFrame:
     labels = labelled(run.cases)
     names = reduction_names(labels)
     own, other = rows.case_id.astype(str), rows.against.str.removeprefix(CASE)
-    kept = [column for column in labels.columns if not column.startswith("reduction")]
-    pairs = labels.loc[own, kept].reset_index(drop=True)
+    pairs = labels.loc[own, of_the_setting(labels)].reset_index(drop=True)
     pairs["pair"] = [f"{names[theirs]} - {names[mine]}" for mine, theirs in zip(own, other, strict=True)]
     return pd.concat([pairs, rows.drop(columns=["case_id", "against"]).reset_index(drop=True)], axis=1)
 

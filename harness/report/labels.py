@@ -1,42 +1,83 @@
 """How a case is called in a table: by what varies in the run, and nothing else."""
 
+from collections import defaultdict
+from collections.abc import Iterable
+
 import pandas as pd
 
-from harness.schema.case import AXES
-
-
-def label_columns(cases: pd.DataFrame) -> list[str]:
-    """The workload, the reduction, and every other axis or parameter that takes more than one value."""
-    varying = [axis for axis in AXES if axis in ("workload", "reduction") or cases[axis].nunique() > 1]
-    return varying + [column for column in parameter_columns(cases) if _varies_in_an_option(cases, column)]
+from harness.schema.case import AXES, COMPARED, TABLE, ParameterName
 
 
 def parameter_columns(cases: pd.DataFrame) -> list[str]:
-    """Columns of the options' parameters, as `reduction.size`."""
-    return sorted(column for column in cases.columns if column.split(".")[0] in AXES and column not in AXES)
+    """Columns of the options' parameters, as `reduction.micro_batch.size`."""
+    return sorted(column for column in cases.columns if ParameterName.parse(str(column)))
 
 
-def _varies_in_an_option(cases: pd.DataFrame, column: str) -> bool:
-    return bool(
-        cases[column].dropna().nunique() > 1 and cases.groupby(column.split(".")[0], observed=True)[column].nunique().max() > 1
-    )
+def axis_of(column: str) -> str:
+    """Axis that a column, or a label, is of; any other text itself."""
+    return column.partition(".")[0]
+
+
+def columns_but_of(cases: pd.DataFrame, apart: Iterable[str]) -> list[str]:
+    """Columns of axes and parameters, without those of the axes `apart`."""
+    return [column for column in (*AXES, *parameter_columns(cases)) if axis_of(column) not in apart]
+
+
+def values_of(cases: pd.DataFrame, axis: str, parameter: str) -> pd.Series:
+    """A parameter of each case's option on an axis, as text; empty where the option has none, or null."""
+    names = (ParameterName.parse(column) for column in parameter_columns(cases))
+    columns = [str(name) for name in names if name and (name.axis, name.parameter) == (axis, parameter)]
+    return _joined(cases, columns)
+
+
+def short(cases: pd.DataFrame) -> pd.DataFrame:
+    """Axes and parameters that tell the cases apart, as text.
+
+    Equally named parameters of an axis share the column `axis.parameter`: the option stands in the axis's own column.
+    """
+    labels = defaultdict[str, list[str]](list)
+    for column in parameter_columns(cases):
+        name = ParameterName.parse(column)
+        labels[name.label if name else column].append(column)
+    found = {axis: cases[axis].map(spelled).astype(object) for axis in AXES if axis in cases and _is_shown(cases, axis)}
+    found |= {label: _joined(cases, labels[label]) for label in sorted(labels) if _vary(cases, labels[label])}
+    return pd.DataFrame(found, index=cases.index)
+
+
+def _is_shown(cases: pd.DataFrame, axis: str) -> bool:
+    return TABLE[axis].always_shown or cases[axis].nunique() > 1
+
+
+def _vary(cases: pd.DataFrame, columns: list[str]) -> bool:
+    """True if cases with the same option differ in a parameter."""
+    return any(cases[column].dropna().nunique() > 1 for column in columns)
+
+
+def _joined(cases: pd.DataFrame, columns: list[str]) -> pd.Series:
+    texts = pd.Series("", cases.index, dtype=object)
+    for column in columns:
+        texts = texts.where(texts != "", cases[column].map(spelled).astype(object))
+    return texts
 
 
 def reduction_names(labels: pd.DataFrame) -> dict[str, str]:
     """case_id to the reduction, with those of its parameters that vary; `labels` as `labelled` gives them."""
-    names = labels.reduction.copy()
+    names = labels[COMPARED].copy()
     for column in labels.columns:
-        if column.startswith("reduction."):
+        if axis_of(column) == COMPARED and column != COMPARED:
             given = labels[column] != ""
-            names[given] = names[given] + f" {column.removeprefix('reduction.')}=" + labels[column][given]
+            names[given] = names[given] + f" {column.partition('.')[2]}=" + labels[column][given]
     return dict(zip(labels.index, names, strict=True))
+
+
+def of_the_setting(labels: pd.DataFrame) -> list[str]:
+    """Columns that two compared reductions of a setting have in common."""
+    return [column for column in labels.columns if axis_of(column) != COMPARED]
 
 
 def labelled(cases: pd.DataFrame) -> pd.DataFrame:
     """The label columns of every case, as text, indexed by case_id."""
-    columns = label_columns(cases)
-    table = cases.set_index("case_id")[columns]
-    return table.apply(lambda column: column.map(spelled).astype(object))
+    return short(cases.set_index("case_id"))
 
 
 def spelled(value: object) -> str:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from harness.report.frame import Run
-from harness.report.labels import labelled, reduction_names
+from harness.report.labels import labelled, of_the_setting, reduction_names
 from harness.report.text import number, yes
 from harness.schema.record import CASE, METRICS
 
@@ -19,8 +19,7 @@ def pairwise(run: Run) -> pd.DataFrame:
     labels = labelled(run.cases)
     own, other = rows.case_id.astype(str), rows.against.str.removeprefix(CASE)
     names = reduction_names(labels)
-    kept = [column for column in labels.columns if not column.startswith("reduction")]
-    pairs = labels.loc[own, kept].reset_index(drop=True)
+    pairs = labels.loc[own, of_the_setting(labels)].reset_index(drop=True)
     pairs["pair"] = [f"{names[theirs]} - {names[mine]}" for mine, theirs in zip(own, other, strict=True)]
     return pd.concat([pairs, rows[_KEPT].reset_index(drop=True)], axis=1)
 

@@ -8,8 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.report.labels import axis_of
 from harness.report.text import picture_text
 from harness.report.trade import labels_of
+from harness.schema.case import TABLE
 
 _EXACT = 1e-17
 """Where an exact zero stands on an axis of powers of ten: left of everything that rounding leaves."""
@@ -18,8 +20,6 @@ _NOT_FINITE = 1e4
 _NOISE_MIB = 24
 """Between equal cases of small models; a gradient of that size is the least whose buffers are seen."""
 _MARKERS = "osD^vP*XhdsoD"
-_WAYS = ("aggregation", "communication")
-"""Axes that make a way of aggregating."""
 _PANELS = (
     ("step_s", 1e3, "median step of the slowest rank, ms"),
     ("above_bare_bytes", 2**-20, "peak memory above the bare step, MiB"),
@@ -76,9 +76,7 @@ def _furnish(panel: Axes, title: str, *, logarithmic: bool) -> None:
 
 def _names(rows: pd.DataFrame, *, aggregation: bool) -> pd.Series:
     """The labels that say how gradients are aggregated, or all others, as one text a case."""
-    own = [
-        c for c in labels_of(rows) if c != "workload" and (c.split(".")[0] in ("aggregation", "communication")) == aggregation
-    ]
+    own = [c for c in labels_of(rows) if c != "workload" and TABLE[axis_of(c)].in_sum == aggregation]
     varying = [column for column in own if rows[column].nunique() > 1]
     told = [rows[column].map(lambda value, column=column: _told(column, value)) for column in varying]
     texts = pd.concat(told, axis=1).apply(lambda cells: " ".join(filter(None, cells)), axis=1) if told else ""
@@ -88,7 +86,7 @@ def _names(rows: pd.DataFrame, *, aggregation: bool) -> pd.Series:
 def _told(column: str, value: str) -> str:
     if not value or "." not in column:
         return value
-    return f"{column.split('.', 1)[1]}={value}"
+    return f"{column.partition('.')[2]}={value}"
 
 
 def _png(figure: Figure) -> bytes:

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from harness.report.frame import Run
-from harness.report.labels import labelled, parameter_columns
+from harness.report.labels import columns_but_of, labelled
 from harness.report.statistics import CONFIDENCE, Floats
 from harness.report.text import milliseconds
 from harness.report.times import STEP, Times, times_of
-from harness.schema.case import AXES
 from harness.schema.record import OK
 
 NONE = "none"
@@ -86,7 +85,7 @@ def price_note(rows: pd.DataFrame) -> str:
 
 def _pairs(cases: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """(case under a policy, its like under none)."""
-    like = [column for column in (*AXES, *parameter_columns(cases)) if column.split(".")[0] != "sync"]
+    like = columns_but_of(cases, ["sync"])
     keys = cases[like].astype(object).map(str).agg("|".join, axis=1)
     without = dict(zip(keys[cases.sync == NONE], cases.case_id[cases.sync == NONE], strict=True))
     for key, case_id, policy in zip(keys, cases.case_id, cases.sync, strict=True):

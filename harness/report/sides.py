@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.report.discrepancy import distances
 from harness.report.frame import Run, load_run
-from harness.report.labels import parameter_columns, spelled
+from harness.report.labels import columns_but_of, short, spelled
 from harness.report.statistics import Floats
 from harness.report.times import Times, times_of
 from harness.schema.case import AXES
@@ -122,11 +122,11 @@ def frame_of(keys: Sequence[Key]) -> pd.DataFrame:
 
 def names_of(cases: pd.DataFrame) -> pd.DataFrame:
     """Of `frame_of`, the columns by which a person tells the cases: the workload, the reduction, and what else varies."""
-    return cases[[name for name in cases.columns if name in ("workload", "reduction") or cases[name].nunique() > 1]]
+    return short(cases)
 
 
 def _keys(cases: pd.DataFrame, apart: str) -> Iterator[Key]:
-    names = [name for name in (*AXES, *parameter_columns(cases)) if name.split(".")[0] != apart]
+    names = columns_but_of(cases, [apart])
     texts = [cases[name].astype(object).map(spelled) for name in names]
     for values in zip(*texts, strict=True) if len(cases) else ():
         yield tuple((name, value) for name, value in zip(names, values, strict=True) if value)

@@ -133,7 +133,18 @@ class NcclMatrixConfig:
         return self.algorithms, self.protocols, self.channels
 
 
+def _with_axes(config: type[Any]) -> type[Any]:
+    """Add a field for each axis, before that of the probes: option to node. Applied before `dataclass`."""
+    annotations = dict(config.__annotations__)
+    probe = annotations.pop(PROBE)
+    config.__annotations__ = annotations | dict.fromkeys(AXES, probe) | {PROBE: probe}
+    for axis in AXES:
+        setattr(config, axis, field(default_factory=dict))
+    return config
+
+
 @dataclass
+@_with_axes
 class BenchmarkConfig:
     """Everything that a run depends on. Written to config.yaml, and enough to repeat the run."""
 
@@ -211,19 +222,6 @@ class BenchmarkConfig:
     until: UntilConfig = field(default_factory=UntilConfig)
     nccl_matrix: NcclMatrixConfig = field(default_factory=NcclMatrixConfig)
 
-    workload: dict[str, Any] = field(default_factory=dict)
-    reduction: dict[str, Any] = field(default_factory=dict)
-    normalization: dict[str, Any] = field(default_factory=dict)
-    sharding: dict[str, Any] = field(default_factory=dict)
-    aggregation: dict[str, Any] = field(default_factory=dict)
-    sync: dict[str, Any] = field(default_factory=dict)
-    precision: dict[str, Any] = field(default_factory=dict)
-    fault: dict[str, Any] = field(default_factory=dict)
-    communication: dict[str, Any] = field(default_factory=dict)
-    determinism: dict[str, Any] = field(default_factory=dict)
-    execution: dict[str, Any] = field(default_factory=dict)
-    batchnorm: dict[str, Any] = field(default_factory=dict)
-    clip: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

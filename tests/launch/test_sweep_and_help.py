@@ -12,7 +12,7 @@ import yaml
 
 from harness.report.frame import load_run
 from harness.report.render import show
-from harness.schema.case import AXES
+from harness.schema.case import AXES, TABLE
 from harness.schema.launcher import KINDS
 from harness.schema.refusal import RefusedError
 from launch.__main__ import main
@@ -32,7 +32,7 @@ def test_help_lists_every_axis_with_its_options(capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     for axis in AXES:
         line = next(line for line in lines if line.startswith(f"  {axis} "))
-        assert line.split(maxsplit=1)[1] == ", ".join(AVAILABLE[axis])
+        assert line.split(maxsplit=1)[1] == f"{', '.join(AVAILABLE[axis])}: {TABLE[axis].help}"
     assert any("iterations=10" in line for line in lines)
 
 

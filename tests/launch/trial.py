@@ -21,7 +21,7 @@ from harness.axes.workload.base import Workload
 from harness.rank.assemble import make
 from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
-from harness.schema.matrix import expand_cases, option_node
+from harness.schema.matrix import expand_cases
 from harness.schema.refusal import RefusedError
 from harness.schema.sweep import variants
 from harness.schema.text import message_lines
@@ -84,9 +84,8 @@ class Trial:
         for axis in (*AXES, PROBE):
             for option, node in variants(getattr(config, axis)):
                 _made(axis, option, json.dumps(node), config.config_dir)
-        for case in expand_cases(config)[:_FEW]:
-            for axis in AXES:
-                option_node(config, case, axis)
+        few = expand_cases(config)[:_FEW]
+        assert len({case.case_id for case in few}) == len({*few}) == len(few)
 
 
 def attempt_all(lines: Lines, seeds: Iterable[int], folder: Path) -> Counter[int]:

@@ -3,11 +3,12 @@
 import pandas as pd
 
 from harness.report.frame import Run
+from harness.report.labels import values_of
 from harness.report.stories.claims import NotSeenError
-from harness.schema.case import AXES
+from harness.schema.case import AXES, COMPARED
 from harness.schema.record import CASE, METRICS
 
-_OPEN = ("reduction", "fault")
+_OPEN = (COMPARED, "fault")
 """Axes that are no part of a setting's name."""
 
 
@@ -48,8 +49,8 @@ def _cases(run: Run) -> pd.DataFrame:
     """By case_id: the axes as texts, `samples` of the global batch, what theory predicts, and the setting's name."""
     cases = run.cases.set_index("case_id")
     table = cases[["world_size", "predicted_max_abs"]].assign(**{axis: cases[axis].astype(str) for axis in AXES})
-    own = cases["workload.samples"] if "workload.samples" in cases else pd.Series(None, cases.index, dtype=object)
-    table["samples"] = pd.to_numeric(own).fillna(run.config.global_batch_size).astype(int)
+    own = values_of(cases, "workload", "samples")
+    table["samples"] = pd.to_numeric(own.where(own != "")).fillna(run.config.global_batch_size).astype(int)
     varying = [axis for axis in AXES if axis not in _OPEN and table[axis].nunique() > 1]
     table["setting"] = table[[*varying, "samples"]].astype(str).agg(", ".join, axis=1)
     return table

@@ -65,7 +65,7 @@ def test_nodes_inside_a_host(ranks: int, measure: Measure) -> None:
         "iterations=1",
         ranks=ranks,
     )
-    cases = run.cases.set_index("aggregation.ranks_per_node")
+    cases = run.cases.set_index("aggregation.hierarchical.ranks_per_node")
     assert cases.status.to_dict() == {1: "ok", 2: "ok", 3: "skipped", 4: "ok"}
     assert unknown([cases.reason[3]]) == []
     rows = run.discrepancies[(run.discrepancies.parameter == "") & (run.discrepancies.against == REFERENCE)]

@@ -17,9 +17,9 @@ from harness.rank import clock, exposure, queued
 from harness.rank import loop as loop_module
 from harness.rank.casework import CaseWork, whole
 from harness.rank.clock import Stopwatch
-from harness.rank.cut import Cut
 from harness.rank.loop import Loop
 from harness.rank.queued import QueuedStopwatch, host_waits
+from harness.rank.rig import Cut
 from harness.rank.trial import Measured, Trial
 from harness.report.frame import load_run
 from tests.conftest import Measure, shown

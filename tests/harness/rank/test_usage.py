@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from harness.axes.workload.base import Workload
 from harness.probes.control import Control
-from harness.rank.cut import Cut
 from harness.rank.material import prepare
+from harness.rank.rig import Cut
 from harness.rank.usage import Usages
 from harness.schema.case import AXES
 from tests.options import make, parts_of

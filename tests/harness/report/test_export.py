@@ -72,7 +72,7 @@ def test_tensorboard_reads_what_was_exported(run_dir: RunDir, tmp_path: Path, ca
         board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     ).session_start_info.hparams
     assert hparams["reduction"].string_value == "micro_batch"
-    assert hparams["reduction.size"].number_value > 0
+    assert hparams["reduction.micro_batch.size"].number_value > 0
 
 
 def test_texts_are_escaped_for_tensorboard(run_dir: RunDir) -> None:
@@ -106,7 +106,7 @@ cases = {{run.data.params["reduction"]: run for run in runs if run is not whole}
 assert set(cases) == {{"sum", "micro_batch"}}
 case = cases["micro_batch"]
 assert case.data.tags["mlflow.parentRunId"] == whole.info.run_id
-assert case.data.params["reduction.size"] and case.info.status == "FINISHED"
+assert case.data.params["reduction.micro_batch.size"] and case.info.status == "FINISHED"
 history = client.get_metric_history(case.info.run_id, "seconds/host/step")
 print(sorted((metric.step, round(metric.value, 9)) for metric in history))
 print(case.data.metrics["median_s/host/step"], case.data.metrics["relative_l2/reference"])

@@ -38,7 +38,7 @@ HOSTILE = (
 
 def test_names_of_options_and_cases_are_ordinary() -> None:
     options = available_options()
-    longest = Case(**{axis: max(options[axis], key=len) for axis in AXES}, parameters=(("workload.seed", 1),))
+    longest = Case(**{axis: max(options[axis], key=len) for axis in AXES}, nodes={"workload": {"seed": 1}})
     names = {*(name for group in GROUPS for name in options[group]), *(usual for usual in USUAL.values() if usual)}
     names |= {longest.case_id, longest.setting.case_id}
     assert len(names) > 60

@@ -1,13 +1,14 @@
 """Cases, run directories and rank states."""
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.schema.case import Case
+from harness.schema.case import Case, ParameterName
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
-from harness.schema.matrix import expand_cases, option_node
+from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import RankState, RankStatus, read_rank_status
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
@@ -33,8 +34,8 @@ def test_cases_are_every_combination_and_reductions_of_a_setting_stand_together(
 def test_a_sweepable_parameter_makes_a_case_of_each_value() -> None:
     swept = config("workload=[mlp_digits]", "reduction=[micro_batch]", "reduction.micro_batch.size=[2,8]")
     cases = expand_cases(swept)
-    assert [dict(case.parameters)["reduction.size"] for case in cases] == [2, 8]
-    assert [option_node(swept, case, "reduction")["size"] for case in cases] == [2, 8]
+    assert [dict(case.parameters)["reduction.micro_batch.size"] for case in cases] == [2, 8]
+    assert [case.nodes["reduction"]["size"] for case in cases] == [2, 8]
     assert cases[0].setting == cases[1].setting
     assert cases[0].case_id != cases[1].case_id
 
@@ -45,6 +46,55 @@ def test_two_swept_parameters_make_every_combination() -> None:
     assert made == [("one", 2, 0.1, 7), ("one", 2, 0.2, 7), ("one", 8, 0.1, 7), ("one", 8, 0.2, 7)]
 
 
+PINNED = {
+    (
+        "reduction=[micro_batch]",
+        "reduction.micro_batch.size=[2,8]",
+        "aggregation=[bucketed]",
+        "aggregation.bucketed.bytes=[64K,1M]",
+    ): [
+        f"mlp_digits.micro_batch.global_mean.even.bucketed.none.fp32-{digest}"
+        for digest in ("d6748280", "e11e7ad1", "ae697581", "ffee8707")
+    ],
+    ("reduction=[sum]",): ["mlp_digits.sum.global_mean.even.all_reduce.none.fp32-84e45fbc"],
+    ("reduction=[sum]", "fault=[alias]", "communication=[fp32]", "clip=[by_norm]"): [
+        "mlp_digits.sum.global_mean.even.all_reduce.none.fp32.fault=alias.communication=fp32.clip=by_norm-b093e09f"
+    ],
+}
+"""Command lines to the case_ids that version 0.2, with schema_version 4, gave them."""
+
+
+@pytest.mark.parametrize("line", PINNED, ids=lambda line: line[0])
+def test_case_ids_stay_what_they_were(line: tuple[str, ...]) -> None:
+    assert [case.case_id for case in expand_cases(config("workload=[mlp_digits]", *line))] == PINNED[line]
+
+
+def test_a_parameter_has_one_name_and_its_inverse() -> None:
+    case = expand_cases(config("workload=[mlp_digits]", "reduction=[micro_batch]", "aggregation=[bucketed]"))[0]
+    nested = replace(case, nodes={**case.nodes, "workload": {"_target_": "a.B", "model": {"_target_": "c.D", "width": 3}}})
+    assert nested.parameters == (
+        ("aggregation.bucketed.bytes", 1048576),
+        ("reduction.micro_batch.size", 4),
+        ("workload.mlp_digits.model._target_", "c.D"),
+        ("workload.mlp_digits.model.width", 3),
+    )
+    names = [ParameterName.parse(name) for name, _ in nested.parameters]
+    assert [str(name) for name in names] == [name for name, _ in nested.parameters]
+    assert names[3] == ("workload", "mlp_digits", "model.width") and names[3].label == "workload.model.width"
+    assert {text: ParameterName.parse(text) for text in ("aggregation", "aggregation.bytes", "torchrun.a.b", "launch")} == (
+        dict.fromkeys(("aggregation", "aggregation.bytes", "torchrun.a.b", "launch"))
+    )
+
+
+def test_cases_are_equal_where_they_ask_for_the_same() -> None:
+    lines = ("workload=[mlp_digits]", "reduction=[micro_batch]", "reduction.micro_batch.size=[2,8]")
+    ones, others = expand_cases(config(*lines)), expand_cases(config(*lines, "iterations=3"))
+    assert ones == others and {case: place for place, case in enumerate(ones)}[others[1]] == 1
+    assert ones[0] != ones[1] != ones[1].case_id and ones[0].setting == ones[1].setting
+    values = [replace(ones[0], nodes={"sync": {"value": value}}) for value in (1, True, "1", 1.0, None)]
+    assert len({*values}) == len({case.case_id for case in values}) == 5, "each is a case of its own"
+
+
 def test_case_ids_are_file_names_and_depend_on_what_is_asked_alone() -> None:
     one = expand_cases(config("workload=[mlp_digits]", "reduction=[sum]"))[0]
     other = expand_cases(config("workload=[mlp_digits]", "reduction=[mean,sum]", "iterations=3", "seed=7"))[1]
@@ -52,7 +102,7 @@ def test_case_ids_are_file_names_and_depend_on_what_is_asked_alone() -> None:
     assert one.case_id.startswith("mlp_digits.sum.global_mean.even.all_reduce.none.fp32-")
     unusual = expand_cases(config("workload=[mlp_digits]", "reduction=[sum]", "communication=[fp32]", "fault=[alias]"))[0]
     assert unusual.case_id.startswith("mlp_digits.sum.global_mean.even.all_reduce.none.fp32.fault=alias.communication=fp32-")
-    nested = Case(*"abcdefg", parameters=(("workload.model._target_", "../../etc/passwd"),))
+    nested = Case(*"abcdefg", nodes={"workload": {"model": {"_target_": "../../etc/passwd"}}})
     assert "/" not in nested.case_id
 
 
