@@ -25,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig, to_config
@@ -246,14 +246,12 @@ def _existing(group: str) -> str:
 
 
 def _explain(error: Exception) -> str:
-    """What Hydra and OmegaConf mean, in terms of this configuration."""
+    """Message of Hydra or OmegaConf in terms of this configuration."""
     cause = error.__cause__ or error
-    text = str(cause)
-    found = re.search(r"full_key: (\S+)", text)
-    if found is None:
+    key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
+    if not key:
         return _first_line(error)
-    key = found.group(1)
-    if "not in" in text.splitlines()[0]:
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _explain_missing(key)
     return f"{key}: {_first_line(cause)}"
 

@@ -115,6 +115,13 @@ def test_refused_before_a_rank_starts(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_value_that_reads_like_a_message_is_not_taken_for_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["iterations='full_key: seed not in'", "dry_run=true"]) == 2
+    assert capsys.readouterr().err == (
+        "reducebench: iterations: Value 'full_key: seed not in' of type 'str' could not be converted to Integer\n"
+    )
+
+
 @pytest.mark.skipif(bool(list(Path("/dev").glob("nvidia[0-9]*"))), reason="there is a GPU")
 @pytest.mark.parametrize("line", ["backend=nccl", "device=cuda"])
 def test_nccl_needs_gpus(line: str, capsys: pytest.CaptureFixture[str]) -> None:
