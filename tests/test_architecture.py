@@ -6,13 +6,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
 from harness.probes.base import Probe
-from harness.schema.case import AXES, PROBE, Case
+from harness.rank.assemble import base_of
+from harness.rank.rig import Parts
+from harness.schema.case import AXES, PROBE, TABLE, USUAL
 from harness.schema.config import BenchmarkConfig
 
 ROOT = Path(__file__).parent.parent
@@ -222,7 +225,24 @@ def test_axes_are_the_same_everywhere() -> None:
     folders = {path.name for path in (ROOT / "harness" / "axes").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(AXES)
     assert folders == {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - NO_AXES
-    assert all(axis in BenchmarkConfig.__dataclass_fields__ and axis in Case.__dataclass_fields__ for axis in AXES)
+    groups = (*AXES, PROBE)
+    assert [field.name for field in fields(BenchmarkConfig)][-len(groups) :] == list(groups)
+    assert [field.name for field in fields(Parts)] == list(AXES)
+    assert [base_of(axis).__name__.lower() for axis in groups] == list(groups)
+    trunk = (ROOT / "conf" / "config.yaml").read_text()
+    chosen = {key: value for one in yaml.safe_load(trunk)["defaults"] if isinstance(one, dict) for key, value in one.items()}
+    assert list(chosen) == [*groups, "launch", "experiment"]
+    assert {axis: chosen[axis] for axis, option in USUAL.items() if option} == {
+        axis: [option] for axis, option in USUAL.items() if option
+    }
+    usual = {
+        axis: one[axis] for one in yaml.safe_load(trunk)["defaults"] for axis in AXES if isinstance(one, dict) and axis in one
+    }
+    assert {axis: usual[axis] for axis, option in USUAL.items() if option} == {
+        axis: [USUAL[axis]] for axis in AXES if USUAL[axis]
+    }
+    words = {axis: re.search(rf"^  - {axis}:.*# (.*)$", trunk, re.MULTILINE) for axis in AXES}
+    assert {axis: found and found[1] for axis, found in words.items()} == {axis: TABLE[axis].help for axis in AXES}
 
 
 def test_the_wheel_lists_every_package() -> None:

@@ -10,7 +10,11 @@ from harness.schema.case import AXES, COMPARED, TABLE, ParameterName
 
 def parameter_columns(cases: pd.DataFrame) -> list[str]:
     """Columns of the options' parameters, as `reduction.micro_batch.size`."""
-    return sorted(column for column in cases.columns if ParameterName.parse(str(column)))
+    return sorted(map(str, _parameters(cases)))
+
+
+def _parameters(cases: pd.DataFrame) -> list[ParameterName]:
+    return sorted(filter(None, map(ParameterName.parse, map(str, cases.columns))))
 
 
 def axis_of(column: str) -> str:
@@ -25,9 +29,7 @@ def columns_but_of(cases: pd.DataFrame, apart: Iterable[str]) -> list[str]:
 
 def values_of(cases: pd.DataFrame, axis: str, parameter: str) -> pd.Series:
     """A parameter of each case's option on an axis, as text; empty where the option has none, or null."""
-    names = (ParameterName.parse(column) for column in parameter_columns(cases))
-    columns = [str(name) for name in names if name and (name.axis, name.parameter) == (axis, parameter)]
-    return _joined(cases, columns)
+    return _joined(cases, [name for name in _parameters(cases) if (name.axis, name.parameter) == (axis, parameter)])
 
 
 def short(cases: pd.DataFrame) -> pd.DataFrame:
@@ -35,10 +37,9 @@ def short(cases: pd.DataFrame) -> pd.DataFrame:
 
     Equally named parameters of an axis share the column `axis.parameter`: the option stands in the axis's own column.
     """
-    labels = defaultdict[str, list[str]](list)
-    for column in parameter_columns(cases):
-        name = ParameterName.parse(column)
-        labels[name.label if name else column].append(column)
+    labels = defaultdict[str, list[ParameterName]](list)
+    for name in _parameters(cases):
+        labels[name.label].append(name)
     found = {axis: cases[axis].map(spelled).astype(object) for axis in AXES if axis in cases and _is_shown(cases, axis)}
     found |= {label: _joined(cases, labels[label]) for label in sorted(labels) if _vary(cases, labels[label])}
     return pd.DataFrame(found, index=cases.index)
@@ -48,15 +49,15 @@ def _is_shown(cases: pd.DataFrame, axis: str) -> bool:
     return TABLE[axis].always_shown or cases[axis].nunique() > 1
 
 
-def _vary(cases: pd.DataFrame, columns: list[str]) -> bool:
-    """True if cases with the same option differ in a parameter."""
-    return any(cases[column].dropna().nunique() > 1 for column in columns)
+def _vary(cases: pd.DataFrame, names: list[ParameterName]) -> bool:
+    """True if cases with the same option differ in a parameter: null is a value."""
+    return any(cases[str(name)][cases[name.axis] == name.option].map(spelled).nunique() > 1 for name in names)
 
 
-def _joined(cases: pd.DataFrame, columns: list[str]) -> pd.Series:
+def _joined(cases: pd.DataFrame, names: list[ParameterName]) -> pd.Series:
     texts = pd.Series("", cases.index, dtype=object)
-    for column in columns:
-        texts = texts.where(texts != "", cases[column].map(spelled).astype(object))
+    for name in names:
+        texts = texts.where(texts != "", cases[str(name)].map(spelled).astype(object))
     return texts
 
 
