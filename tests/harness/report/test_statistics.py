@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from harness.report.__main__ import main
 from harness.report.breakdown import breakdown_table, straggler_table
 from harness.report.caution import cautions, remarks, short
 from harness.report.cost import cost, cost_table
-from harness.report.frame import load_run
+from harness.report.frame import Run, load_run
 from harness.report.render import build, write
 from harness.report.statistics import Blocks, outliers, summarize, trend, two_modes
 from harness.report.times import times_of
@@ -274,3 +276,22 @@ def test_a_large_run_is_reduced_case_by_case(tmp_path: Path, monkeypatch: pytest
     assert timed.phases.groupby("case_id").size().tolist() == [7] * 6
     written = pd.read_csv(write(build(run.path)).parent / "times.csv")
     assert len(written) == 6 * 7
+
+
+def test_samples_are_reduced_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of two cases: timing, price, tables across runs, both sides of a comparison and its A/A runs share them."""
+    one, two = (str(make_run(tmp_path, steps(0.01), *ONE_CASE, "sync=[none,barrier]").path) for _ in range(2))
+    read: list[str] = []
+    original = Run.raw_samples
+
+    def counting(self: Run, case_id: str) -> pa.Table:
+        read.append(case_id)
+        return original(self, case_id)
+
+    monkeypatch.setattr(Run, "raw_samples", counting)
+    counted = {}
+    for command in (["show", one, two], ["compare", one, two, "--aa", one], ["check", one, "--max-step-ms", "1000"]):
+        read.clear()
+        assert main(command) == 0
+        counted[command[0]] = len(read)
+    assert counted == {"show": 4, "compare": 4, "check": 2}
