@@ -9,7 +9,7 @@ import pandas as pd
 from harness.report.case_times import CaseTimes
 from harness.report.frame import Run
 from harness.report.labels import labelled, parameter_columns
-from harness.report.statistics import CONFIDENCE, Floats
+from harness.report.statistics import CONFIDENCE, Floats, student_quantile
 from harness.report.text import milliseconds
 from harness.schema.case import AXES
 from harness.schema.record import OK
@@ -124,11 +124,9 @@ def difference(
 
 
 def _student(values: Floats, confidence: float) -> tuple[float, float]:
-    from scipy.special import stdtrit
-
     if len(values) < _FEWEST:
         return float("nan"), float("nan")
-    reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * float(values.std(ddof=1)) / len(values) ** 0.5
+    reach = student_quantile(len(values), confidence) * float(values.std(ddof=1)) / len(values) ** 0.5
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 

@@ -158,32 +158,65 @@ def trend(values: Floats) -> float:
     Both look at the medians of blocks, as long as those of the bootstrap: the test's variance (Mann 1945) is that of values
     that do not follow their neighbours.
     """
-    count = min(len(values), _MOST_PARTS, max(_FEWEST_PARTS, round(len(values) ** (2 / 3))))
-    parts = np.array([np.median(part) for part in np.array_split(values, count)])
-    earlier, later = np.triu_indices(count, 1)
-    rises, middle = parts[later] - parts[earlier], float(np.median(values))
-    deviation = np.sqrt(count * (count - 1) * (2 * count + 5) / 18)
-    if middle == 0 or abs(np.sign(rises).sum()) - 1 <= _TREND_Z * deviation:
+    from scipy.stats import theilslopes  # takes 0.7 s: not for commands that need no statistics of a series
+
+    middle, parts = float(np.median(values)), _block_medians(values)
+    if middle == 0 or not _rises_or_falls(parts):
         return 0.0
-    change = float(np.median(rises / (later - earlier))) * count * (1 - 1 / len(values)) / middle
+    change = float(theilslopes(parts).slope) * len(parts) * (1 - 1 / len(values)) / middle
     return change if abs(change) >= _TREND else 0.0
 
 
+def _block_medians(values: Floats) -> Floats:
+    count = min(len(values), _MOST_PARTS, max(_FEWEST_PARTS, round(len(values) ** (2 / 3))))
+    return np.array([np.median(part) for part in np.array_split(values, count)])
+
+
+def _rises_or_falls(parts: Floats) -> bool:
+    """Mann-Kendall's test: Kendall's tau between the parts and their order, by the normal distribution.
+
+    The correction for continuity, which scipy's p-values lack, matters where parts are single iterations: without it 13 % of
+    series of 10 are called a trend whose neighbours have a correlation of 0.6, with it 9 %.
+    """
+    from scipy.stats import kendalltau
+
+    count = len(parts)
+    if count < 2:
+        return False
+    score = kendalltau(np.arange(count), parts, method="asymptotic").statistic * count * (count - 1) / 2
+    deviation = np.sqrt(count * (count - 1) * (2 * count + 5) / 18)
+    return bool(abs(score) - 1 > _TREND_Z * deviation)  # False for NaN: all parts are equal
+
+
 def two_modes(values: Floats) -> bool:
-    """Whether the density of the values has a second hump: Gregg's mvalue over 2.4.
+    """True if the density of the values has a second hump: Gregg's mvalue over 2.4.
 
     The mvalue is the way up and down the density, over its height: 2 for a single hump (Gregg 2014, Frequency Trails: Modes and
     Modality). The density is a Gaussian kernel's, as wide as Silverman's rule of thumb says (Silverman 1986, equation 3.31).
     """
-    count = len(values)
-    spread = min(float(values.std()), float(np.subtract(*np.quantile(values, [0.75, 0.25]))) / 1.34) if count else 0.0
-    if count < _FEWEST_FOR_MODES or spread == 0:
+    from scipy.stats import gaussian_kde
+
+    spread = _robust_spread(values) if len(values) >= _FEWEST_FOR_MODES else 0.0
+    if spread == 0:
         return False
-    width = 0.9 * spread * count**-0.2
+    width = 0.9 * spread * len(values) ** -0.2
     inside = values[np.abs(values - np.median(values)) <= 10 * spread]
     grid = np.linspace(inside.min() - 3 * width, inside.max() + 3 * width, _GRID)
-    density = np.exp(-0.5 * ((grid[:, None] - inside) / width) ** 2).sum(axis=1)
+    density = gaussian_kde(inside, bw_method=width / inside.std(ddof=1))(grid)  # as a multiple of the standard deviation
     return bool(np.abs(np.diff(density)).sum() / density.max() > 2 + _MODE)
+
+
+def _robust_spread(values: Floats) -> float:
+    """Return the smaller of the standard deviation and that of a normal distribution with the same interquartile range."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return min(float(values.std()), float(high - low) / 1.34)
+
+
+def student_quantile(units: int, confidence: float) -> float:
+    """Return how many standard errors a two-sided interval of Student's t from so many values reaches to either side."""
+    from scipy.special import stdtrit  # scipy.stats.t.ppf without the import of scipy.stats
+
+    return float(stdtrit(units - 1, (1 + confidence) / 2))
 
 
 def _groups(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
