@@ -18,7 +18,7 @@ COUPLED = 1e-9
 def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discrepancy], apart: Apart) -> Iterator[Finding]:
     """Verdicts on a case; `apart` is what lies between its yardsticks."""
     whole = {(row.against, row.rank): dict(zip(METRICS, row.metrics, strict=True)) for row in rows if row.parameter == ""}
-    from_reference = whole[REFERENCE, 0]["relative_l2"]
+    from_reference = furthest_from_reference(rows)
     yield from _nonfinite(case, rows)
     yield from _ranks_disagree(case, whole)
     if case.fault != "none":
@@ -39,6 +39,16 @@ def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discre
     yield from _unequal_denominators(case, trial, from_reference)
     for message in measured.tolerated_warnings:
         yield Finding(case.case_id, "performance_warning", _slow_path(case, message), float("nan"))
+
+
+def furthest_from_reference(rows: Sequence[Discrepancy]) -> float:
+    """Relative L2 of the rank whose whole gradient is furthest from its reference; infinite if a rank has NaN.
+
+    Where ranks share their gradient, rank 0 has the one row.
+    """
+    whole = [row.metrics for row in rows if row.against == REFERENCE and row.parameter == ""]
+    distances = [metrics[METRICS.index("relative_l2")] for metrics in whole]
+    return max(math.inf if math.isnan(distance) else distance for distance in distances)
 
 
 def changed_settings(case: Case, changed: Mapping[str, Sequence[int]]) -> Iterator[Finding]:

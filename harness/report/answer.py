@@ -4,7 +4,7 @@ from math import isinf, isnan
 
 import pandas as pd
 
-from harness.report.discrepancy import distances
+from harness.report.discrepancy import furthest_distances
 from harness.report.frame import Run
 from harness.report.labels import labelled
 from harness.report.step_ratio import ITERATIONS, SPEED, StepRatio, widest
@@ -38,9 +38,8 @@ def _count(run: Run) -> str:
 
 
 def _furthest(run: Run) -> pd.Series:
-    """case_id to the relative L2 from the reference, of the rank and launch that are furthest, for cases that none failed."""
-    measured = run.cases.case_id[run.cases.status == OK]
-    far = distances(run).groupby(level=0, sort=False).max()
+    """Return `furthest_distances` of the cases that no launch failed."""
+    measured, far = run.cases.case_id[run.cases.status == OK], furthest_distances(run)
     return far[far.index.isin(set(measured))]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -29,8 +30,9 @@ def compare(arguments: argparse.Namespace) -> int:
     gates = [parse_gate(text) for text in arguments.gate]
     margin = parse_share("--margin", arguments.margin)
     base_paths, new_paths = _sides(arguments)
-    base, new = (load_side(paths, arguments.across) for paths in (base_paths, new_paths))
-    again = load_side(arguments.aa, arguments.across) if arguments.aa else None
+    load = cache(load_run)  # --aa may name a run of a side
+    base, new = (load_side(paths, arguments.across, load) for paths in (base_paths, new_paths))
+    again = load_side(arguments.aa, arguments.across, load) if arguments.aa else None
     if arguments.across:
         check_across(arguments.across, base, new)
     phases = arguments.phases or any(gate.metric.startswith(f"{TIME}.") for gate in gates)

@@ -1,8 +1,8 @@
 """How far each case's gradient is from the true one."""
 
-import numpy as np
 import pandas as pd
 
+from harness.report.distance import REFERENCES, as_distance
 from harness.report.frame import Run
 from harness.report.labels import labelled
 from harness.report.text import number, yes
@@ -10,7 +10,6 @@ from harness.schema.record import FULL_BATCH, METRICS, RANK_0, REFERENCE, ROUNDE
 
 WORST = "relative_l2"
 """The metric by which a distance is told in one number."""
-_YARDSTICKS = (REFERENCE, FULL_BATCH, ROUNDED, SINGLE_RANK)
 _BESIDE = {
     FULL_BATCH: "relative L2, full batch",
     ROUNDED: "relative L2, rounded parameters",
@@ -20,20 +19,24 @@ _BESIDE = {
 
 
 def discrepancy(run: Run) -> pd.DataFrame:
-    """One row a measured case and reference: the metrics of the whole gradient, of the rank that is furthest away."""
-    whole = _against_references(run)
-    if whole.empty:
-        return whole
-    distance = whole.relative_l2.fillna(float("inf"))  # a NaN is further away than any number
-    furthest = whole.loc[distance.groupby([whole.case_id, whole.against], observed=True).idxmax()]
-    return _joined(run, furthest[["case_id", "against", "rank", *METRICS]])
+    """One row a measured case and reference: the metrics of the whole gradient, of the launch and rank that are furthest."""
+    rows = run.furthest
+    if rows.empty:
+        return rows
+    furthest = rows.loc[rows.groupby(["case_id", "against"])[WORST].idxmax()]
+    return _joined(run, furthest[["case_id", "against", "launch", "rank", *METRICS]])
 
 
 def distances(run: Run) -> pd.Series:
-    """Relative L2 from the reference by case_id and launch, of the rank that is furthest; infinite if a rank has no number."""
-    rows = run.every("discrepancies")
-    rows = rows[(rows.against == REFERENCE) & (rows.parameter == "")]
-    return rows[WORST].astype(float).fillna(np.inf).groupby([rows.case_id.astype(str), rows.launch], sort=False).max()
+    """Relative L2 from the reference by case_id and launch, of the rank that is furthest; infinite if a rank has NaN."""
+    rows = run.furthest
+    series: pd.Series = rows[rows.against == REFERENCE].set_index(["case_id", "launch"])[WORST]
+    return series
+
+
+def furthest_distances(run: Run) -> pd.Series:
+    """Relative L2 from the reference by case_id, of the launch and rank that are furthest."""
+    return distances(run).groupby(level=0, sort=False).max()
 
 
 def parameters(run: Run) -> pd.DataFrame:
@@ -41,7 +44,7 @@ def parameters(run: Run) -> pd.DataFrame:
     each = run.discrepancies
     if each.empty:
         return each
-    each = each[each.against.isin(_YARDSTICKS) & (each.parameter != "")]
+    each = each[each.against.isin(REFERENCES) & (each.parameter != "")]
     return _joined(run, each[["case_id", "against", "rank", "parameter", *METRICS]])
 
 
@@ -53,7 +56,7 @@ def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "max abs": reference.max_abs.map(number),
         "relative L2": reference.relative_l2.map(number),
-        "most of it from": reference.index.map(worst.get),
+        "most of it from": reference.index.map(worst.get).where(reference.launch == 0),
         **{
             name: by_case[against][WORST].map(number).reindex(reference.index, fill_value="")
             for against, name in _BESIDE.items()
@@ -62,22 +65,15 @@ def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
         "ranks equal": reference.index.map(_ranks_equal(run).get),
         "NaN or Inf": reference.nonfinite.map(number),
     }
-    labels = reference[[column for column in reference.columns if column not in ("against", "rank", *METRICS)]]
+    labels = reference[[column for column in reference.columns if column not in ("against", "launch", "rank", *METRICS)]]
     return pd.concat([labels, pd.DataFrame(columns, index=reference.index).fillna("")], axis=1)
 
 
-def _against_references(run: Run) -> pd.DataFrame:
-    rows = run.discrepancies
-    if rows.empty:
-        return rows
-    return rows[rows.against.isin(_YARDSTICKS) & (rows.parameter == "")]
-
-
 def _worst_parameter(run: Run) -> dict[str, str]:
-    """case_id to the parameter that the distance comes from, and its share of the squared distance."""
+    """Map case_id to the parameter that most of the first launch's distance comes from, with its share of the square."""
     rows = run.discrepancies
     rows = rows[(rows.against == REFERENCE) & (rows.parameter != "")]
-    rows = rows.assign(squared=(rows.l2**2).fillna(float("inf")), case_id=rows.case_id.astype(str))
+    rows = rows.assign(squared=as_distance(rows.l2**2), case_id=rows.case_id.astype(str))
     total = rows.groupby("case_id").squared.sum()
     worst = rows.loc[rows.groupby("case_id").squared.idxmax()]
     named = zip(worst.case_id, worst.parameter, worst.squared / total[worst.case_id].to_numpy(), strict=True)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from harness.report.distance import as_distance
 from harness.report.frame import Run
 from harness.report.labels import labelled, of_the_setting, reduction_names
 from harness.report.text import number, yes
@@ -25,7 +26,7 @@ def drift_table(rows: pd.DataFrame) -> pd.DataFrame:
     """For a person: of each setting and optimizer the two modes that are furthest apart at the last checkpoint."""
     last = rows[rows.step == rows.step.max()].reset_index(drop=True)
     setting = [column for column in last.columns if column not in (*_NUMBERS, "pair")] + ["optimizer"]
-    distance = last.relative_l2.fillna(float("inf"))
+    distance = as_distance(last.relative_l2)
     last = last.loc[distance.groupby([last[column].astype(str) for column in setting], sort=False).idxmax()]
     labels = last[[column for column in last.columns if column not in _NUMBERS]].rename(columns={"pair": "furthest pair"})
     return labels.assign(

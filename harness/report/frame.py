@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from harness.report.case_times import CaseTimes, reduced
+from harness.report.distance import furthest
 from harness.report.nccl_log import NcclLog, load_nccl_log
 from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
@@ -85,6 +87,22 @@ class Run:
         files = [RunDir(self.path).case_file("samples", case_id, launch) for launch in finished]
         tables = [_unchanged(file, partial(read_samples, file)) for file in files]
         return pa.concat_tables(tables) if tables else pa.table({name: [] for name in COLUMNS["samples"]})
+
+    def times(self, case_id: str) -> CaseTimes:
+        """Return the times of a case, of all launches. Its samples are read at the first call; only the result is kept."""
+        if case_id not in self._times:
+            self._times[case_id] = reduced(self.raw_samples(case_id))
+        return self._times[case_id]
+
+    @cached_property
+    def _times(self) -> dict[str, CaseTimes]:
+        return {}
+
+    @cached_property
+    def furthest(self) -> pd.DataFrame:
+        """One row a case, launch and reference: the rank whose whole gradient is furthest away; see `distance.furthest`."""
+        first_alone = set(self.launched.launch) <= {0}  # then `discrepancies` has the rows of all launches
+        return furthest(self.discrepancies if first_alone else self.every("discrepancies"))
 
     def every(self, table: str) -> pd.DataFrame:
         """A small table as all launches wrote it."""

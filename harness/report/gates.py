@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.report.comparison import Comparison
-from harness.report.discrepancy import distances
+from harness.report.discrepancy import furthest_distances
 from harness.report.frame import Run
 from harness.report.labels import labelled
 from harness.report.sides import DISCREPANCY, MEMORY, TIME
@@ -119,18 +119,13 @@ def _values(run: Run, timing: Timing, metric: str) -> Iterator[tuple[str, float,
         for row in steps[steps.phase == "step"].itertuples():
             yield row.case_id, row.low, row.high, f"{_ms(row.median)} [{_ms(row.low)}, {_ms(row.high)}] ms"
         return
-    for case_id, most in (_most_memory(run) if metric == MEMORY else _furthest(run)).items():
+    for case_id, most in (_most_memory(run) if metric == MEMORY else furthest_distances(run)).items():
         yield str(case_id), most, most, f"{mebibytes(most)} MiB" if metric == MEMORY else number(most)
 
 
 def _most_memory(run: Run) -> pd.Series:
     measured = run.launched[run.launched.status == OK]
     return measured.groupby("case_id", sort=False).peak_memory_bytes.max().astype(float)
-
-
-def _furthest(run: Run) -> pd.Series:
-    """Of all launches and ranks; what is no number is further than any."""
-    return distances(run).groupby(level=0, sort=False).max()
 
 
 def _absolute(metric: str, limit: float) -> str:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.report.case_times import CaseTimes
 from harness.report.frame import Run
 from harness.report.labels import columns_but_of, labelled
-from harness.report.statistics import CONFIDENCE, Floats
+from harness.report.statistics import CONFIDENCE, Floats, student_quantile
 from harness.report.text import milliseconds
-from harness.report.times import STEP, Times, times_of
 from harness.schema.record import OK
 
 NONE = "none"
@@ -50,8 +50,7 @@ def price(run: Run) -> pd.DataFrame:
     cases = run.cases[run.cases.status == OK]
     if cases.sync.nunique() < 2 or NONE not in set(cases.sync):
         return pd.DataFrame()
-    times = {case_id: times_of(run.raw_samples(case_id)) for case_id in cases.case_id}
-    rows = {ours: _row(times[ours], times[theirs]) for ours, theirs in _pairs(cases)}
+    rows = {ours: _row(run.times(ours), run.times(theirs)) for ours, theirs in _pairs(cases)}
     sizes = cases.set_index("case_id").gradient_bytes
     priced = pd.DataFrame.from_dict(rows, orient="index")
     return labelled(run.cases).join(priced.assign(gradient_bytes=sizes.reindex(priced.index)), how="inner")
@@ -93,8 +92,8 @@ def _pairs(cases: pd.DataFrame) -> Iterator[tuple[str, str]]:
             yield case_id, without[key]
 
 
-def _row(policy: Times, none: Times) -> dict[str, object]:
-    ours, theirs = _by_visit(policy), _by_visit(none)
+def _row(policy: CaseTimes, none: CaseTimes) -> dict[str, object]:
+    ours, theirs = policy.visit_medians(), none.visit_medians()
     found = difference(ours, theirs)
     return {
         "none_s": float(np.median(list(theirs.values()))),
@@ -106,13 +105,6 @@ def _row(policy: Times, none: Times) -> dict[str, object]:
         "of": found.of,
         "verdict": found.verdict,
     }
-
-
-def _by_visit(times: Times) -> dict[tuple[int, int], float]:
-    """(launch, visit) to the median over its iterations of the slowest rank's step."""
-    step, visits = times.slowest[times.clock, STEP], np.stack([times.blocks.launch, times.blocks.visit])
-    places, of = np.unique(visits, axis=1, return_inverse=True)
-    return {(int(launch), int(visit)): float(np.median(step[of == k])) for k, (launch, visit) in enumerate(places.T)}
 
 
 def difference(
@@ -131,11 +123,9 @@ def difference(
 
 
 def _student(values: Floats, confidence: float) -> tuple[float, float]:
-    from scipy.special import stdtrit
-
     if len(values) < _FEWEST:
         return float("nan"), float("nan")
-    reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * float(values.std(ddof=1)) / len(values) ** 0.5
+    reach = student_quantile(len(values), confidence) * float(values.std(ddof=1)) / len(values) ** 0.5
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 

@@ -127,8 +127,12 @@ class Report:
 
 def build(path: Path | str) -> Report:
     """Reduce a run to its report. Raises RefusedError when `path` is no run directory."""
-    run = load_run(path)
-    timed = timing(run)
+    return report_of(load_run(path))
+
+
+def report_of(run: Run) -> Report:
+    """Reduce a loaded run to its report."""
+    timed, story = timing(run), tell(run)
     cautioned = cautions(run, timed)
     frames = {
         "cost": cost(run, timed),
@@ -150,8 +154,8 @@ def build(path: Path | str) -> Report:
         findings=_findings(run),
         cautions=caution_remarks(run, cautioned),
         pictures=dict(_pictures(run, traded, frames["collectives"])),
-        tables=list(_tables(run, timed, shown, brief=False)),
-        brief_tables=lambda: list(_tables(run, timed, shown, brief=True)),
+        tables=[*story, *_tables(run, timed, shown, brief=False)],
+        brief_tables=lambda: [*story, *_tables(run, timed, shown, brief=True)],
         frames={
             **frames,
             "cost": frames["cost"].reset_index(names="case_id"),
@@ -270,7 +274,6 @@ def _findings(run: Run) -> list[str]:
 
 
 def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: bool) -> Iterator[Table]:
-    yield from tell(run)
     yield from why_tables(run)
     if len(frames["cost"]):
         yield from _of_times(run, timed, frames, brief=brief)

@@ -1,6 +1,6 @@
 """One side of a comparison: the launches of one or more runs of a configuration, put together case by case."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.report.case_times import CaseTimes
 from harness.report.discrepancy import distances
 from harness.report.frame import Run, load_run
 from harness.report.labels import columns_but_of, short, spelled
 from harness.report.statistics import Floats
-from harness.report.times import Times, times_of
 from harness.schema.case import AXES
 from harness.schema.record import OK
 from harness.schema.refusal import RefusedError
@@ -80,9 +80,9 @@ class Side:
         return {option for run in self.runs for option in getattr(run.config, axis)}
 
 
-def load_side(paths: Sequence[Path], apart: str = "") -> Side:
-    """Raises RefusedError for a path that is no run directory."""
-    return Side(tuple(load_run(path) for path in dict.fromkeys(path.resolve() for path in paths)), apart)
+def load_side(paths: Sequence[Path], apart: str = "", load: Callable[[Path], Run] = load_run) -> Side:
+    """Load the runs of a side by `load`. Raises RefusedError for a path that is no run directory."""
+    return Side(tuple(load(path) for path in dict.fromkeys(path.resolve() for path in paths)), apart)
 
 
 def check_orders(base: Side, new: Side) -> None:
@@ -133,7 +133,7 @@ def _keys(cases: pd.DataFrame, apart: str) -> Iterator[Key]:
 
 
 def _metrics(run: Run, case_id: str, phases: bool) -> Iterator[tuple[str, Floats]]:
-    times = times_of(run.raw_samples(case_id))
+    times = run.times(case_id)
     yield TIME, times.launch_medians((times.clock, "step"))
     if phases:
         yield from _phases(times)
@@ -141,7 +141,7 @@ def _metrics(run: Run, case_id: str, phases: bool) -> Iterator[tuple[str, Floats
     yield MEMORY, launched.peak_memory_bytes.to_numpy(dtype=np.float64)
 
 
-def _phases(times: Times) -> Iterator[tuple[str, Floats]]:
+def _phases(times: CaseTimes) -> Iterator[tuple[str, Floats]]:
     """The step's parts, by the clock that sees its work."""
     for clock, phase in times.slowest:
         if clock == times.clock and phase != "step":
@@ -149,7 +149,7 @@ def _phases(times: Times) -> Iterator[tuple[str, Floats]]:
 
 
 def _distances(run: Run) -> dict[str, Floats]:
-    """case_id to [launches]: relative L2 from the reference, of the rank that is furthest."""
+    """Map case_id to `distances`, [launches]."""
     return {str(case_id): values.to_numpy() for case_id, values in distances(run).groupby(level=0)}
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harness.report.statistics import Blocks, Floats, nan_median
+from harness.report.statistics import Blocks, Floats
 from harness.schema.record import ARRIVAL, CUDA_EVENT, CUDA_QUEUED, HOST
 
 STEP, AGGREGATE = "step", "aggregate"
@@ -55,21 +55,6 @@ class Times:
             if alone is not None and step is not None and np.isfinite(step - alone).any():
                 slowest[clock, EXPOSED] = step - alone
         return slowest
-
-    @property
-    def overlap(self) -> float:
-        """The share of communication that is hidden behind other work; NaN unless the aggregation communicates during backward.
-
-        1 - exposed / collective_alone, of the medians over all iterations.
-        """
-        alone, exposed = (self.slowest.get((self.clock, phase)) for phase in (COLLECTIVE_ALONE, EXPOSED))
-        if alone is None or exposed is None or (ARRIVAL, AGGREGATE) in self.seconds:
-            return float("nan")
-        return float(1 - nan_median(exposed) / nan_median(alone))
-
-    def launch_medians(self, key: Key) -> Floats:
-        """[launches]: the median over iterations of the slowest rank's seconds."""
-        return np.array([float(nan_median(self.slowest[key][own])) for own in self.blocks.launches])
 
     def _split(self) -> Iterator[tuple[Key, Floats]]:
         """`aggregate` as waiting for the last rank and the rest. Both of a rank's own, so their sum is its `aggregate`."""

@@ -5,11 +5,8 @@ from functools import cache
 from math import exp, inf, log, nan, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.report.statistics import CONFIDENCE
-
-Floats = NDArray[np.float64]
+from harness.report.statistics import CONFIDENCE, Floats, student_quantile
 
 MORE, LESS, SAME, UNCLEAR = "more", "less", "same", "unclear"
 """Verdicts on the new side, of whatever is compared."""
@@ -110,11 +107,9 @@ def _reach(again: Floats, base: int, new: int) -> float:
 
     Never less than the largest ratio that two of the A/A launches have shown.
     """
-    from scipy.special import stdtrit
-
     logs = np.log(again)
     spread = float(logs.std(ddof=1)) * sqrt(1 / base + 1 / new)
-    return exp(max(float(stdtrit(len(again) - 1, (1 + CONFIDENCE) / 2)) * spread, float(np.ptp(logs))))
+    return exp(max(student_quantile(len(again), CONFIDENCE) * spread, float(np.ptp(logs))))
 
 
 def _ratios(base: Floats, new: Floats) -> Floats:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.report.distance import as_distance
 from harness.report.frame import Run
 from harness.report.text import number, picture_text
 from harness.schema.record import CLEAN
@@ -30,7 +31,8 @@ def waterfalls(run: Run) -> bytes | None:
     if budgets.empty:
         return None
     told = run.diagnoses.assign(case_id=run.diagnoses.case_id.astype(str), clean=run.diagnoses.verdict.isin(CLEAN))
-    told = told[told.case_id.isin(set(budgets.case_id))].sort_values(["clean", "distance"], ascending=[True, False])
+    told = told[told.case_id.isin(set(budgets.case_id))].assign(distance=as_distance(told.distance))
+    told = told.sort_values(["clean", "distance"], ascending=[True, False])
     chosen = told.drop_duplicates(["verdict", "cause"]).head(_MOST)
     across = min(len(chosen), _ACROSS)
     down = -(-len(chosen) // across)

@@ -243,9 +243,9 @@ MUTANTS = (
     ),
     Mutant(
         "export-distance-of-rank-0",
-        "distances",
-        "rows.launch], sort=False).max()",
-        "rows.launch], sort=False).first()",
+        "furthest",
+        'whole.loc[whole.groupby(["case_id", "launch", "against"], sort=False).relative_l2.idxmax()]',
+        'whole.drop_duplicates(["case_id", "launch", "against"])',
         "An exported distance is that of the first rank instead of the rank that is furthest away.",
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -9,7 +10,6 @@ from harness.report.discrepancy import distances
 from harness.report.frame import Run
 from harness.report.labels import parameter_columns
 from harness.report.statistics import Floats
-from harness.report.times import times_of
 from harness.schema.case import AXES
 from harness.schema.record import OK
 
@@ -30,14 +30,14 @@ class Content:
     seconds: dict[str, list[tuple[int, float]]]
     """`<clock>/<phase>` to (measured iteration, seconds of the slowest rank); skew and the like among them."""
     figures: dict[str, float]
-    """Name, with its unit, to a finite number; no distance from the reference where a rank has none."""
+    """Name, with its unit, to a number. All are finite but `relative_l2/reference`, which is infinite if a rank has NaN."""
 
 
 def contents(run: Run) -> Iterator[Content]:
     """Every measured case, launch by launch. The samples of one case are read at a time."""
     measured, far = run.launched[run.launched.status == OK], distances(run).to_dict()
     for case_id, rows in measured.groupby("case_id", sort=False, observed=True):
-        times = times_of(run.raw_samples(str(case_id)))
+        times = run.times(str(case_id))
         for row, own in zip(rows.sort_values("launch").to_dict("records"), times.blocks.launches, strict=True):
             seconds = {"/".join(key): _numbered(values[own]) for key, values in times.slowest.items()}
             distance = far.get((str(case_id), row["launch"]))
@@ -56,9 +56,8 @@ def _settings(run: Run, row: dict[str, Any]) -> dict[str, Any]:
 def _figures(row: dict[str, Any], seconds: dict[str, list[tuple[int, float]]], far: float | None) -> dict[str, float]:
     medians = {f"median_s/{name}": median(value for _, value in series) for name, series in seconds.items() if series}
     figures = {**medians, **{key: float(row[key]) for key in _MEMORY if key != _PEAK or row["device"] != "cpu"}}
-    if far is not None:
-        figures["relative_l2/reference"] = float(far)
-    return {name: value for name, value in figures.items() if abs(value) < float("inf")}  # nor a NaN
+    finite = {name: value for name, value in figures.items() if isfinite(value)}
+    return finite if far is None else finite | {"relative_l2/reference": float(far)}
 
 
 def _absent(value: object) -> bool:

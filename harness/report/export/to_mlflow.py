@@ -22,7 +22,7 @@ from mlflow.utils.validation import (
 
 from harness.report.export.content import Content, contents
 from harness.report.frame import Run
-from harness.report.render import build, write
+from harness.report.render import report_of, write
 from harness.schema.file_names import file_name
 from harness.schema.reading import is_regular, read_text
 from harness.schema.refusal import RefusedError
@@ -103,7 +103,7 @@ def _log_case(client: MlflowClient, experiment: str, parent: str, content: Conte
 def _pages(run: Run) -> dict[str, str]:
     """Map file name to content: the report, rendered again, and config.yaml and environment.json unless they are links."""
     own = [run.path / name for name in ("config.yaml", "environment.json") if is_regular(run.path / name)]
-    return {path.name: read_text(path) for path in own} | {"report.md": read_text(write(build(run.path)), folders=1)}
+    return {path.name: read_text(path) for path in own} | {"report.md": read_text(write(report_of(run)), folders=1)}
 
 
 def _batches(entries: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.report.distance import as_distance
 from harness.report.frame import Run
 from harness.report.tables import Table
 from harness.report.text import number
@@ -73,8 +74,8 @@ def claims_table(title: str, claims: Sequence[Claim], run: Run) -> Table:
 
 def matters(run: Run, parameters: pd.Series, losses: pd.Series, others: pd.Series, what: str) -> Verdict:
     """Whether optimizer steps have led to other losses. A loss that is no number any more is infinitely far away."""
-    apart = float(((losses - others) / others).abs().fillna(np.inf).max())
-    furthest = float(parameters.fillna(np.inf).max())
+    apart = float(as_distance(((losses - others) / others).abs()).max())
+    furthest = float(as_distance(parameters).max())
     words = (
         f"after {run.config.drift.steps} optimizer steps {what} have parameters up to {number(furthest)} apart (relative L2) "
         f"and losses up to {number(apart)}, relative; above {MATTERS:g} it matters"

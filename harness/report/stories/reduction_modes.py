@@ -5,6 +5,7 @@ import itertools
 
 import pandas as pd
 
+from harness.report.distance import as_distance
 from harness.report.frame import Run
 from harness.report.stories.claims import NO_STEPS, Claim, NotSeenError, Verdict, largest, matters, seen, untestable
 from harness.report.stories.pairs import pairs
@@ -98,7 +99,7 @@ def adam_forgives(run: Run) -> Verdict:
         raise NotSeenError(NO_STEPS)
     drift = seen(run, "loss_scale", setting="of adam", quantity="parameters, relative_l2").value
     adam = largest(drift)
-    sgd = seen(run, "loss_scale", setting="of sgd", quantity="parameters, relative_l2").value.fillna(float("inf")).max()
+    sgd = as_distance(seen(run, "loss_scale", setting="of sgd", quantity="parameters, relative_l2").value).max()
     words = f"at one learning rate mean and sum end with parameters {number(adam)} apart under Adam, {number(sgd)} under SGD"
     return adam < ADAM_FORGIVES, words
 

@@ -1,14 +1,26 @@
 """Gates: what breaks them, what cannot be told, and what is left for machines to read."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness.report.__main__ import main
+from harness.report.across import across
+from harness.report.discrepancy import discrepancy
+from harness.report.export.content import contents
+from harness.report.frame import load_run
 from harness.report.gates import BROKEN, KEPT, UNTOLD, outcome, parse_gate
+from harness.report.render import build
+from harness.report.sides import DISCREPANCY, load_side
+from harness.report.text import number
+from harness.schema.matrix import expand_cases
+from harness.schema.record import REFERENCE
 from harness.schema.refusal import RefusedError
 from tests.synthetic import MIB, make_run, read_json, steps
 
@@ -159,3 +171,34 @@ def test_wrong_use_of_check(tmp_path: Path, arguments: list[str], said: str, cap
     assert said in capsys.readouterr().err
     assert main(["check", str(tmp_path / "none"), "--max-step-ms", "5"]) == 2
     assert "not a run directory" in capsys.readouterr().err
+
+
+def far_on_one_rank(folder: Path, ranks: int) -> Path:
+    """Two launches. `sum` has NaN on rank 1 of the first one, `mean` is furthest on rank 1 of the second one."""
+    run_dir = make_run(
+        folder, steps(0.01, ranks=ranks), "workload=[mlp_digits]", "reduction=[mean,sum]", "launches=2", ranks=ranks
+    )
+    for case in expand_cases(run_dir.config()):
+        for launch, distance in enumerate((math.nan, 1e-8) if case.reduction == "sum" else (1e-8, 5e-3)):
+            file = run_dir.case_file("discrepancies", case.case_id, launch)
+            rows = pq.read_table(file).to_pylist()
+            reference = next(row for row in rows if row["against"] == REFERENCE)
+            pq.write_table(pa.Table.from_pylist([*rows, reference | {"rank": 1, "relative_l2": distance}]), file)
+    return run_dir.path
+
+
+def test_every_command_has_one_distance_of_the_furthest_rank(tmp_path: Path) -> None:
+    """NaN on one rank of one launch is infinitely far in the report, `check`, `compare`, across runs, and in an export."""
+    two, four = far_on_one_rank(tmp_path, 2), far_on_one_rank(tmp_path, 4)
+    run, far = load_run(four), {"mean": 5e-3, "sum": math.inf}
+    assert discrepancy(run).query("against == @REFERENCE").set_index("reduction").relative_l2.to_dict() == far
+    assert "mlp_digits sum has no finite distance from it" in build(four).answer[0]
+    assert main(["check", str(four), "--max-relative-l2", "1e-3"]) == 1
+    judged = {one["case"]: one["why"] for one in read_json(four / "report" / "check.json")["judged"]}
+    assert judged == {f"mlp_digits {name}": number(value) for name, value in far.items()}
+    table = across([load_run(two), run])
+    assert list(zip(table.reduction, table[REFERENCE], strict=True)) == [(name, far[name]) for name in far for _ in range(2)]
+    sides = {key: load_side([four]).launches(key)[DISCREPANCY] for key in load_side([four]).keys}
+    assert {dict(key)["reduction"]: max(values) for key, values in sides.items()} == far
+    exported = {(one.case_id.split(".")[1], one.launch): one.figures["relative_l2/reference"] for one in contents(run)}
+    assert exported == {("mean", 0): 1e-7, ("mean", 1): 5e-3, ("sum", 0): math.inf, ("sum", 1): 1e-7}

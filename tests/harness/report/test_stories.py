@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.report import render
 from harness.report.frame import Run, load_run
 from harness.report.staleness import reads
-from harness.report.stories import gradient_sums, tell, unequal_derivatives
+from harness.report.stories import claims, gradient_sums, tell, unequal_derivatives
 from harness.report.stories import reduction_modes as reduction_modes_story
 from harness.report.stories.claims import FAILS, HOLDS, UNTESTABLE, Claim, judge
 from harness.schema.config import STORIES as STORY_NAMES
@@ -300,3 +301,21 @@ def test_exact_zeros_and_the_prediction_of_the_alias(reduction_modes: Finished) 
         assert (largest > 0.01).all() if fault == "alias" else (largest < 1e-6).all()
     alias = tables["The alias, measured and predicted"]
     assert (alias.measured.str[:13] == alias.predicted.str[:13]).all()
+
+
+def test_a_claim_is_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A narrow terminal shows other tables than report.md, and the same verdicts."""
+    run_dir = make_run(tmp_path, steps(0.01), "workload=[mlp_digits]", "reduction=[mean]", "story=gradient_sums")
+    judged: list[str] = []
+    original = claims.judge
+
+    def counting(claim: Claim, run: Run) -> claims.Judged:
+        judged.append(claim.words)
+        return original(claim, run)
+
+    monkeypatch.setattr(claims, "judge", counting)
+    monkeypatch.setattr(render, "_UNBOUNDED", 100)
+    render.show([run_dir.path])
+    title = f"Claims: {gradient_sums.TITLE}"
+    assert title in capsys.readouterr().out and title in (run_dir.report / "report.md").read_text()
+    assert judged == [claim.words for claim in gradient_sums.CLAIMS]
