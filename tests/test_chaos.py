@@ -152,7 +152,7 @@ def test_what_others_are_held_against_is_left_when_it_kills_the_world_twice(begi
     """A death in a finished case that is run again is charged to that, and to no case that waits for it."""
     run = begin()
     waiting = run.plant("kill", "forward")
-    (finished,) = run.run_dir.finished()
+    (finished,) = run.run_dir.listed()
     for _ in range(2):
         run.plant("kill", "forward", case=f"rehearse {finished}")
     status, output, _ = run.end()

@@ -116,7 +116,7 @@ ELSEWHERE = {
     ("harness/schema/whole_files.py", "writing"),
 }
 """Functions that open something else than a file of a run for reading."""
-READERS = ("harness/schema", "harness/report", "launch", "harness/rank/standing.py", "harness/rank/kept.py")
+READERS = ("harness/schema", "harness/report", "launch", "harness/rank/progress.py", "harness/rank/kept.py")
 
 
 def opening(path: Path, root: Path = ROOT, elsewhere: Collection[tuple[str, str]] = ELSEWHERE) -> list[str]:

@@ -16,6 +16,7 @@ from harness.schema.rank_state import UNREACHABLE
 from harness.schema.run_dir import RunDir
 from launch.job import configure, run_all
 from launch.patience import Ended
+from launch.resume import undone_launches
 from launch.signals import signals_noted
 from launch.supervise import settle
 from launch.task import Task
@@ -200,7 +201,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandIn]
 
 
 def all_of(run_dir: RunDir, *, retry: bool = False) -> Verdict:
-    return run_all(run_dir.config(), run_dir, Task(retry=retry), lambda *asked: [], lambda done: None)
+    config = run_dir.config()
+    numbers = undone_launches(run_dir, config) if retry else range(config.launches)
+    return run_all(config, run_dir, Task(retry=retry), lambda *asked: [], lambda done: None, numbers)
 
 
 def test_a_signal_in_a_later_launch_keeps_what_is_there(make: Make, launches: Callable[..., StandIn]) -> None:
@@ -210,7 +213,7 @@ def test_a_signal_in_a_later_launch_keeps_what_is_there(make: Make, launches: Ca
     assert [number for _, number in stand_in.launched] == [0, 1]
     assert (verdict.status, verdict.stopped, verdict.complete) == (FAILURE, True, False)
     assert verdict.lines == ("ended by SIGINT: 1 of 4 cases are finished and kept in launch 1",)
-    assert [len(run_dir.finished("cases", number)) for number in range(3)] == [4, 0, 0]
+    assert [len(run_dir.listed("cases", number)) for number in range(3)] == [4, 0, 0]
 
 
 def test_a_signal_after_the_last_case_of_a_launch_keeps_the_next_from_starting(
