@@ -90,7 +90,7 @@ def check(config: BenchmarkConfig, ranks: int) -> None:
 def launch(config: BenchmarkConfig, *, keep_refused: bool = False) -> tuple[Verdict, RunDir | None]:
     """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made.
 
-    keep_refused: keep the directory of a run that its ranks refuse, with the reason in ends.json.
+    keep_refused: keep the directory of a run that its ranks refuse, with the reason in failures.json.
     """
     if config.dry_run:
         print(message_lines(f"would run {asked_for(config)}:\n{plan(config, RunDir('RUN_DIR'), Task(world='WORLD'))}"))
@@ -112,7 +112,7 @@ def launch(config: BenchmarkConfig, *, keep_refused: bool = False) -> tuple[Verd
 def _note_refusal(run_dir: RunDir, verdict: Verdict) -> None:
     at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     culprit = {"rank": None, "host": "", "case": "", "phase": "pre-flight", "how": f"refused: {' '.join(verdict.lines)}"}
-    run_dir.note_end({"at": at, "launch": 0, "culprits": [culprit]})
+    run_dir.note_failure({"at": at, "launch": 0, "culprits": [culprit]})
 
 
 def kept(run_dir: RunDir, verdict: Verdict) -> RunDir | None:

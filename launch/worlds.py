@@ -29,7 +29,7 @@ _START_S = 30.0
 
 
 def run_launch(config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, watch: Watch) -> Verdict:
-    """One launch to its end. A world that died on the way is told at once, stands in ends.json, and makes the status 1."""
+    """One launch to its end. A world that died on the way is told at once, stands in failures.json, and makes the status 1."""
     with signals_noted() as received:
         return _run_worlds(config, run_dir, task, start, watch, received)
 
@@ -110,4 +110,4 @@ def note(run_dir: RunDir, task: Task, culprits: Sequence[Death]) -> None:
     """Keep for the report who ended a world; where the disk is full, the terminal alone is told."""
     at = datetime.now().astimezone().isoformat(timespec="seconds")
     with suppress(OSError):
-        run_dir.note_end({"at": at, "launch": task.launch, "culprits": [culprit.record for culprit in culprits]})
+        run_dir.note_failure({"at": at, "launch": task.launch, "culprits": [culprit.record for culprit in culprits]})

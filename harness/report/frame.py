@@ -52,8 +52,8 @@ class Run:
     environment: dict[str, Any]
     missing: tuple[str, ...]
     """case_ids, and names of probes, that the configuration asks for and the run never finished."""
-    ends: tuple[dict[str, Any], ...] = ()
-    """Worlds that died: see ends.json."""
+    failures: tuple[dict[str, Any], ...] = ()
+    """Worlds that ended before all was done: see failures.json."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Files in the run directory that are missing, not whole, or not what their names say, and why."""
 
@@ -61,6 +61,11 @@ class Run:
     def nccl(self) -> NcclLog | None:
         """NCCL's own log, where nccl_debug asks for it. Read at the first use: the logs may be large."""
         return load_nccl_log(RunDir(self.path), self.config, self.environment)
+
+    @property
+    def ends(self) -> tuple[dict[str, Any], ...]:
+        """Former name of `failures`; until 0.3."""
+        return self.failures
 
     @property
     def failed(self) -> bool:
@@ -111,7 +116,7 @@ def load_run(path: Path | str) -> Run:
         findings=findings,
         environment=run_dir.environment(),
         missing=tuple(entry.label for entry in progress.unfinished),
-        ends=tuple(run_dir.ends()),
+        failures=tuple(run_dir.failures()),
         damaged=damaged_files(run_dir, progress),
         **{table: _of_first_launch(rows) for table, rows in tables.items()},
     )

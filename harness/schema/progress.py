@@ -171,7 +171,8 @@ def damaged_files(run_dir: RunDir, progress: Progress) -> dict[str, str]:
     environment = run_dir.read_environment()
     begun = any(entry.status for entry in progress.entries if entry.table == "cases")
     absent = "missing" if begun and not environment.there else ""
-    files |= {"environment.json": absent or _in_words(environment), "ends.json": _in_words(run_dir.read_ends())}
+    files["environment.json"] = absent or _in_words(environment)
+    files[run_dir.failures_file.name] = _in_words(run_dir.read_failures())
     return {name: why for name, why in files.items() if why}
 
 

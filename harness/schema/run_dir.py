@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
-from harness.schema.environment import ENDS, ENVIRONMENT, Fitted, read_fitted
+from harness.schema.environment import ENVIRONMENT, FAILURES, Fitted, read_fitted
 from harness.schema.file_names import file_name
 from harness.schema.ranks_dir import RanksDir
 from harness.schema.reading import is_regular, is_there
@@ -43,6 +43,7 @@ TABLES = tuple(table for tables in HELD.values() for table in tables)
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system answers that is mounted without them, as Lustre may be."""
+_FAILURES, _FAILURES_OF_VERSION_4 = "failures.json", "ends.json"
 _TRACE = ".pt.trace.json.gz"
 _FOLDERS = ("ranks", "report", "traces", "scratch")
 """Folders other than the tables."""
@@ -277,17 +278,23 @@ class RunDir:
             with contextlib.suppress(OSError):
                 remove_all(self.path / folder, self.path, f".*{PART}")
 
-    def note_end(self, end: Mapping[str, Any]) -> None:
-        """Add to ends.json, which tells of worlds that ended before all was done."""
-        self.write("ends.json", json.dumps([*self.ends(), dict(end)], indent=2).encode())
+    def note_failure(self, failure: Mapping[str, Any]) -> None:
+        """Add a world that ended before all was done to failures.json."""
+        self.write(_FAILURES, json.dumps([*self.failures(), dict(failure)], indent=2).encode())
 
-    def ends(self) -> list[dict[str, Any]]:
-        """What is in ends.json; empty when nothing went wrong."""
-        return self.read_ends().content or []
+    def failures(self) -> list[dict[str, Any]]:
+        """Content of failures.json; empty when nothing went wrong."""
+        return self.read_failures().content or []
 
-    def read_ends(self) -> Fitted:
-        """Return ends.json with its problems."""
-        return read_fitted(self.path / "ends.json", ENDS)
+    def read_failures(self) -> Fitted:
+        """Return failures.json with its problems."""
+        return read_fitted(self.failures_file, FAILURES)
+
+    @property
+    def failures_file(self) -> Path:
+        """failures.json; in a run of schema_version 4 in which no world has failed since, its former name."""
+        new, old = self.path / _FAILURES, self.path / _FAILURES_OF_VERSION_4
+        return old if is_there(old) and not is_there(new) else new
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write environment.json."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.report.ends import end_tables
+from harness.report.failures import failure_tables
 from harness.report.frame import load_run
 from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import UNREACHABLE
@@ -79,8 +79,8 @@ def test_a_world_that_has_finished_cases_is_no_restart_in_vain(
     verdict = run(run_dir, worlds, monkeypatch)
     assert (worlds.started, verdict.status, verdict.complete) == (4, FAILURE, True), "a rank died, and every case is there"
     assert capsys.readouterr().err.count("the world is started again for what remains") == 3
-    assert [end["culprits"][0]["case"] for end in run_dir.ends()] == [case(run_dir, place) for place in (1, 2, 3)]
-    assert {end["culprits"][0]["rank"] for end in run_dir.ends()} == {1}
+    assert [end["culprits"][0]["case"] for end in run_dir.failures()] == [case(run_dir, place) for place in (1, 2, 3)]
+    assert {end["culprits"][0]["rank"] for end in run_dir.failures()} == {1}
     assert worlds.aside == [{}] * 4
 
 
@@ -171,7 +171,7 @@ def test_a_signal_ends_the_run_and_no_world_follows(
     verdict = run(run_dir, worlds, monkeypatch)
     assert (worlds.started, verdict.status, verdict.stopped) == (1, FAILURE, True)
     assert verdict.lines == (f"ended by {number.name}: 2 of 4 cases are finished and kept",)
-    assert not run_dir.ends(), "nobody is to blame"
+    assert not run_dir.failures(), "nobody is to blame"
 
 
 @pytest.mark.usefixtures("harmless")
@@ -268,5 +268,5 @@ def test_the_dump_of_a_flight_recorder_is_named(make: Make, monkeypatch: pytest.
     assert told.count("torch's flight recorder has written") == 1, "the second world leaves none"
     assert f"torchfrtrace --prefix flight.launch0.world0.rank_ {run_dir.ranks.path}" in told
     assert "open only those of your own runs" in told
-    (table,) = [table for table in end_tables(load_run(run_dir.path)) if table.title == "Ended early"]
+    (table,) = [table for table in failure_tables(load_run(run_dir.path)) if table.title == "Ended early"]
     assert "ranks/ has flight.launch0.world0.rank_0, flight.launch0.world0.rank_1" in table.note

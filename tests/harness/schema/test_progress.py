@@ -1,5 +1,6 @@
 """Progress of a run: rank, launcher and report give one answer, and no file is opened twice."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -162,3 +163,18 @@ def test_a_rank_that_goes_on_imports_no_pandas(run_dir: RunDir) -> None:
     imports = "from harness.rank.progress import take_up; from harness.probes.control import Control"
     call = "take_up(run_dir, run_dir.config(), 1, Control(None, 0, 1), retry=False).cases"
     assert in_a_process(run_dir, f"{imports}; print(len({call}), 'pandas' in sys.modules)") == ["4", "False"]
+
+
+def test_failures_of_a_former_version_are_read_and_kept(tmp_path: Path) -> None:
+    """schema_version 4 called failures.json ends.json."""
+    run_dir = make_run(tmp_path, steps(0.01, iterations=3), "workload=[mlp_digits]", "reduction=[sum]")
+    first, second = ({"at": at, "launch": 0, "culprits": [{"rank": 1}]} for at in ("first", "second"))
+    (run_dir.path / "ends.json").write_text(json.dumps([first]))
+    run = load_run(run_dir.path)
+    assert run.failures == run.ends == (first,)
+    assert not run.damaged
+    run_dir.note_failure(second)
+    assert json.loads((run_dir.path / "failures.json").read_text()) == run_dir.failures() == [first, second]
+    (run_dir.path / "failures.json").unlink()
+    (run_dir.path / "ends.json").write_text("[")
+    assert list(load_run(run_dir.path).damaged) == ["ends.json"]
