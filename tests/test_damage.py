@@ -97,13 +97,10 @@ READS = {
 ELSEWHERE = {
     ("harness/schema/reading.py", "open_file"),
     ("harness/schema/rank_state.py", "this_machine"),  # /proc
-    ("harness/schema/rank_state.py", "process_start"),
     ("harness/schema/terminal.py", "_drop"),  # /dev/null
     ("harness/schema/terminal.py", "_open_missing"),
     ("harness/schema/tables.py", "_read"),  # what open_file has opened
     ("launch/devices.py", "_has_amd_gpu"),  # /sys
-    ("launch/ending.py", "_is_rank"),
-    ("launch/patience.py", "_state"),
     ("launch/source.py", "_read"),
     ("harness/schema/rank_state.py", "note_death"),  # writes
     ("harness/schema/ranks_dir.py", "open_log"),
