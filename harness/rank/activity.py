@@ -10,7 +10,7 @@ from harness.schema.processes import UNSEEN
 _CPU_SHARE = 0.05
 """CPU seconds a second. A loop that sleeps and polls takes less: 0.3% at 100 polls a second."""
 _BYTES_PER_S = 2**14
-"""The guard's own looks at /proc read 1.5 KiB/s."""
+"""The guard's own looks at processes read 3 KiB/s."""
 
 
 @dataclass(frozen=True)
