@@ -114,7 +114,7 @@ def _run(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir 
 def _told(verdict: Verdict, run_dir: RunDir | None) -> tuple[Verdict, RunDir | None]:
     """Say what happened, and write the report of what is there."""
     _say(verdict, run_dir)
-    if verdict.stopped or run_dir is None or not run_dir.finished() or verdict.status == REFUSAL:
+    if verdict.stopped or run_dir is None or not run_dir.listed() or verdict.status == REFUSAL:
         return verdict, run_dir
     return replace(verdict, status=max(verdict.status, _report([run_dir]))), run_dir
 
@@ -135,7 +135,7 @@ def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -
         print(f"\n{size} rank{'s' * (size > 1)}:", flush=True)
         verdict, run_dir = _measure(config)
         worst = max(worst, verdict.status)
-        run_dirs += [run_dir] if run_dir and run_dir.finished() else []
+        run_dirs += [run_dir] if run_dir and run_dir.listed() else []
         if verdict.stopped:
             break
     if run_dirs:
@@ -154,7 +154,7 @@ def _run_matrix(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
         verdict, run_dir = launch(own, keep_refused=True)
         _say(verdict, run_dir)
         run_dirs += [run_dir] if run_dir else []
-        if number == 1 or (run_dir and run_dir.finished()):
+        if number == 1 or (run_dir and run_dir.listed()):
             worst = max(worst, verdict.status)
         if verdict.stopped or worst == REFUSAL:
             break
@@ -199,8 +199,8 @@ def _say(verdict: Verdict, run_dir: RunDir | None) -> None:
     _print_lines(verdict)
     if run_dir and not verdict.complete and verdict.status != REFUSAL:
         print(f"to go on: python -m launch resume={shlex.quote(plain(str(run_dir.path)))}", file=sys.stderr)
-    if run_dir and verdict.status != REFUSAL and (verdict.stopped or not run_dir.finished()):
-        holds = "the finished cases are" if run_dir.finished() else "no case is finished; the ranks' logs are"
+    if run_dir and verdict.status != REFUSAL and (verdict.stopped or not run_dir.listed()):
+        holds = "the finished cases are" if run_dir.listed() else "no case is finished; the ranks' logs are"
         print(plain(f"{holds} in {run_dir.path}; python -m harness.report show {run_dir.path}"))
 
 

@@ -14,6 +14,7 @@ from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.terminal import reader_may_leave
 from launch.job import run_all
+from launch.resume import undone_launches
 from launch.slurm import cpus, launcher_of, python_of
 from launch.supervise import Start
 from launch.task import Task, add_task, read_task
@@ -34,7 +35,9 @@ def main() -> int:
     run_dir = RunDir.open(arguments.run_dir)
     try:
         with run_dir.occupied():
-            verdict = run_all(run_dir.config(), run_dir, read_task(arguments), srun, lambda done: None)
+            config, task = run_dir.config(), read_task(arguments)
+            launches = undone_launches(run_dir, config) if task.retry else range(config.launches)
+            verdict = run_all(config, run_dir, task, srun, lambda done: None, launches)
             run_dir.remove_scratch()
     except RefusedError as error:
         verdict = Verdict(REFUSAL, (str(error),))

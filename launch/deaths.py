@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
+from harness.schema.processes import is_alive
 from harness.schema.rank_state import (
     DEAD,
     SILENT,
@@ -18,7 +19,6 @@ from harness.schema.rank_state import (
     UNREACHABLE,
     RankStatus,
     note_death,
-    process_start,
     read_rank_status,
     this_machine,
 )
@@ -48,7 +48,7 @@ class Death:
 
     @property
     def record(self) -> dict[str, Any]:
-        """As it stands in ends.json."""
+        """As it stands in failures.json."""
         return asdict(self)
 
 
@@ -56,7 +56,7 @@ def note_deaths(run_dir: RunDir) -> None:
     """Write down, for other hosts and for later, which ranks of this machine are gone without a word."""
     here = this_machine()
     for status in run_dir.ranks.statuses():
-        if not status.ended and status.machine == here and not process_start(status.pid):
+        if not status.ended and status.machine == here and not is_alive(status.pid):
             _note_unless_ended(run_dir, status)
 
 

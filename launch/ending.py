@@ -6,8 +6,10 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
+import psutil
+
+from harness.schema.processes import UNSEEN, all_processes
 from harness.schema.rank_state import LAUNCHER_PID
 from harness.schema.run_dir import RunDir
 from launch.rest import POLL_S
@@ -59,13 +61,11 @@ def _signal(processes: Sequence[Process], number: signal.Signals) -> None:
 
 def own_ranks() -> set[int]:
     """Ranks of this process that live, whether they have reported yet or not, and whoever is their parent now."""
-    mark = f"{LAUNCHER_PID}={os.getpid()}".encode()
-    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _is_rank(entry, mark)}
+    return {process.pid for process in all_processes() if _is_own_rank(process)}
 
 
-def _is_rank(process: Path, mark: bytes) -> bool:
+def _is_own_rank(process: psutil.Process) -> bool:
     try:
-        is_rank = b"harness.rank" in (process / "cmdline").read_bytes().split(b"\0")
-        return is_rank and mark in (process / "environ").read_bytes().split(b"\0")
-    except OSError:
+        return "harness.rank" in process.cmdline() and process.environ().get(LAUNCHER_PID) == str(os.getpid())
+    except UNSEEN:
         return False

@@ -6,7 +6,7 @@ import importlib
 import shlex
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -17,6 +17,7 @@ from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
 from harness.schema.launcher import Slurm, Torchrun, TorchrunNodes
 from harness.schema.matrix import expected_files
+from harness.schema.progress import read_progress
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.sweep import check_count, count_variants
@@ -27,7 +28,7 @@ from launch.compose import compose_config
 from launch.devices import check_ranks, default_ranks
 from launch.host import check_host
 from launch.progress import ProgressLine
-from launch.resume import Going, check_ranks_stay, go_on, undone_launches
+from launch.resume import Going, check_ranks_stay, go_on
 from launch.signals import signals_noted
 from launch.supervise import Start
 from launch.task import Task
@@ -89,7 +90,7 @@ def check(config: BenchmarkConfig, ranks: int) -> None:
 def launch(config: BenchmarkConfig, *, keep_refused: bool = False) -> tuple[Verdict, RunDir | None]:
     """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made.
 
-    keep_refused: keep the directory of a run that its ranks refuse, with the reason in ends.json.
+    keep_refused: keep the directory of a run that its ranks refuse, with the reason in failures.json.
     """
     if config.dry_run:
         print(message_lines(f"would run {asked_for(config)}:\n{plan(config, RunDir('RUN_DIR'), Task(world='WORLD'))}"))
@@ -98,7 +99,7 @@ def launch(config: BenchmarkConfig, *, keep_refused: bool = False) -> tuple[Verd
     run_dir = RunDir.create(config, datetime.datetime.now())
     try:
         with _at_work(config, run_dir):
-            verdict, _ = _run(config, run_dir, Task())
+            verdict, _ = _run(config, run_dir, Task(), range(config.launches))
     except RefusedError:
         run_dir.discard()
         raise
@@ -111,7 +112,7 @@ def launch(config: BenchmarkConfig, *, keep_refused: bool = False) -> tuple[Verd
 def _note_refusal(run_dir: RunDir, verdict: Verdict) -> None:
     at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     culprit = {"rank": None, "host": "", "case": "", "phase": "pre-flight", "how": f"refused: {' '.join(verdict.lines)}"}
-    run_dir.note_end({"at": at, "launch": 0, "culprits": [culprit]})
+    run_dir.note_failure({"at": at, "launch": 0, "culprits": [culprit]})
 
 
 def kept(run_dir: RunDir, verdict: Verdict) -> RunDir | None:
@@ -141,7 +142,7 @@ def resume(going: Going) -> tuple[Verdict, RunDir]:
     check_host(config)
     with _at_work(config, run_dir):
         go_on(going)
-        return _run(config, run_dir, task)
+        return _run(config, run_dir, task, going.launches)
 
 
 def _at_work(config: BenchmarkConfig, run_dir: RunDir) -> AbstractContextManager[None]:
@@ -149,7 +150,7 @@ def _at_work(config: BenchmarkConfig, run_dir: RunDir) -> AbstractContextManager
     return nullcontext() if isinstance(config.launcher, Slurm) else run_dir.occupied()
 
 
-def _run(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> tuple[Verdict, RunDir]:
+def _run(config: BenchmarkConfig, run_dir: RunDir, task: Task, launches: Sequence[int]) -> tuple[Verdict, RunDir]:
     if isinstance(config.launcher, TorchrunNodes) and not config.launcher.hosts:
         task = replace(task, world=token_hex(4))  # it stands in the command that a person types
     print(message_lines(f"{asked_for(config)}, on {config.world_size} ranks:\n{plan(config, run_dir, task)}"), flush=True)
@@ -157,14 +158,20 @@ def _run(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> tuple[Verdict,
         show = partial(_show, run_dir, line)
         if isinstance(config.launcher, Slurm):
             return _in_batch(config, run_dir, task, config.launcher, show), run_dir
-        verdict = run_all(config, run_dir, task, _STARTERS[type(config.launcher)], show)
+        verdict = run_all(config, run_dir, task, _STARTERS[type(config.launcher)], show, launches)
         run_dir.remove_scratch()
     return verdict, run_dir
 
 
-def run_all(config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, show: Callable[[int], None]) -> Verdict:
-    """Every launch that is not complete, one after the other; after one that did not come to its end there is no next."""
-    numbers = undone_launches(run_dir, config) if task.retry else range(config.launches)
+def run_all(
+    config: BenchmarkConfig,
+    run_dir: RunDir,
+    task: Task,
+    start: Starter,
+    show: Callable[[int], None],
+    numbers: Sequence[int],
+) -> Verdict:
+    """Run these launches, one after the other; after one that did not come to its end there is no next."""
     worst, told, verdict = SUCCESS, list[str](), Verdict(SUCCESS, complete=True)
     for place, number in enumerate(numbers):
         before = asked_before(config, number)
@@ -203,7 +210,7 @@ def _in_batch(config: BenchmarkConfig, run_dir: RunDir, task: Task, launcher: Sl
     if status is None:
         how = "may still be there: Slurm does not answer" if state == slurm.UNKNOWN else f"ended as {state} and left no verdict"
         return Verdict(FAILURE, (f"job {job} {how}; see {run_dir.ranks.log('slurm')}",))
-    return Verdict(status, tuple(lines), complete=not run_dir.missing())
+    return Verdict(status, tuple(lines), complete=not read_progress(run_dir, config).unfinished)
 
 
 def _one_host(config: BenchmarkConfig, run_dir: RunDir, task: Task) -> list[Start]:

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from harness.schema.rank_state import RankStatus, process_start, this_machine
+from harness.schema.processes import is_alive, is_stopped
+from harness.schema.rank_state import RankStatus, this_machine
 from launch.ending import Process
 
 TROUBLE_S = 3.0
@@ -84,20 +84,13 @@ class Patience:
 def stopped_ones(statuses: Sequence[RankStatus]) -> list[RankStatus]:
     """Those of this machine that a signal has stopped."""
     here = this_machine()
-    return [status for status in statuses if status.machine == here and _state(status.pid) == "T"]
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
+    return [status for status in statuses if status.machine == here and is_stopped(status.pid)]
 
 
 def _in_trouble(statuses: Sequence[RankStatus], processes: Sequence[Process]) -> bool:
     """A rank has ended otherwise than well, or one of this machine is gone without a word; or a process failed."""
     here = this_machine()
     return any(process.poll() for process in processes) or any(
-        status.ended not in ("", "done") or (not status.ended and status.machine == here and not process_start(status.pid))
+        status.ended not in ("", "done") or (not status.ended and status.machine == here and not is_alive(status.pid))
         for status in statuses
     )

@@ -1,6 +1,5 @@
 """Going on with a run: what is missing in its directory, or failed, is done; what is finished stays as it is."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.schema.config import CONDUCT, BenchmarkConfig, figures_digest, node_of, to_config
 from harness.schema.file_names import file_name
-from harness.schema.matrix import expected_files
+from harness.schema.progress import Progress, damaged_files, read_progress
 from harness.schema.record import FAILED, OK
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
@@ -51,7 +50,7 @@ def configure_resume(overrides: Sequence[str]) -> Going:
         if not config.accept_changes:
             _refuse_changes(run_dir, stored, config, overrides)
         undone = _undone(run_dir, config)
-        return Going(run_dir, config, undone.launches, _said(run_dir, config, undone))
+        return Going(run_dir, config, undone.launches, _said(run_dir, undone))
 
 
 def go_on(going: Going) -> None:
@@ -65,17 +64,18 @@ _MOST = 20
 
 @dataclass(frozen=True)
 class _Undone:
-    """Launch to how many of its cases and probes failed, are missing or not whole, and to how many lack their traces."""
+    """What is left of a run: its progress, and cases that lack their traces."""
 
-    failed: Counter[int]
-    missing: Counter[int]
-    untraced: Counter[int]
-    damaged: tuple[tuple[str, str], ...] = ()
+    progress: Progress
+    untraced: int
+    damaged: dict[str, str]
     """Files that are not whole, and why."""
 
     @property
     def launches(self) -> tuple[int, ...]:
-        return tuple(sorted(+(self.failed + self.missing + self.untraced)))
+        """Launches in which something failed, is missing or not whole, or lacks traces."""
+        entries = [*self.progress.unfinished, *self.progress.of(FAILED)]
+        return tuple(sorted({*(entry.launch for entry in entries), *([0] if self.untraced else [])}))
 
 
 def undone_launches(run_dir: RunDir, config: BenchmarkConfig) -> tuple[int, ...]:
@@ -85,39 +85,35 @@ def undone_launches(run_dir: RunDir, config: BenchmarkConfig) -> tuple[int, ...]
 
 def _undone(run_dir: RunDir, config: BenchmarkConfig) -> _Undone:
     """`config` may ask for more launches than the run began with."""
-    from harness.report.frame import load_run  # pandas: nobody measures yet
-
-    run = load_run(run_dir.path)
-    missing = {*run.missing, *run_dir.missing(config=config)}
-    cases = run.launched.launch[run.launched.status == FAILED]
-    probes = set(run.probes.probe[run.probes.status == FAILED]) - missing  # an unfinished one has rows, too
-    failed = Counter(map(int, cases)) + Counter(0 for _ in probes)
-    measured = run.launched.case_id[(run.launched.launch == 0) & (run.launched.status == OK)]
-    traces = run_dir.traces() if config.profile else {}
-    lacking = [case for case in measured if config.profile and len(traces.get(file_name(case), ())) < config.world_size]
-    return _Undone(failed, Counter(map(run_dir.launch_of, missing)), Counter({0: len(lacking)}), tuple(run.damaged.items()))
+    progress = read_progress(run_dir, config)
+    return _Undone(progress, _untraced(run_dir, config, progress), damaged_files(run_dir, progress))
 
 
-def _said(run_dir: RunDir, config: BenchmarkConfig, undone: _Undone) -> str:
-    failed, missing, untraced = undone.failed.total(), undone.missing.total(), undone.untraced.total()
-    asked = len(expected_files(config)["probes"]) + config.launches * len(expected_files(config)["cases"])
-    damaged = "".join(f"\nnot whole: {file}: {why}" for file, why in undone.damaged[:_MOST])
-    damaged += f"\nnot whole: {len(undone.damaged) - _MOST} more files" if len(undone.damaged) > _MOST else ""
+def _untraced(run_dir: RunDir, config: BenchmarkConfig, progress: Progress) -> int:
+    """Number of measured cases that lack the trace of a rank, where traces are asked for; the first launch writes them."""
+    if not config.profile:
+        return 0
+    traces, names = run_dir.traces(), [entry.name for entry in progress.cases(0) if entry.status == OK]
+    return sum(len(traces.get(file_name(name), ())) < config.world_size for name in names)
+
+
+def _said(run_dir: RunDir, undone: _Undone) -> str:
+    progress, untraced, files = undone.progress, undone.untraced, list(undone.damaged.items())
+    damaged = "".join(f"\nnot whole: {file}: {why}" for file, why in files[:_MOST])
+    damaged += f"\nnot whole: {len(files) - _MOST} more files" if len(files) > _MOST else ""
+    asked, failed, missing = len(progress.entries), len(progress.of(FAILED)), len(progress.unfinished)
     if not undone.launches:
         return f"nothing to do: all {asked} cases and probes of {run_dir.path} are there{damaged}"
     traces = f"; {untraced} cases lack their traces" if untraced else ""
-    stand, kept = asked - missing - failed, _kept(run_dir, config)
     now = f"{failed} failed and {missing} missing ones are done now"
-    return f"{stand} of {asked} cases and probes stand; {now}{kept}{traces}{damaged}"
+    return f"{asked - missing - failed} of {asked} cases and probes stand; {now}{_kept(progress)}{traces}{damaged}"
 
 
-def _kept(run_dir: RunDir, config: BenchmarkConfig) -> str:
+def _kept(progress: Progress) -> str:
     """Count the answers of probes that are not finished."""
-    from harness.schema.tables import kept_answers  # pyarrow: nobody measures yet
-
-    counts = {name: kept_answers(run_dir, name) for name in expected_files(config)["probes"] if run_dir.parts(name)}
+    begun = [entry for entry in progress.entries if entry.answers]
     return "".join(
-        f", but for {count} answer{'s' * (count > 1)} of {name}, which stand" for name, count in counts.items() if count
+        f", but for {entry.answers} answer{'s' * (entry.answers > 1)} of {entry.name}, which stand" for entry in begun
     )
 
 
@@ -143,7 +139,7 @@ def _changed(stored: BenchmarkConfig, overrides: Sequence[str]) -> BenchmarkConf
 def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkConfig, overrides: Sequence[str]) -> None:
     read = run_dir.read_environment()
     environment = read.content or {}
-    if (read.problems or not environment) and run_dir.finished():
+    if (read.problems or not environment) and run_dir.listed():
         why = f" ({read.problems[0]})" if read.problems else ""
         raise RefusedError(
             f"{run_dir.path}/environment.json is missing or not whole{why}: cannot check that new results are "

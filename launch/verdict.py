@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from harness.schema.config import BenchmarkConfig
 from harness.schema.launcher import TorchrunNodes
-from harness.schema.matrix import expected_files
+from harness.schema.progress import Progress, read_progress
 from harness.schema.rank_state import RankStatus
 from harness.schema.run_dir import RunDir
 from launch.deaths import Death
@@ -26,7 +26,9 @@ class Verdict:
     stopped: bool = False
     """A signal to the launcher cut the run short: whoever sent it wants no further one."""
     complete: bool = False
-    """Whether everything asked for has its rows."""
+    """True if every case and probe that was asked for is finished, or failed."""
+    unfinished: int = 0
+    """Number of cases and probes of the launch that are missing or damaged."""
 
 
 def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int = 0) -> Verdict:
@@ -35,14 +37,17 @@ def judge(run_dir: RunDir, ended: Ended, culprits: Sequence[Death], launch: int 
     refused = [status for status in statuses if status.ended == "refused"]
     if refused:
         return Verdict(REFUSAL, (_refusal(refused[0], [status for status in statuses if status.ended != "refused"]),))
-    missing, config = run_dir.missing(launch), run_dir.config()
+    config = run_dir.config()
+    progress = read_progress(run_dir, config, launch)
+    left = len(progress.unfinished)
     well = len(statuses) == config.world_size and all(status.ended == "done" for status in statuses)
-    if not missing and well:
+    if not left and well:
         return Verdict(SUCCESS, stopped=bool(ended.signal), complete=True)
-    counted = _counted(config, len(missing), launch) + _kept(run_dir, missing)
+    counted = _counted(config, progress, launch)
     if ended.signal:
-        return Verdict(FAILURE, (f"ended by {ended.signal}: {counted}",), stopped=True)
-    return Verdict(FAILURE, (*map(str, culprits), *_absent(run_dir, config, ended, statuses, culprits), counted))
+        return Verdict(FAILURE, (f"ended by {ended.signal}: {counted}",), stopped=True, unfinished=left)
+    lines = (*map(str, culprits), *_absent(run_dir, config, ended, statuses, culprits), counted)
+    return Verdict(FAILURE, lines, unfinished=left)
 
 
 def _refusal(status: RankStatus, others: Sequence[RankStatus]) -> str:
@@ -54,22 +59,14 @@ def _refusal(status: RankStatus, others: Sequence[RankStatus]) -> str:
     return f"rank {status.rank} on {status.host}, in phase {status.phase}: {status.words}; {'; '.join(places)}{more}"
 
 
-def _counted(config: BenchmarkConfig, missing: int, launch: int) -> str:
-    expected = expected_files(config, launch)
-    total = sum(map(len, expected.values()))
+def _counted(config: BenchmarkConfig, progress: Progress, launch: int) -> str:
+    """Count what is finished or failed, and the answers of unfinished probes: a run that goes on keeps them."""
+    total = len(progress.entries)
+    probes = " and probes" * any(entry.table == "probes" for entry in progress.entries)
     where = f" in launch {launch}" if config.launches > 1 else ""
-    return f"{total - missing} of {total} cases{' and probes' * bool(expected['probes'])} are finished and kept{where}"
-
-
-def _kept(run_dir: RunDir, missing: Sequence[str]) -> str:
-    """Count the answers of unfinished probes that a run that goes on need not measure again."""
-    begun = [name for name in missing if run_dir.parts(name)]
-    if not begun:
-        return ""
-    from harness.schema.tables import kept_answers  # pyarrow: nobody measures any more
-
-    counts = {name: kept_answers(run_dir, name) for name in begun}
-    return "".join(f"; and {count} answer{'s' * (count > 1)} of probe {name}" for name, count in counts.items() if count)
+    begun = [entry for entry in progress.entries if entry.answers]
+    kept = "".join(f"; and {entry.answers} answer{'s' * (entry.answers > 1)} of probe {entry.name}" for entry in begun)
+    return f"{total - len(progress.unfinished)} of {total} cases{probes} are finished and kept{where}{kept}"
 
 
 def _absent(

@@ -11,6 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from harness.schema.config import BenchmarkConfig
+from harness.schema.progress import read_progress
 from harness.schema.run_dir import RunDir
 from harness.schema.text import plain
 from launch.deaths import Death, deaths
@@ -28,7 +29,7 @@ _START_S = 30.0
 
 
 def run_launch(config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, watch: Watch) -> Verdict:
-    """One launch to its end. A world that died on the way is told at once, stands in ends.json, and makes the status 1."""
+    """One launch to its end. A world that died on the way is told at once, stands in failures.json, and makes the status 1."""
     with signals_noted() as received:
         return _run_worlds(config, run_dir, task, start, watch, received)
 
@@ -37,10 +38,10 @@ def _run_worlds(
     config: BenchmarkConfig, run_dir: RunDir, task: Task, start: Starter, watch: Watch, received: Sequence[str]
 ) -> Verdict:
     killed, aside, vain = Counter[str](), dict[str, str](), 0
+    before = len(read_progress(run_dir, config, task.launch).unfinished)
     run_dir.ranks.set_aside(aside)
     while True:
         dumps = set(run_dir.ranks.flight_dumps())
-        before = len(run_dir.missing(task.launch))
         verdict, culprits = _run_world(config, run_dir, replace(task, world=task.world or token_hex(4)), start, watch, received)
         if culprits and not verdict.stopped:
             killed.update([_work(culprits)])
@@ -48,7 +49,8 @@ def _run_worlds(
             _name_dumps(run_dir, dumps)
         if verdict.complete or verdict.stopped or not culprits:
             break
-        vain = 0 if len(run_dir.missing(task.launch)) < before else vain + 1
+        vain = 0 if verdict.unfinished < before else vain + 1
+        before = verdict.unfinished
         if max(vain, 1) > config.restarts or not _may_go_on(culprits, vain):
             break
         _tell(culprits)
@@ -108,4 +110,4 @@ def note(run_dir: RunDir, task: Task, culprits: Sequence[Death]) -> None:
     """Keep for the report who ended a world; where the disk is full, the terminal alone is told."""
     at = datetime.now().astimezone().isoformat(timespec="seconds")
     with suppress(OSError):
-        run_dir.note_end({"at": at, "launch": task.launch, "culprits": [culprit.record for culprit in culprits]})
+        run_dir.note_failure({"at": at, "launch": task.launch, "culprits": [culprit.record for culprit in culprits]})

@@ -124,7 +124,7 @@ def test_a_world_that_died_is_started_again_for_what_remains(begin: Begin, expec
     assert len(whole.samples_of(whole.cases.case_id[0])) == 2 * (2 + 4) * 5, "ranks, iterations, clocks and phases"
     assert run.standing, "a case was finished before"
     assert run.finished().items() >= run.standing.items()
-    assert [end["culprits"][0]["rank"] for end in whole.ends] == [1]
+    assert [end["culprits"][0]["rank"] for end in whole.failures] == [1]
     assert run.discrepancies().equals(expected)
     assert "Ended early" in (run.run_dir.report / "report.md").read_text()
     assert run.orphans()[0] == 0
@@ -152,7 +152,7 @@ def test_what_others_are_held_against_is_left_when_it_kills_the_world_twice(begi
     """A death in a finished case that is run again is charged to that, and to no case that waits for it."""
     run = begin()
     waiting = run.plant("kill", "forward")
-    (finished,) = run.run_dir.finished()
+    (finished,) = run.run_dir.listed()
     for _ in range(2):
         run.plant("kill", "forward", case=f"rehearse {finished}")
     status, output, _ = run.end()

@@ -97,13 +97,10 @@ READS = {
 ELSEWHERE = {
     ("harness/schema/reading.py", "open_file"),
     ("harness/schema/rank_state.py", "this_machine"),  # /proc
-    ("harness/schema/rank_state.py", "process_start"),
     ("harness/schema/terminal.py", "_drop"),  # /dev/null
     ("harness/schema/terminal.py", "_open_missing"),
     ("harness/schema/tables.py", "_read"),  # what open_file has opened
     ("launch/devices.py", "_has_amd_gpu"),  # /sys
-    ("launch/ending.py", "_is_rank"),
-    ("launch/patience.py", "_state"),
     ("launch/source.py", "_read"),
     ("harness/schema/rank_state.py", "note_death"),  # writes
     ("harness/schema/ranks_dir.py", "open_log"),
@@ -116,7 +113,7 @@ ELSEWHERE = {
     ("harness/schema/whole_files.py", "writing"),
 }
 """Functions that open something else than a file of a run for reading."""
-READERS = ("harness/schema", "harness/report", "launch", "harness/rank/standing.py", "harness/rank/kept.py")
+READERS = ("harness/schema", "harness/report", "launch", "harness/rank/progress.py", "harness/rank/kept.py")
 
 
 def opening(path: Path, root: Path = ROOT, elsewhere: Collection[tuple[str, str]] = ELSEWHERE) -> list[str]:

@@ -23,7 +23,7 @@ from harness.schema.whole_files import open_in_place
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-    from harness.rank.session import Progress
+    from harness.rank.session import ShowProgress
 
 REFUSED = 2
 
@@ -88,7 +88,7 @@ def work(
     state: RankState,
     guard: Guard,
     join: "Callable[[], tuple[Store, int, int]]",
-    progress: "Progress | None" = None,
+    progress: "ShowProgress | None" = None,
     arguments: argparse.Namespace | None = None,
 ) -> int:
     """The session, and the rank's last words when it does not go well. `join` finds the store that all ranks share."""

@@ -22,9 +22,9 @@ from harness.rank.memory import DeviceMemory
 from harness.rank.nvtx import Ranges
 from harness.rank.process_group import World
 from harness.rank.profiling import Tracer
+from harness.rank.progress import Row
 from harness.rank.rehearsal import Rehearsal
 from harness.rank.rig import Parts
-from harness.rank.standing import Row
 from harness.rank.telemetry import Telemetry
 from harness.rank.trial import Measured, Trial
 from harness.rank.usage import Usages
@@ -67,8 +67,8 @@ class CaseWork:
     """Settings of the process that a case's own code changed and that were put back, and the ranks that saw it."""
 
     def __post_init__(self) -> None:
-        self.settled |= set(self.rehearsal.standing)
-        self.measured |= {case for case, row in self.rehearsal.standing.items() if row.status == OK}
+        self.settled |= set(self.rehearsal.finished)
+        self.measured |= {case for case, row in self.rehearsal.finished.items() if row.status == OK}
 
     def set_aside(self, case: Case, reason: str) -> None:
         """Settle a case without trying it again."""

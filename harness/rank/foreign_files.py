@@ -38,7 +38,7 @@ def direct_files(run_dir: RunDir, rank: int, launch: int, *, log: bool) -> None:
     Raises RefusedError where a link is in the place of a file.
     """
     _forget()
-    dump = run_dir.ranks.flight_dump(launch, len(run_dir.ends()))
+    dump = run_dir.ranks.flight_dump(launch, len(run_dir.failures()))
     check_in_place(run_dir.ranks.path / f"{dump.name}{rank}", run_dir.path)
     for names, value in ({_DUMP: str(dump)} | _SETTINGS).items():
         _offer(names, value)

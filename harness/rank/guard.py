@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from harness.rank.activity import Activity
 from harness.rank.lifeline import Answer, Doing, Lifeline
 from harness.rank.whereabouts import Standstill, place_now
-from harness.schema.rank_state import ANSWERS, STUCK, process_start
+from harness.schema.processes import find, still_lives
+from harness.schema.rank_state import ANSWERS, STUCK
 
 if TYPE_CHECKING:
+    import psutil
+
     from harness.rank.rescue import Rescue  # it imports torch, and a rank is guarded before that
 
 POLL_S = 0.5
@@ -85,7 +88,8 @@ class Guard:
     state: Clocked
     dump: Callable[[], None] = lambda: None
     """Writes down which collectives this rank has called; for `leave`, where others are missed."""
-    _watched: dict[int, str] = field(default_factory=dict)
+    _watched: "list[psutil.Process | None]" = field(default_factory=list)
+    """Parent and launcher; None for one that had ended before."""
     _lifeline: Lifeline | None = None
     _deadline_s: float = 0.0
     _asked: float = 0.0
@@ -102,7 +106,7 @@ class Guard:
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         for number in _ENDING:
             signal.signal(number, lambda *_: None)
-        self._watched = {pid: process_start(pid) for pid in (os.getppid(), launcher_pid) if pid}
+        self._watched = [find(pid) for pid in (os.getppid(), launcher_pid) if pid]
         threading.Thread(target=self._watch, args=(read_end,), name="guard", daemon=True).start()
 
     def miss(self, lifeline: Lifeline, deadline_s: float) -> None:
@@ -149,7 +153,7 @@ class Guard:
             ready, _, _ = select.select([read_end], [], [], POLL_S)
             if ready and _ENDING & set(os.read(read_end, 64)):
                 self.leave("terminated")
-            if any(not start or process_start(pid) != start for pid, start in self._watched.items()):
+            if not all(map(still_lives, self._watched)):
                 self.leave("orphaned")
             if self._lifeline is not None and time.monotonic() - self.state.since > 2 * POLL_S:
                 self._look()

@@ -4,10 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
+import pyarrow as pa
+
 from harness.rank.writer import Seen, Writer
+from harness.schema.progress import read_parts
 from harness.schema.record import OK, Asked, Observation, Timing
 from harness.schema.run_dir import RunDir
-from harness.schema.tables import read_rows, whole_parts
 
 EVERY_S = 1.0
 """A part is written when the last one is so old: syncing it to the disk takes milliseconds, and a question may take less."""
@@ -27,12 +29,12 @@ class Kept:
     def read(self) -> tuple[list[Asked], list[Seen]]:
         """Return the answers, and what was seen; a question that failed or was skipped is asked again."""
         asked, seen = list[Asked](), list[Seen]()
-        for part in whole_parts(self.run_dir, self.probe):
-            answered = [row for row in _rows(self.run_dir, "probes", part, self.probe, Asked) if row.status == OK]
+        for rows in read_parts(self.run_dir, self.probe):
+            answered = [row for row in _asked(rows["probes"]) if row.status == OK]
             names = {row.subject for row in answered} - {row.subject for row in asked}
             asked += [row for row in answered if row.subject in names]
             for table, kind in (("observations", Observation), ("collectives", Timing)):
-                seen += [row for row in _seen(self.run_dir, table, part, self.probe, kind) if row[0] in names]
+                seen += [row for row in _seen(rows[table], kind) if row[0] in names]
         self._written = len(asked), len(seen)
         return asked, seen
 
@@ -45,12 +47,10 @@ class Kept:
         self._written, self._at = (len(asked), len(seen)), time.monotonic()
 
 
-def _rows(run_dir: RunDir, table: str, part: str, probe: str, kind: type[Asked]) -> list[Asked]:
-    columns = [column.name for column in fields(kind)]
-    return [kind(**row) for row in read_rows(run_dir.case_file(table, part), probe).select(columns).to_pylist()]
+def _asked(rows: pa.Table) -> list[Asked]:
+    return [Asked(**row) for row in rows.select([column.name for column in fields(Asked)]).to_pylist()]
 
 
-def _seen(run_dir: RunDir, table: str, part: str, probe: str, kind: type[Observation] | type[Timing]) -> list[Seen]:
-    columns = ["subject", "rank", *(column.name for column in fields(kind))]
-    rows = read_rows(run_dir.case_file(table, part), probe).select(columns).to_pylist()
-    return [(row.pop("subject"), row.pop("rank"), kind(**row)) for row in rows]
+def _seen(rows: pa.Table, kind: type[Observation] | type[Timing]) -> list[Seen]:
+    selected = rows.select(["subject", "rank", *(column.name for column in fields(kind))]).to_pylist()
+    return [(row.pop("subject"), row.pop("rank"), kind(**row)) for row in selected]

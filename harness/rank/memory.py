@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
+
+from harness.schema.processes import UNSEEN
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
-_MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 _UNKNOWN = 2**62
 """Bytes where the system does not tell: the allocator will."""
@@ -66,7 +68,7 @@ def reset_peak(device: torch.device) -> bool:
 
 def peak_bytes(device: torch.device) -> int:
     """The peak since the last reset, in bytes; 0 where the system does not tell it."""
-    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _status("VmHWM")
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _peak_resident()
 
 
 def peak_reserved_bytes(device: torch.device) -> int:
@@ -82,7 +84,15 @@ def available_bytes(device: torch.device, ranks: int) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) // ranks + unused
-    return min(_fields(_MEMINFO).get("MemAvailable", _UNKNOWN), _left_in_group()) // ranks
+    return min(_available(), _left_in_group()) // ranks
+
+
+def _available() -> int:
+    """Of this host's memory, without swapping."""
+    try:
+        return int(psutil.virtual_memory().available)
+    except (OSError, ValueError):
+        return _UNKNOWN
 
 
 def _left_in_group() -> int:
@@ -96,20 +106,23 @@ def _left_in_group() -> int:
 
 def bytes_now(device: torch.device) -> int:
     """As peak_bytes, of this moment."""
-    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _status("VmRSS")
+    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _resident()
 
 
-def _status(field: str) -> int:
-    return _fields(_STATUS).get(field, 0)
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """Bytes by their name; empty where the system does not tell."""
+def _resident() -> int:
     try:
-        lines = [line.split() for line in path.read_text().splitlines()]
+        return int(psutil.Process().memory_info().rss)
+    except UNSEEN:
+        return 0
+
+
+def _peak_resident() -> int:
+    """Of this process since the last reset; psutil does not tell it on Linux."""
+    try:
+        lines = [line.split() for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
     except OSError:
-        return {}
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
+        return 0
+    return int(lines[0][1]) * 1024 if lines else 0
 
 
 @cache

@@ -8,7 +8,7 @@ from harness.rank.agreement import CaseFailedError, together
 from harness.rank.compare import Comparisons
 from harness.rank.drift import Drifts
 from harness.rank.process_group import World
-from harness.rank.standing import Row
+from harness.rank.progress import Row
 from harness.rank.trial import Trial
 from harness.schema.case import Case
 from harness.schema.rank_state import RankState
@@ -27,7 +27,7 @@ class Rehearsal:
     state: RankState
     comparisons: Comparisons
     drifts: Drifts
-    standing: Mapping[Case, Row]
+    finished: Mapping[Case, Row]
     aside: Mapping[str, str]
     """What is not to be tried again, as `rehearse <case_id>`, and why."""
     _settings: set[Case] = field(default_factory=set)
@@ -41,7 +41,7 @@ class Rehearsal:
             return
         self._settings.add(setting)
         waiting = self.state.status.case
-        for case, row in self.standing.items():
+        for case, row in self.finished.items():
             if case.setting == setting and row.status == OK:
                 self._try(case, row, trial_of)
         self.state.update(case=waiting)

@@ -32,11 +32,11 @@ from harness.rank.nvtx import check_nvtx
 from harness.rank.preflight import allow_sockets, check_alike, check_interfaces, check_sum
 from harness.rank.process_group import World, choose_backend, choose_device
 from harness.rank.profiling import Tracer
+from harness.rank.progress import take_up
 from harness.rank.reference import References
 from harness.rank.rehearsal import Rehearsal
 from harness.rank.rescue import Rescue
 from harness.rank.rig import Parts
-from harness.rank.standing import read_standing
 from harness.rank.telemetry import Telemetry
 from harness.rank.usage import Usages
 from harness.rank.writer import Writer
@@ -48,8 +48,8 @@ from harness.schema.record import FAILED, Asked
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 
-Progress = Callable[[int, int, str], None]
-"""Told (cases finished, cases in all, the one that begins)."""
+ShowProgress = Callable[[int, int, str], None]
+"""Called with (cases finished, cases in all, the one that begins)."""
 Join = Callable[[], tuple[Store, int, int]]
 """To the store that all ranks share, this rank, and the world size."""
 
@@ -98,8 +98,8 @@ class Session:
         described = {**describe(world, named), "config_sha256": figures_digest(config)}
         _write_environment(run_dir, world, described, order)
         state.enter("resume")  # rank 0 alone reads; the others wait for it
-        standing = read_standing(run_dir, config, launch, world.control, retry=order.retry)
-        waiting = [inquiry for inquiry in inquiries if inquiry.name not in standing.probes]
+        done = take_up(run_dir, config, launch, world.control, retry=order.retry)
+        waiting = [inquiry for inquiry in inquiries if inquiry.name not in done.probes]
         writer = Writer(run_dir, launch)
         for inquiry in waiting:
             inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
@@ -113,11 +113,11 @@ class Session:
             references=references,
             single_rank=config.single_rank,
             order=places,
-            held=standing.pairs,
+            held=done.pairs,
             together=config.order == "matrix",
         )
-        drifts = Drifts(config.drift, world.control, store, places, standing.pairs)
-        finished = {case: standing.cases[case.case_id] for case in parts if case.case_id in standing.cases}
+        drifts = Drifts(config.drift, world.control, store, places, done.pairs)
+        finished = {case: done.cases[case.case_id] for case in parts if case.case_id in done.cases}
         aside = _aside(run_dir, world)
         cases = CaseWork(
             config=config,
@@ -137,9 +137,9 @@ class Session:
             rehearsal=Rehearsal(world, state, comparisons, drifts, finished, aside),
         )
         machine = machine_of(world, config, named.items())
-        return cls(config, world, state, cases, waiting, machine, writer, len(standing.probes), aside)
+        return cls(config, world, state, cases, waiting, machine, writer, len(done.probes), aside)
 
-    def run(self, progress: Progress) -> None:
+    def run(self, progress: ShowProgress) -> None:
         """Every case, then every probe, in order; then, where they are asked for, the traces."""
         rounds = self.config.rounds if self.config.order == "interleaved" else 1
         total = len(self.cases.parts) + len(self.inquiries) + self.asked
@@ -153,7 +153,7 @@ class Session:
         finally:
             self.cases.telemetry.close()
 
-    def _work_through(self, work: Sequence[tuple[str, Callable[[], None]]], total: int, progress: Progress) -> None:
+    def _work_through(self, work: Sequence[tuple[str, Callable[[], None]]], total: int, progress: ShowProgress) -> None:
         for name, call in work:
             self.world.check_default()  # the case that failed has its row, and is the state's
             done = len(self.cases.settled) + self.asked
@@ -226,7 +226,7 @@ def _name(case: Case, others: list[Case]) -> str:
     return " ".join([case.workload, *varying])
 
 
-def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, progress: Progress, order: Order) -> None:
+def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, progress: ShowProgress, order: Order) -> None:
     """All that a rank does for one launch of a run. Raises RefusedError when it cannot begin."""
     config = run_dir.config()
     torch.set_num_threads(config.threads_per_rank)
@@ -258,4 +258,4 @@ def run_session(run_dir: RunDir, join: Join, state: RankState, guard: Guard, pro
 
 
 def silent(done: int, total: int, case_id: str) -> None:
-    """A Progress that says nothing."""
+    """A ShowProgress that shows nothing."""

@@ -1,10 +1,7 @@
 """The rows of a case, as Parquet files. The row in `cases` is written last: with it the case is finished."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from importlib.abc import MetaPathFinder
-from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -97,24 +94,6 @@ _COLLECTIVES = pa.schema(
 )
 
 
-class _NoPandas(MetaPathFinder):
-    """Says that there is none."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if fullname == "pandas":
-            raise ImportError("a rank's tables are made without it")
-
-
-def keep_pandas_out() -> None:
-    """With its first array pyarrow tries to import pandas: half a second, for nothing that a rank does. It tries once."""
-    finder = _NoPandas()
-    sys.meta_path.insert(0, finder)
-    try:
-        pa.array([])
-    finally:
-        sys.meta_path.remove(finder)
-
-
 Seen = tuple[str, int, Observation | Timing]
 """(subject, rank, what was seen)"""
 
@@ -124,7 +103,6 @@ class Writer:
 
     def __init__(self, run_dir: RunDir, launch: int = 0) -> None:
         self._run_dir, self._launch = run_dir, launch
-        keep_pandas_out()
 
     def write_samples(
         self, case: Case, columns: Sequence[tuple[str, str]], ranks: Sequence[Tensor], visits: Sequence[tuple[int, int]]

@@ -10,7 +10,7 @@ from rich.console import Console
 from harness.report import compare_page
 from harness.report.comparison import Comparison, check_across
 from harness.report.comparison import compare as hold_against
-from harness.report.ends import damaged_table
+from harness.report.failures import damaged_table
 from harness.report.frame import load_run
 from harness.report.gate_files import junit, summary, write_files
 from harness.report.gates import BROKEN, Judged, judge_comparison, judge_run, parse_gate, parse_limit, parse_share

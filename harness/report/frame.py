@@ -1,6 +1,6 @@
 """A run as pandas DataFrames. Whatever of it is finished loads; what is missing is said."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,14 +14,12 @@ from harness.report.distance import furthest
 from harness.report.nccl_log import NcclLog, load_nccl_log
 from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
-from harness.schema.environment import Fitted
-from harness.schema.file_names import file_name
-from harness.schema.matrix import expand_cases
+from harness.schema.progress import Entry, Progress, damaged_files, read_entries
 from harness.schema.reading import NotWholeError, is_there
 from harness.schema.record import CASE, FAILED, OK
 from harness.schema.refusal import RefusedError
-from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
-from harness.schema.tables import COLUMNS, read_case, read_finished, read_rows, read_samples, whole_parts
+from harness.schema.run_dir import DIAGNOSED, RunDir
+from harness.schema.tables import COLUMNS, read_rows, read_samples
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ class Run:
     environment: dict[str, Any]
     missing: tuple[str, ...]
     """case_ids, and names of probes, that the configuration asks for and the run never finished."""
-    ends: tuple[dict[str, Any], ...] = ()
-    """Worlds that died: see ends.json."""
+    failures: tuple[dict[str, Any], ...] = ()
+    """Worlds that ended before all was done: see failures.json."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Files in the run directory that are missing, not whole, or not what their names say, and why."""
 
@@ -65,6 +63,11 @@ class Run:
     def nccl(self) -> NcclLog | None:
         """NCCL's own log, where nccl_debug asks for it. Read at the first use: the logs may be large."""
         return load_nccl_log(RunDir(self.path), self.config, self.environment)
+
+    @property
+    def ends(self) -> tuple[dict[str, Any], ...]:
+        """Former name of `failures`; until 0.3."""
+        return self.failures
 
     @property
     def failed(self) -> bool:
@@ -122,19 +125,17 @@ def load_run(path: Path | str) -> Run:
     known = set(launched.case_id)
     tables = {table: _of_known(rows, known) for table, rows in tables.items()}
     findings = tables.pop("findings").drop_duplicates(["case_id", "kind"], ignore_index=True)
-    environment, ends = run_dir.read_environment(), run_dir.read_ends()
-    damaged = {str(file.relative_to(run_dir.path)): why for file, why in read.damaged.items()}
-    damaged |= {name: why for name, of in _NOTES.items() if (why := of(run_dir, launched))}
+    progress = Progress(tuple(read.entries))
     return Run(
         path=run_dir.path,
         config=config,
         cases=_one_a_case(launched),
         launched=launched,
         findings=findings,
-        environment=environment.content or {},
-        missing=(*run_dir.missing(config=config), *dict.fromkeys(file.stem for file in read.damaged)),
-        ends=tuple(ends.content or ()),
-        damaged=damaged,
+        environment=run_dir.environment(),
+        missing=tuple(entry.label for entry in progress.unfinished),
+        failures=tuple(run_dir.failures()),
+        damaged=damaged_files(run_dir, progress),
         **{table: _of_first_launch(rows) for table, rows in tables.items()},
     )
 
@@ -144,26 +145,6 @@ _SMALL = {
     "probes": ("probes", "observations", "collectives"),
 }
 """Those of them that are read at once."""
-_NAMED = 3
-"""Number of problems of a file that are named."""
-
-
-def _in_words(read: Fitted) -> str:
-    shown = "; ".join(read.problems[:_NAMED])
-    return shown + (f"; and {len(read.problems) - _NAMED} more" if len(read.problems) > _NAMED else "")
-
-
-def _environment_problems(run_dir: RunDir, launched: pd.DataFrame) -> str:
-    """Return the problems of environment.json, which must exist once the first case is finished."""
-    read = run_dir.read_environment()
-    return "missing" if not read.there and len(launched) else _in_words(read)
-
-
-_NOTES: dict[str, Callable[[RunDir, pd.DataFrame], str]] = {
-    "environment.json": _environment_problems,
-    "ends.json": lambda run_dir, launched: _in_words(run_dir.read_ends()),
-}
-"""Map each file other than the tables to the function that returns why it is damaged."""
 
 
 @dataclass
@@ -171,9 +152,9 @@ class _Read:
     """Rows of finished cases and probes, launch after launch, in the order of the configuration."""
 
     frames: dict[str, list[pd.DataFrame]]
-    damaged: dict[Path, str]
+    entries: list[Entry] = field(default_factory=list)
 
-    def add(self, rows: dict[str, pa.Table]) -> None:
+    def add(self, rows: Mapping[str, pa.Table]) -> None:
         """Keep the rows of one case or probe."""
         for table in self.frames.keys() & rows.keys():
             self.frames[table].append(rows[table].to_pandas())
@@ -181,32 +162,22 @@ class _Read:
 
 def _read_all(run_dir: RunDir, config: BenchmarkConfig) -> _Read:
     """Read all finished cases and probes; a damaged file excludes only its own case or probe."""
-    read = _Read({table: [] for names in _SMALL.values() for table in names}, {})
-    cases = {file_name(case.case_id): case for case in expand_cases(config)}
-    finished = run_dir.finished_by_launch("cases")
-    for launch in sorted(finished.keys() & range(config.launches)):
-        for name in filter(finished[launch].__contains__, cases):
-            _add_case(read, run_dir, cases[name], launch)
-    asked = run_dir.finished("probes")
-    for probe in config.probe:
-        if file_name(probe) in asked:
-            found = read_finished(run_dir, "probes", probe)
-            read.damaged |= found.damaged
-            read.add({} if found.damaged else found.rows)
-        for part in [] if file_name(probe) in asked else whole_parts(run_dir, probe):
-            files = {table: run_dir.case_file(table, part) for table in HELD["probes"]}
-            read.add({table: _again(file, probe, 0) for table, file in files.items()})
+    read = _Read({table: [] for names in _SMALL.values() for table in names})
+    for loaded in read_entries(run_dir, config):
+        read.entries.append(loaded.entry)
+        if loaded.case is not None and loaded.rows:
+            _add_case(read, loaded.rows, loaded.case)
+        else:
+            for rows in (loaded.rows, *loaded.parts):
+                read.add(rows)
     return read
 
 
-def _add_case(read: _Read, run_dir: RunDir, case: Case, launch: int) -> None:
+def _add_case(read: _Read, rows: Mapping[str, pa.Table], case: Case) -> None:
     """Add the rows of one case, with the options and parameters of the configuration; the case_id has a digest of them."""
-    found = read_case(run_dir, case, launch)
-    read.damaged |= found.damaged
-    if not found.damaged:
-        read.add({table: rows for table, rows in found.rows.items() if table != "cases"})
-        own = found.rows["cases"].to_pandas()
-        read.frames["cases"].append(own.assign(**{name: [value] for name, value in case.parameters}))
+    read.add({table: own for table, own in rows.items() if table != "cases"})
+    own = rows["cases"].to_pandas()
+    read.frames["cases"].append(own.assign(**{name: [value] for name, value in case.parameters}))
 
 
 def _again(file: Path, name: str, launch: int) -> pa.Table:

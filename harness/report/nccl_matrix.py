@@ -198,7 +198,7 @@ def _why_none(run: Run) -> str:
     if (run.cases.status == OK).any():
         return ""
     failed = [str(reason) for reason in run.cases.reason if reason]
-    ended = [str(culprit.get("how", "")) for end in run.ends for culprit in end.get("culprits", [])]
+    ended = [str(culprit.get("how", "")) for end in run.failures for culprit in end.get("culprits", [])]
     warned = [f"NCCL: {warning}" for warning in (run.nccl.warnings[-1:] if run.nccl else ())]
     return "; ".join([*ended[-1:], *failed[:1], *warned]) or "not measured"
 

@@ -22,8 +22,8 @@ from harness.report.devices import NOTE as DEVICES
 from harness.report.devices import device_table, machine_doubts
 from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.drift import drift, drift_table
-from harness.report.ends import damaged_table, end_tables
 from harness.report.environment import environment_table
+from harness.report.failures import damaged_table, failure_tables
 from harness.report.frame import Run, load_run
 from harness.report.nccl import choices_frame, nccl_tables
 from harness.report.nccl_matrix import is_matrix, matrix, matrix_tables
@@ -295,7 +295,7 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
     yield from nccl_tables(run)
     yield from probe_tables(run)
     yield from trace_tables(run)
-    yield from end_tables(run)
+    yield from failure_tables(run)
     unfinished = _not_measured(run)
     if len(unfinished):
         yield Table("Cases without numbers", unfinished)
@@ -358,7 +358,7 @@ def _not_measured(run: Run) -> pd.DataFrame:
 
 def _ended_before(run: Run, name: str) -> str:
     answered = int(((run.probes.probe == name) & (run.probes.status == OK)).sum())
-    died = {culprit.get("case") for end in run.ends for culprit in end.get("culprits", [])}
+    died = {culprit.get("case") for end in run.failures for culprit in end.get("culprits", [])}
     within = answered or name in died or f"probe {name}" in died
     kept = f"; {answered} answers are kept" if answered else ""
     return f"the run ended {'in' if within else 'before'} it{kept}"

@@ -1,4 +1,4 @@
-"""Shape of environment.json and ends.json. docs/run_directory.md documents the keys."""
+"""Shape of environment.json and failures.json. docs/run_directory.md documents the keys."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ ENVIRONMENT = Record(
     }
 )
 _CULPRIT = Record({"rank": WHOLE, **dict.fromkeys(("host", "case", "phase", "how", "words"), TEXT)})
-ENDS = Rows(Record({"at": TEXT, "launch": WHOLE, "culprits": Rows(_CULPRIT)}))
+FAILURES = Rows(Record({"at": TEXT, "launch": WHOLE, "culprits": Rows(_CULPRIT)}))
 
 
 @dataclass(frozen=True)

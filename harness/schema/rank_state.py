@@ -154,12 +154,3 @@ def check_proc(proc: Path = Path("/proc")) -> None:
             f"/proc is not mounted on {socket.gethostname()}: processes are watched there; try mount -t proc proc /proc, or a "
             "container that has it"
         )
-
-
-def process_start(pid: int) -> str:
-    """The kernel's start time of a process, which tells it from a later one of the same pid; empty when it has ended."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
-from harness.schema.environment import ENDS, ENVIRONMENT, Fitted, read_fitted
+from harness.schema.environment import ENVIRONMENT, FAILURES, Fitted, read_fitted
 from harness.schema.file_names import file_name
-from harness.schema.matrix import expected_files
 from harness.schema.ranks_dir import RanksDir
 from harness.schema.reading import is_regular, is_there
 from harness.schema.record import SCHEMA_VERSION
@@ -44,6 +43,7 @@ TABLES = tuple(table for tables in HELD.values() for table in tables)
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system answers that is mounted without them, as Lustre may be."""
+_FAILURES, _FAILURES_OF_VERSION_4 = "failures.json", "ends.json"
 _TRACE = ".pt.trace.json.gz"
 _FOLDERS = ("ranks", "report", "traces", "scratch")
 """Folders other than the tables."""
@@ -80,9 +80,9 @@ class RunDir:
     def discard(self) -> None:
         """Remove a run that was refused before anything was measured, and point `latest` to the newest run that is left.
 
-        For the launcher, once no process of the run is left. A run that has a finished case or probe stays.
+        For the launcher, once no process of the run is left. A run in which any case or probe is listed stays.
         """
-        if self.finished() or self.finished("probes"):
+        if any(self.listed_by_launch(table) for table in HELD):
             return
         parent, latest = self.path.parent, self.path.parent / "latest"
         with contextlib.suppress(OSError):  # what cannot be removed stays
@@ -190,14 +190,17 @@ class RunDir:
 
         The ones in `cases` and `probes` are written last: with it the case, or the probe, is finished.
         """
-        return self.table(table) / f"{_of_launch(_stem(case_id), launch)}.parquet"
+        return self.table(table) / f"{of_launch(_stem(case_id), launch)}.parquet"
 
-    def finished(self, table: str = "cases", launch: int = 0) -> set[str]:
-        """case_ids, or names of probes, whose rows of this launch are complete; each as `file_name` gives it."""
-        return self.finished_by_launch(table).get(launch, set())
+    def listed(self, table: str = "cases", launch: int = 0) -> set[str]:
+        """case_ids, or names of probes, that have a file of rows of this launch; each as `file_name` gives it.
 
-    def finished_by_launch(self, table: str) -> dict[int, set[str]]:
-        """Map each launch that finished something to the result of `finished` for it."""
+        Nothing is read: harness/schema/progress.py knows which of them are finished.
+        """
+        return self.listed_by_launch(table).get(launch, set())
+
+    def listed_by_launch(self, table: str) -> dict[int, set[str]]:
+        """Map each launch that has files of rows to the result of `listed` for it."""
         found: dict[int, set[str]] = {}
         for path in self.table(table).glob("*.parquet"):
             part = _LAUNCH.fullmatch(path.stem)
@@ -234,27 +237,6 @@ class RunDir:
             file = self.case_file(table, probe)
             if file.is_file():
                 rename(file, self.case_file(table, part).name, self.path)
-
-    @staticmethod
-    def launch_of(name: str) -> int:
-        """The launch that a name of `missing` is of."""
-        found = _LAUNCH.fullmatch(name)
-        return int(found["launch"] or 0) if found else 0
-
-    def missing(self, launch: int | None = None, config: BenchmarkConfig | None = None) -> list[str]:
-        """Cases and probes that the configuration asks for and that are not finished; in one launch, or in any of them.
-
-        `config` is the run's own where it is not given.
-        """
-        config = config or self.config()
-        cases, probes = expected_files(config).values()
-        finished = {table: self.finished_by_launch(table) for table in ("cases", "probes")}
-        found = list[str]()
-        for number in range(config.launches) if launch is None else [launch]:
-            for table, names in (("cases", cases), ("probes", [] if number else probes)):
-                there = finished[table].get(number, set())
-                found += [_of_launch(name, number) for name in names if file_name(name) not in there]
-        return found
 
     def forget(self, table: str, name: str, launch: int = 0) -> None:
         """Take back that a case, or a probe, is finished, with all that it left: it is to be done again."""
@@ -296,17 +278,23 @@ class RunDir:
             with contextlib.suppress(OSError):
                 remove_all(self.path / folder, self.path, f".*{PART}")
 
-    def note_end(self, end: Mapping[str, Any]) -> None:
-        """Add to ends.json, which tells of worlds that ended before all was done."""
-        self.write("ends.json", json.dumps([*self.ends(), dict(end)], indent=2).encode())
+    def note_failure(self, failure: Mapping[str, Any]) -> None:
+        """Add a world that ended before all was done to failures.json."""
+        self.write(_FAILURES, json.dumps([*self.failures(), dict(failure)], indent=2).encode())
 
-    def ends(self) -> list[dict[str, Any]]:
-        """What is in ends.json; empty when nothing went wrong."""
-        return self.read_ends().content or []
+    def failures(self) -> list[dict[str, Any]]:
+        """Content of failures.json; empty when nothing went wrong."""
+        return self.read_failures().content or []
 
-    def read_ends(self) -> Fitted:
-        """Return ends.json with its problems."""
-        return read_fitted(self.path / "ends.json", ENDS)
+    def read_failures(self) -> Fitted:
+        """Return failures.json with its problems."""
+        return read_fitted(self.failures_file, FAILURES)
+
+    @property
+    def failures_file(self) -> Path:
+        """failures.json; in a run of schema_version 4 in which no world has failed since, its former name."""
+        new, old = self.path / _FAILURES, self.path / _FAILURES_OF_VERSION_4
+        return old if is_there(old) and not is_there(new) else new
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write environment.json."""
@@ -327,7 +315,8 @@ def _stem(name: str) -> str:
     return f"{file_name(part['probe'])}.part{part['number']}" if part else file_name(name)
 
 
-def _of_launch(name: str, launch: int) -> str:
+def of_launch(name: str, launch: int) -> str:
+    """Return the name of a case or probe with the launch, unless it is the first."""
     return f"{name}.launch{launch}" if launch else name
 
 

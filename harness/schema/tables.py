@@ -36,6 +36,9 @@ from harness.schema.record import (
     Weight,
 )
 from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
+from harness.schema.without_pandas import keep_pandas_out
+
+keep_pandas_out()
 
 _TEXT, _WHOLE, _REAL, _FLAG = str, int, float, bool
 _OF_CASE = {"case_id": _TEXT, "launch": _WHOLE}
@@ -197,18 +200,6 @@ def _needed(kind: str, rows: dict[str, pa.Table]) -> Sequence[str]:
         return HELD[kind]
     diagnosed = DIAGNOSED if rows.keys() & set(DIAGNOSED) else ()
     return (*MEASURED, *diagnosed) if "cases" in rows and rows["cases"]["status"][0].as_py() == OK else ()
-
-
-def whole_parts(run_dir: RunDir, probe: str) -> list[str]:
-    """Parts of a probe that is not finished of which every table can be read."""
-    files = {part: [run_dir.case_file(table, part) for table in HELD["probes"]] for part in run_dir.parts(probe)}
-    return [part for part, own in files.items() if all(is_whole(file, probe) for file in own)]
-
-
-def kept_answers(run_dir: RunDir, probe: str) -> int:
-    """Questions of a probe that is not finished whose answers are kept: the run goes on after them."""
-    read = [read_rows(run_dir.case_file("probes", part), probe).to_pylist() for part in whole_parts(run_dir, probe)]
-    return len({row["subject"] for rows in read for row in rows if row["status"] == OK})
 
 
 def _read(file: Path, table: str) -> pa.Table:

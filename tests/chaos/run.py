@@ -187,7 +187,7 @@ class Chaotic:
 
     def _files(self, struck: str = "") -> dict[str, tuple[int, int]]:
         """As `finished`, of what has its row, by the names of files alone; the case that was struck may have failed by now."""
-        return stamps(self.run_dir, self.run_dir.finished() - {struck}) if list(self.results.glob("chaos/2*")) else {}
+        return stamps(self.run_dir, self.run_dir.listed() - {struck}) if list(self.results.glob("chaos/2*")) else {}
 
     def discrepancies(self) -> pd.DataFrame:
         """All of them, sorted."""

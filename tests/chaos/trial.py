@@ -141,10 +141,10 @@ def _named(fault: Fault, run: Chaotic, output: str) -> bool:
 
 
 def _ways(run: Chaotic) -> list[str]:
-    """Return the ending of each culprit in ends.json, in words."""
-    return [culprit["how"] for end in run.run_dir.ends() for culprit in end["culprits"]]
+    """Return the ending of each culprit in failures.json, in words."""
+    return [culprit["how"] for end in run.run_dir.failures() for culprit in end["culprits"]]
 
 
 def _disk(fault: Fault) -> bool:
-    """A full disk takes no note; and a refusal is none of what ends.json is for."""
+    """A full disk takes no note; and a refusal is none of what failures.json is for."""
     return fault.kind in OF_THE_DISK

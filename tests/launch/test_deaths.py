@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import DistNetworkError, TCPStore
 
+from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import UNREACHABLE, RankState, RankStatus, this_machine
 from harness.schema.run_dir import RunDir
 from launch.deaths import deaths, note_stops
@@ -14,6 +15,7 @@ from launch.job import configure
 from launch.last_words import end_of, last_words
 from launch.patience import Ended
 from launch.verdict import FAILURE, REFUSAL, judge
+from tests.synthetic import steps, write_case
 
 CASE = "mlp_digits.mean.global_mean.even.all_reduce.none.fp32"
 ELSEWHERE = "another machine"
@@ -131,9 +133,8 @@ def test_a_rank_that_ended_before_it_was_stopped_keeps_its_ending(run: RunDir) -
 
 def test_a_world_that_never_came_is_not_complete_although_every_row_is_there(run: RunDir) -> None:
     """As when a run goes on for a case that failed, and torchrun brings up no rank."""
-    for name in run.missing():
-        for table in ("cases", "probes"):
-            run.case_file(table, name).touch()
+    for case in expand_cases(run.config()):
+        write_case(run, run.config(), case, 0, steps(0.01)(case, 0))
     verdict = judge(run, Ended(late=True), [])
     assert (verdict.status, verdict.complete) == (FAILURE, False)
     assert "ranks 0, 1 never reported within rendezvous_s=" in verdict.lines[0]
@@ -272,6 +273,6 @@ def test_a_signal_to_the_launcher_is_named_and_no_rank(run: RunDir, name: str) -
     left(run, 0, "terminated")
     left(run, 1, "terminated")
     verdict = judge(run, Ended(signal=name), deaths(run))
-    total = len(run.missing())
+    total = len(expand_cases(run.config()))
     assert (verdict.status, verdict.stopped) == (FAILURE, True)
     assert verdict.lines == (f"ended by {name}: 0 of {total} cases are finished and kept",)

@@ -96,7 +96,7 @@ def test_a_refused_combination_is_a_row_and_no_failure(
     assert "run 3 of 3: NCCL_ALGO=NVLS" in printed
     runs = [load_run(path) for path in sorted((tmp_path / "nccl_matrix").iterdir()) if not path.is_symlink()]
     assert [run.config.env.get("NCCL_ALGO") for run in runs] == [None, "RING", "NVLS"]
-    assert runs[2].ends[0]["culprits"][0]["how"] == "refused: pre-flight: NCCL error: invalid usage"
+    assert runs[2].failures[0]["culprits"][0]["how"] == "refused: pre-flight: NCCL error: invalid usage"
     table = printed[printed.index("NCCL: algorithm, protocol, channels") :]
     assert "invalid usage" in table
     assert "Across runs" not in printed

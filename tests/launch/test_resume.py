@@ -72,7 +72,7 @@ def _part(run: RunDir, case: str) -> None:
 
 
 def _another_cases(run: RunDir, case: str) -> None:
-    other = next(one for one in sorted(run.finished()) if one != case)
+    other = next(one for one in sorted(run.listed()) if one != case)
     shutil.copy(run.case_file("memory", other), run.case_file("memory", case))
 
 
@@ -228,7 +228,7 @@ def synthetic(tmp_path: Path) -> RunDir:
 def test_only_launches_that_lack_something_are_started(synthetic: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = StandIn()
     monkeypatch.setattr("launch.job.run_launch", stand_in)
-    first, second = sorted(synthetic.finished())
+    first, second = sorted(synthetic.listed())
     synthetic.forget("cases", first, launch=1)
     failed = synthetic.case_file("cases", second, launch=2)
     pd.read_parquet(failed).assign(status="failed", reason="planted").to_parquet(failed)
@@ -242,7 +242,7 @@ def test_only_launches_that_lack_something_are_started(synthetic: RunDir, monkey
 
 def test_a_case_that_fails_again_makes_the_status_1(synthetic: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launch.job.run_launch", StandIn(lambda config, case: {"status": "failed", "reason": "again"}))
-    synthetic.forget("cases", sorted(synthetic.finished())[0], launch=1)
+    synthetic.forget("cases", sorted(synthetic.listed())[0], launch=1)
     assert main([f"resume={synthetic.path}"]) == 1
 
 

@@ -20,6 +20,7 @@ from launch.job import configure
 from launch.patience import Ended, Limits
 from launch.supervise import Start, run_world
 from launch.verdict import REFUSAL, judge
+from tests.launch.standins import gone_pid
 from tests.running import BEGUN_S, ENDED_S, ENVIRONMENT, ORPHANS_S, ROOT, processes_of, wait_until
 
 RANK = """
@@ -116,8 +117,7 @@ def test_a_signal_ends_every_process(run_dir: RunDir) -> None:
 
 
 def test_own_ranks_skips_a_process_that_has_exited(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = Path("/proc/4194305")  # more than the kernel's largest pid
-    monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone]))
+    monkeypatch.setattr("psutil.pids", lambda: [gone_pid()])
     assert ending.own_ranks() == set()
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from harness.report.ends import end_tables
+from harness.report.failures import failure_tables
 from harness.report.frame import load_run
 from harness.schema.matrix import expand_cases
 from harness.schema.rank_state import UNREACHABLE
 from harness.schema.run_dir import RunDir
 from launch.job import configure, run_all
 from launch.patience import Ended
+from launch.resume import undone_launches
 from launch.signals import signals_noted
 from launch.supervise import settle
 from launch.task import Task
@@ -78,8 +79,8 @@ def test_a_world_that_has_finished_cases_is_no_restart_in_vain(
     verdict = run(run_dir, worlds, monkeypatch)
     assert (worlds.started, verdict.status, verdict.complete) == (4, FAILURE, True), "a rank died, and every case is there"
     assert capsys.readouterr().err.count("the world is started again for what remains") == 3
-    assert [end["culprits"][0]["case"] for end in run_dir.ends()] == [case(run_dir, place) for place in (1, 2, 3)]
-    assert {end["culprits"][0]["rank"] for end in run_dir.ends()} == {1}
+    assert [end["culprits"][0]["case"] for end in run_dir.failures()] == [case(run_dir, place) for place in (1, 2, 3)]
+    assert {end["culprits"][0]["rank"] for end in run_dir.failures()} == {1}
     assert worlds.aside == [{}] * 4
 
 
@@ -170,7 +171,7 @@ def test_a_signal_ends_the_run_and_no_world_follows(
     verdict = run(run_dir, worlds, monkeypatch)
     assert (worlds.started, verdict.status, verdict.stopped) == (1, FAILURE, True)
     assert verdict.lines == (f"ended by {number.name}: 2 of 4 cases are finished and kept",)
-    assert not run_dir.ends(), "nobody is to blame"
+    assert not run_dir.failures(), "nobody is to blame"
 
 
 @pytest.mark.usefixtures("harmless")
@@ -200,7 +201,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandIn]
 
 
 def all_of(run_dir: RunDir, *, retry: bool = False) -> Verdict:
-    return run_all(run_dir.config(), run_dir, Task(retry=retry), lambda *asked: [], lambda done: None)
+    config = run_dir.config()
+    numbers = undone_launches(run_dir, config) if retry else range(config.launches)
+    return run_all(config, run_dir, Task(retry=retry), lambda *asked: [], lambda done: None, numbers)
 
 
 def test_a_signal_in_a_later_launch_keeps_what_is_there(make: Make, launches: Callable[..., StandIn]) -> None:
@@ -210,7 +213,7 @@ def test_a_signal_in_a_later_launch_keeps_what_is_there(make: Make, launches: Ca
     assert [number for _, number in stand_in.launched] == [0, 1]
     assert (verdict.status, verdict.stopped, verdict.complete) == (FAILURE, True, False)
     assert verdict.lines == ("ended by SIGINT: 1 of 4 cases are finished and kept in launch 1",)
-    assert [len(run_dir.finished("cases", number)) for number in range(3)] == [4, 0, 0]
+    assert [len(run_dir.listed("cases", number)) for number in range(3)] == [4, 0, 0]
 
 
 def test_a_signal_after_the_last_case_of_a_launch_keeps_the_next_from_starting(
@@ -265,5 +268,5 @@ def test_the_dump_of_a_flight_recorder_is_named(make: Make, monkeypatch: pytest.
     assert told.count("torch's flight recorder has written") == 1, "the second world leaves none"
     assert f"torchfrtrace --prefix flight.launch0.world0.rank_ {run_dir.ranks.path}" in told
     assert "open only those of your own runs" in told
-    (table,) = [table for table in end_tables(load_run(run_dir.path)) if table.title == "Ended early"]
+    (table,) = [table for table in failure_tables(load_run(run_dir.path)) if table.title == "Ended early"]
     assert "ranks/ has flight.launch0.world0.rank_0, flight.launch0.world0.rank_1" in table.note

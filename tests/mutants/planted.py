@@ -273,7 +273,7 @@ MUTANTS = (
     Mutant(
         "restarts-counted-in-all",
         "_run_worlds",
-        "0 if len(run_dir.missing(task.launch)) < before else vain + 1",
+        "0 if verdict.unfinished < before else vain + 1",
         "vain + 1",
         "A world that has finished cases counts as a restart in vain, so that the run ends too early.",
     ),

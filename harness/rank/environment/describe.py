@@ -5,9 +5,9 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from harness.axes.workload.base import fingerprint
@@ -22,6 +22,7 @@ from harness.rank.environment.watch import speaks_for_its_host
 from harness.rank.foreign_files import users
 from harness.rank.material import Material
 from harness.rank.process_group import World
+from harness.schema.processes import UNSEEN
 from harness.schema.rank_state import LAUNCHER_PID
 from harness.schema.record import SCHEMA_VERSION
 
@@ -86,7 +87,7 @@ def _nccl_conf() -> dict[str, dict[str, str]]:
 def _argv() -> list[str]:
     """The user's command: the launcher's, or where the user started the ranks, this process's."""
     try:
-        command = Path(f"/proc/{os.environ[LAUNCHER_PID]}/cmdline").read_text(errors="replace")
-    except (KeyError, OSError):
-        return sys.orig_argv
-    return command.rstrip("\0").split("\0")
+        command = psutil.Process(int(os.environ[LAUNCHER_PID])).cmdline()
+    except (KeyError, *UNSEEN):
+        command = sys.orig_argv
+    return [os.fsencode(word).decode(errors="replace") for word in command]

@@ -7,11 +7,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
-from harness.rank.environment.files import text
 from harness.rank.environment.host import Host
 from harness.rank.environment.nvml import ask, find_device, is_idle, reason_bits, slowdowns, start_nvml
+from harness.schema.processes import UNSEEN, name_of
 
 _LINKS = ("INTERNAL", "SINGLE", "MULTIPLE", "HOSTBRIDGE", "NODE", "SYSTEM")
 """From one board to across sockets: NVML_TOPOLOGY_*; nvidia-smi's PIX is SINGLE, PXB MULTIPLE, PHB HOSTBRIDGE."""
@@ -109,12 +110,19 @@ class Gpu:
 
     def _name(self, pid: int) -> str | None:
         """The kernel's; where the process lives elsewhere, the file that NVML names, without its arguments."""
-        name = text(Path(f"/proc/{pid}/comm"))
+        name = _kernel_name(pid)
         path = None if name else ask(self.nvml, self.nvml.nvmlSystemGetProcessName, pid)
         return Path(path.split()[0]).name if path else name
 
     def _ask(self, question: Callable[..., Any], *arguments: object) -> Any:
         return ask(self.nvml, question, self.handle, *arguments)
+
+
+def _kernel_name(pid: int) -> str | None:
+    try:
+        return name_of(psutil.Process(pid))
+    except UNSEEN:
+        return None
 
 
 def torch_facts(device: torch.device) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """Who else used the CPUs: processes, and the time that each has taken between two looks at them."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from harness.rank.environment.files import text
+import psutil
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+from harness.schema.processes import UNSEEN, all_processes, name_of, with_descendants
+
 _LEAST = 0.01
 """Of one CPU: who took less of it is not named."""
 _MOST = 20
@@ -21,11 +20,10 @@ class Process:
     """One process at one moment. Its name is the kernel's, never its command line, which may hold what is nobody's business."""
 
     name: str
-    parent: int
-    started: int
-    """Ticks since the machine started; tells it from a later process of the same pid."""
+    identity: object
+    """Equal at two moments only for the same process, and not for a later one of the same pid."""
     cpu_s: float
-    """Time that it has taken so far."""
+    """CPU seconds so far, without those of its children."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,13 @@ class Look:
     """Taken by the hypervisor for other machines."""
 
 
-def look(root: Path = Path("/")) -> Look:
-    """Read the processes of now: some 20 us each."""
-    folders = [entry for entry in (root / "proc").glob("[0-9]*") if entry.name.isdigit()]
-    seen = {int(folder.name): process for folder in folders if (process := _process(folder))}
-    busy, stolen = _cpus(root / "proc/stat")
+def look() -> Look:
+    """Read the processes of now: 0.1 ms each."""
+    busy, stolen = _cpus()
+    try:
+        seen = {process.pid: found for process in all_processes() if (found := _seen(process))}
+    except OSError:  # no /proc
+        seen = {}
     return Look(monotonic(), seen, busy, stolen)
 
 
@@ -62,40 +62,45 @@ def between(before: Look, after: Look, own: set[int]) -> dict[str, Any]:
     }
 
 
-def family(processes: Mapping[int, Process], pid: int, launcher: int | None) -> set[int]:
-    """The run's own processes on a host: the launcher, and all that come from the parent of `pid`, which started the ranks."""
-    children: dict[int, list[int]] = {}
-    for child, process in processes.items():
-        children.setdefault(process.parent, []).append(child)
-    found, waiting = set() if launcher is None else {launcher}, [processes[pid].parent if pid in processes else pid]
-    while waiting:
-        found.add(one := waiting.pop())
-        waiting += children.get(one, [])
-    return found
+def family(launcher: int | None) -> set[int]:
+    """Pids of the run's own processes on this host: the launcher, and all descendants of this rank's parent.
+
+    The parent has started the ranks. If it is in another pid namespace, so are those of processes that may be other ranks'.
+    """
+    parent = psutil.Process().parent()
+    tops = [parent] if parent else [process for process in all_processes() if _comes_from_outside(process)]
+    return {*([] if launcher is None else [launcher]), *(pid for top in tops for pid in with_descendants(top))}
 
 
-def _process(folder: Path) -> Process | None:
-    """Fields are numbered as in proc(5); the name stands in brackets, and may hold some of its own."""
-    named, _, rest = (text(folder / "stat") or "").rpartition(")")
-    fields = rest.split()
-    if len(fields) < 20:
+def _comes_from_outside(process: psutil.Process) -> bool:
+    try:
+        return bool(process.ppid() == 0)
+    except UNSEEN:
+        return False
+
+
+def _seen(process: psutil.Process) -> Process | None:
+    try:
+        with process.oneshot():
+            times = process.cpu_times()
+            return Process(name_of(process), process, times.user + times.system)
+    except UNSEEN:
         return None
-    user, system, started = int(fields[11]), int(fields[12]), int(fields[19])
-    return Process(named.partition("(")[2], int(fields[1]), started, (user + system) / _TICKS)
 
 
-def _cpus(path: Path) -> tuple[float | None, float | None]:
-    words = (text(path) or "").partition("\n")[0].split()[1:9]
-    if len(words) < 8:
+def _cpus() -> tuple[float | None, float | None]:
+    try:
+        times = psutil.cpu_times()
+        busy = times.user + times.nice + times.system + times.irq + times.softirq
+        return busy, times.steal
+    except (OSError, ValueError, AttributeError, TypeError):  # no /proc, or none when psutil was imported
         return None, None
-    user, nice, system, _, _, irq, softirq, stolen = map(int, words)
-    return (user + nice + system + irq + softirq) / _TICKS, stolen / _TICKS
 
 
 def _earlier(before: Look, pid: int, process: Process) -> float:
     """What the process had taken at the first look; 0 where it has started since."""
     same = before.processes.get(pid)
-    return same.cpu_s if same and same.started == process.started else 0.0
+    return same.cpu_s if same and same.identity == process.identity else 0.0
 
 
 def _difference(before: float | None, after: float | None) -> float | None:

@@ -37,8 +37,7 @@ class Watch:
         states = {"before": self._state_before, "after": self._state()}
         if not self._look and not self._gpu:
             return {**states, "host": None, "device_processes": None}
-        after = neighbours.look()
-        own = neighbours.family(after.processes, os.getpid(), _launcher())
+        own, after = neighbours.family(_launcher()), neighbours.look()
         return {
             **states,
             "host": self._look and self._of_host(self._look, after, own),

@@ -16,7 +16,7 @@ from harness.rank.environment import neighbours
 from harness.rank.environment.files import cpu_list, spell_cpus
 from harness.rank.environment.host import Host
 from harness.rank.environment.masking import MASK, mask_text, mask_variable
-from harness.rank.environment.neighbours import Look, Process, between, family, look
+from harness.rank.environment.neighbours import Look, Process, between, look
 from harness.rank.environment.versions import versions
 from harness.report.frame import load_run
 from tests.running import ENVIRONMENT, HANG_S, ROOT
@@ -118,8 +118,8 @@ def test_lists_of_cpus_as_the_kernel_spells_them() -> None:
 
 def test_time_is_told_apart_by_process() -> None:
     """A pid that was taken over counts from its new start; own processes are no neighbours; idle ones are not named."""
-    before = Look(0.0, {1: Process("gone", 0, 5, 9.0), 2: Process("rank", 9, 5, 1.0), 3: Process("idle", 0, 5, 7.0)}, 10.0, 1.0)
-    now = {1: Process("new", 0, 50, 4.0), 2: Process("rank", 9, 5, 6.0), 3: Process("idle", 0, 5, 7.05)}
+    before = Look(0.0, {1: Process("gone", 5, 9.0), 2: Process("rank", 5, 1.0), 3: Process("idle", 5, 7.0)}, 10.0, 1.0)
+    now = {1: Process("new", 50, 4.0), 2: Process("rank", 5, 6.0), 3: Process("idle", 5, 7.05)}
     seen = between(before, Look(10.0, now, 21.0, 1.5), own={2})
     assert seen == {
         "window_s": 10.0,
@@ -131,10 +131,22 @@ def test_time_is_told_apart_by_process() -> None:
 
 
 def test_the_run_is_what_came_from_the_parent_of_a_rank() -> None:
-    parents = {1: 0, 20: 1, 30: 20, 31: 30, 32: 30, 33: 32, 40: 1}
-    processes = {pid: Process("", parent, 0, 0.0) for pid, parent in parents.items()}
-    assert family(processes, 31, launcher=20) == {20, 30, 31, 32, 33}
-    assert family(processes, 31, launcher=None) == {30, 31, 32, 33}
+    """The parent is a shell here. All that it has started belongs to the run, and its own parent does not."""
+    script = 'sleep 900 & sh -c "sleep 900 & wait" & "$@"; kill 0'
+    code = """
+import os, psutil
+from harness.rank.environment.neighbours import family
+parent, own = psutil.Process().parent(), set()
+while len(own) < 5:
+    own = family(None)
+names = sorted(psutil.Process(pid).name() for pid in own - {os.getpid()})
+print(*names, os.getpid() in own, parent.pid in own, parent.ppid() in own, family(7) - own)
+"""
+    shell = ["sh", "-c", script, "sh", sys.executable, "-c", code]
+    done = subprocess.run(
+        shell, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANG_S, check=False, start_new_session=True
+    )
+    assert done.stdout.split() == ["sh", "sh", "sleep", "sleep", "True", "True", "False", "{7}"], done.stderr
 
 
 def test_a_real_busy_process_is_seen(busy: "subprocess.Popen[bytes]") -> None:
@@ -149,8 +161,9 @@ def test_a_real_busy_process_is_seen(busy: "subprocess.Popen[bytes]") -> None:
     assert seen["busy_s"] >= named[busy.pid]["cpu_s"] - 0.1
 
 
-def test_without_proc_nobody_is_seen(tmp_path: Path) -> None:
-    nothing = neighbours.look(tmp_path)
+def test_without_proc_nobody_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path / "none"))
+    nothing = neighbours.look()
     assert between(nothing, nothing, own=set()) | {"window_s": 0} == {
         "window_s": 0,
         "busy_s": None,

@@ -65,7 +65,7 @@ def test_every_rank_has_the_same_variables(run_dir: RunDir) -> None:
 
 def test_another_world_has_another_dump(run_dir: RunDir) -> None:
     direct_files(run_dir, 0, 0, log=False)
-    run_dir.note_end({"at": "", "launch": 0, "culprits": []})
+    run_dir.note_failure({"at": "", "launch": 0, "culprits": []})
     direct_files(run_dir, 0, 0, log=False)
     assert os.environ["TORCH_FR_DUMP_TEMP_FILE"].endswith("flight.launch0.world1.rank_")
     assert "NCCL_DEBUG" not in os.environ

@@ -9,7 +9,7 @@ import pytest
 
 from harness.probes.control import Control
 from harness.rank.kept import Kept
-from harness.rank.standing import read_standing
+from harness.rank.progress import take_up
 from harness.rank.writer import Writer
 from harness.report.frame import load_run
 from harness.report.render import show
@@ -43,7 +43,7 @@ def test_a_sweep_goes_on_after_the_settings_that_it_has_measured(worlds: Pool, r
     measured = [status for _, status in after["asked"]].count(OK)
     assert found["calls"] == 3 * (measured - SETTINGS), "and no call of it was repeated"
     assert run_dir.parts(PROBE) == []
-    assert run_dir.finished("probes") == {PROBE}
+    assert run_dir.listed("probes") == {PROBE}
 
 
 def timing(subject: str, seconds: float, rank: int = 0) -> tuple[str, int, Timing]:
@@ -96,14 +96,14 @@ def test_a_crash_while_a_probe_is_taken_back_leaves_it_missing(run_dir: RunDir, 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
         run_dir.make_part(PROBE)
-    assert run_dir.finished("probes") == set(run_dir.parts(PROBE))
+    assert run_dir.listed("probes") == set(run_dir.parts(PROBE))
     assert Kept(run_dir, PROBE, Writer(run_dir, 0)).read() == ([], []), "a part that is not whole holds nothing"
 
 
 def test_parts_that_a_crash_left_beside_whole_files_are_dropped(run_dir: RunDir) -> None:
     left_a_part(run_dir)
     Writer(run_dir, 0).write_probe(PROBE, [Asked(PROBE, "a", OK)], [timing("a", 1.0)])
-    read_standing(run_dir, run_dir.config(), 0, Control(None, 0, 1), retry=False)
+    take_up(run_dir, run_dir.config(), 0, Control(None, 0, 1), retry=False)
     assert run_dir.parts(PROBE) == []
 
 
@@ -120,7 +120,7 @@ def test_a_setting_that_failed_is_asked_again_and_the_others_stand(run_dir: RunD
     config, control = run_dir.config(), Control(None, 0, 1)
     asked = [Asked(PROBE, "a", OK), Asked(PROBE, "b", FAILED, "not here")]
     Writer(run_dir, 0).write_probe(PROBE, asked, [timing("a", 1.0)])
-    assert read_standing(run_dir, config, 0, control, retry=False).probes == {PROBE}
-    assert read_standing(run_dir, config, 0, control, retry=True).probes == frozenset()
+    assert take_up(run_dir, config, 0, control, retry=False).probes == {PROBE}
+    assert take_up(run_dir, config, 0, control, retry=True).probes == frozenset()
     kept, seen = Kept(run_dir, PROBE, Writer(run_dir, 0)).read()
     assert ([row.subject for row in kept], len(seen)) == (["a"], 1)

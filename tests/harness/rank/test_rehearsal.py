@@ -15,8 +15,8 @@ from harness.rank.agreement import CaseFailedError
 from harness.rank.compare import Comparisons
 from harness.rank.drift import Drifts
 from harness.rank.process_group import World
+from harness.rank.progress import Row
 from harness.rank.rehearsal import Rehearsal
-from harness.rank.standing import Row
 from harness.rank.trial import Trial
 from harness.schema.case import Case
 from harness.schema.matrix import expand_cases

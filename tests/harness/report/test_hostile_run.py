@@ -16,6 +16,7 @@ from harness.report.__main__ import main
 from harness.report.frame import load_run
 from harness.schema.file_names import file_name
 from harness.schema.matrix import expand_cases
+from harness.schema.progress import read_progress
 from harness.schema.record import OK, SCHEMA_VERSION, Asked, Observation, Outcome
 from harness.schema.run_dir import TABLES, RunDir
 from launch.compose import compose_config
@@ -83,7 +84,7 @@ def commands(run: Path) -> list[list[str]]:
 
 
 def spelled(name: str, run: Path) -> Path:
-    return run / name.format(run=run.name, case=sorted(RunDir(run).finished())[0])
+    return run / name.format(run=run.name, case=sorted(RunDir(run).listed())[0])
 
 
 def test_files_that_are_links_are_replaced(run: Path, home: Path, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_every_writer_makes_a_file_name_of_a_text(tmp_path: Path, home: Path) ->
     assert run_dir.trace(case.case_id, 0).parent.parent == run_dir.path / "traces"
     for one in expand_cases(run_dir.config()):
         write_case(run_dir, run_dir.config(), one, 0, steps(0.01)(one, 0))
-    assert run_dir.missing() == []
+    assert read_progress(run_dir, run_dir.config()).unfinished == []
     run = load_run(run_dir.path)
     assert len(run.cases) == 2 and run.damaged == {}
     run_dir.report.mkdir()
@@ -234,7 +235,7 @@ def test_every_writer_makes_a_file_name_of_a_text(tmp_path: Path, home: Path) ->
     run_dir.make_part(HOSTILE)
     for one in expand_cases(run_dir.config()):
         run_dir.forget("cases", one.case_id)
-    assert (run_dir.finished(), run_dir.finished("probes")) == (set(), {f"{file_name(HOSTILE)}.part0"})
+    assert (run_dir.listed(), run_dir.listed("probes")) == (set(), {f"{file_name(HOSTILE)}.part0"})
     assert {path.name for path in (results / "h").iterdir()} == {"latest", run_dir.path.name}
 
 

@@ -48,7 +48,7 @@ def refused(folder: Path, combination: Combination, how: str, log: str) -> Run:
     for table in ("cases", "probes"):
         for file in run_dir.table(table).iterdir():
             file.unlink()
-    run_dir.note_end({"at": "now", "launch": 0, "culprits": [{"rank": None, "how": how}]})
+    run_dir.note_failure({"at": "now", "launch": 0, "culprits": [{"rank": None, "how": how}]})
     return load_run(run.path)
 
 

@@ -118,7 +118,7 @@ def test_what_is_missing_is_said(run_dir: RunDir) -> None:
 def test_a_case_in_which_the_run_ended_is_told_from_one_after_it(run_dir: RunDir, restarts: int, note: str) -> None:
     (missing,) = load_run(run_dir.path).missing
     run_dir.write_config(replace(run_dir.config(), restarts=restarts))
-    run_dir.note_end({"at": "now", "launch": 0, "culprits": [{"rank": 1, "case": missing}]})
+    run_dir.note_failure({"at": "now", "launch": 0, "culprits": [{"rank": 1, "case": missing}]})
     report = build(run_dir.path)
     assert report.tables[-1].rows.reason.tolist() == ["not today", "the run ended in it"]
     assert note in next(table.note for table in report.tables if table.title == "Ended early")

@@ -10,6 +10,7 @@ import pytest
 
 from harness.schema.config import check_size, load_config
 from harness.schema.environment import ENVIRONMENT, read_fitted
+from harness.schema.progress import read_progress
 from harness.schema.rank_state import read_rank_status
 from harness.schema.ranks_dir import RanksDir
 from harness.schema.reading import NotWholeError, load_json, open_file, read_bytes
@@ -136,7 +137,7 @@ def test_missing_launches_are_counted_without_a_look_for_each(tmp_path: Path) ->
     run = make_run(tmp_path, steps(0.01), "workload=[mlp_digits]", "reduction=[sum,mean]")
     path = run.path / "config.yaml"
     path.write_text(path.read_text().replace("launches: 1\n", "launches: 10000\n"))
-    assert len(run.missing()) == 2 * 9999
+    assert len(read_progress(run, run.config()).unfinished) == 2 * 9999
 
 
 @pytest.mark.parametrize("record", [{"rank": "0"}, {"rank": None}, {"lost": []}, {"reached": {"a": "b"}}, [], "x", {"more": 1}])

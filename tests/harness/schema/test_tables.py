@@ -71,7 +71,7 @@ def last_held(value: float) -> Callable[[list[object]], list[object]]:
 def test_what_no_rank_writes_is_not_whole(
     table: str, change: Callable[[pa.Table], pa.Table], words: str, whole: RunDir, tmp_path: Path
 ) -> None:
-    (case,) = whole.finished()
+    (case,) = whole.listed()
     file = whole.case_file(table, case)
     assert why_not_whole(file, case) == ""
     (tmp_path / table).mkdir()
@@ -81,7 +81,7 @@ def test_what_no_rank_writes_is_not_whole(
 
 def test_null_is_the_number_that_is_none(whole: RunDir, tmp_path: Path) -> None:
     """Pandas writes null for NaN."""
-    (case,) = whole.finished()
+    (case,) = whole.listed()
     file = tmp_path / "cases" / "case.parquet"
     file.parent.mkdir()
     rows = pq.read_table(whole.case_file("cases", case)).to_pandas()
@@ -91,7 +91,7 @@ def test_null_is_the_number_that_is_none(whole: RunDir, tmp_path: Path) -> None:
 
 
 def test_a_measured_case_without_one_of_its_files_is_damaged(whole: RunDir) -> None:
-    (case,) = whole.finished()
+    (case,) = whole.listed()
     assert not read_finished(whole, "cases", case).damaged
     memory = whole.case_file("memory", case)
     kept = memory.read_bytes()

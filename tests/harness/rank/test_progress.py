@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.probes.control import Control
-from harness.rank.standing import read_standing
+from harness.rank.progress import take_up
 from harness.report.frame import load_run
 from harness.schema.run_dir import DIAGNOSED, RunDir
 from harness.schema.tables import KINDS
@@ -35,9 +35,9 @@ def _no_verdict(run_dir: RunDir, case: str) -> None:
 @pytest.mark.parametrize("damage", [_other_option, _no_memory, _no_verdict])
 def test_a_case_that_is_missing_in_the_report_is_measured_again(damage: Callable[[RunDir, str], None], tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, steps(0.01, iterations=3), "workload=[mlp_digits]", "reduction=[sum,mean]")
-    damaged, whole = sorted(run_dir.finished())
+    damaged, whole = sorted(run_dir.listed())
     damage(run_dir, damaged)
     assert load_run(run_dir.path).missing == (damaged,)
-    left = read_standing(run_dir, run_dir.config(), 0, Control(None, 0, 1), retry=True)
+    left = take_up(run_dir, run_dir.config(), 0, Control(None, 0, 1), retry=True)
     assert set(left.cases) == {whole}
-    assert run_dir.finished() == {whole}
+    assert run_dir.listed() == {whole}

@@ -1,4 +1,4 @@
-"""Worlds that ended before their time: which rank, where, and what it said last."""
+"""Worlds that failed: which rank, where, and its last words. Files that are damaged."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,11 +9,11 @@ from harness.report.tables import Table
 from harness.schema.run_dir import RunDir
 
 
-def end_tables(run: Run) -> Iterator[Table]:
-    """What ends.json tells; nothing where nothing went wrong."""
+def failure_tables(run: Run) -> Iterator[Table]:
+    """Tables of failures.json and of damaged files; none if nothing went wrong."""
     rows = [
         {"at": end.get("at", ""), "launch": end.get("launch", 0), **{column: culprit.get(column, "") for column in _COLUMNS}}
-        for end in run.ends
+        for end in run.failures
         for culprit in end.get("culprits", [])
     ]
     if rows:
