@@ -118,7 +118,8 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
     """What the overrides ask for, on the ranks that torchrun has started."""
     _check_packages()
     from launch.__main__ import parse
-    from launch.compose import compose_config
+    from launch.compose import compose_request
+    from launch.flags import flags_of
     from launch.job import check
 
     parsed = parse(arguments)
@@ -126,27 +127,31 @@ def _compose(arguments: list[str], size: int) -> BenchmarkConfig:
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     _check_even(ranks, size)
     nodes = [] if size == ranks else [f"torchrun.nnodes={size // ranks}"]
-    config = compose_config(nodes + parsed.overrides, config_dir=parsed.config_dir, nproc_per_node=ranks)
-    if parsed.multirun or parsed.cfg or parsed.sided or config.dry_run:
+    flags = flags_of(parsed)
+    request = compose_request(nodes + parsed.overrides, flags, config_dir=parsed.config_dir, nproc_per_node=ranks)
+    config, asked = request.config, request.arguments
+    if parsed.multirun or parsed.cfg or parsed.sided or asked.dry_run:
         raise RefusedError(
-            "--multirun, --cfg, --base, --new, --gate, dry_run are for python -m launch: here the ranks run already"
+            "--multirun, --cfg, --base, --new, --gate, --dry-run are for python -m launch: here the ranks run already"
         )
     own_launch = config.launch.get("kind", "torchrun") != "torchrun" or config.launch.get("master_port")
-    if config.resume or config.accept_changes or config.accept_owner or own_launch:
+    if asked.resume or asked.accept_changes or asked.accept_owner or own_launch:
         raise RefusedError(
-            "launch, launch.master_port, resume, accept_changes and accept_owner are for python -m launch: here the ranks run "
-            "already"
+            "launch, launch.master_port, --resume, --accept-changes and --accept-owner are for python -m launch: here the "
+            "ranks run already"
         )
     if config.launches > 1:
         raise RefusedError("launches is for python -m launch, which starts new processes for each: here the ranks run already")
-    if config.nccl_matrix.asked:
+    if asked.nccl_matrix.asked:
         raise RefusedError("nccl_matrix is for python -m launch, which starts a world for each combination: here the ranks run")
     _check_read(config.env)
-    if config.world_sizes:
-        raise RefusedError("world_sizes is for python -m launch, which starts a world of each size: here the ranks run already")
+    if asked.world_sizes:
+        raise RefusedError(
+            "--world-sizes is for python -m launch, which starts a world of each size: here the ranks run already"
+        )
     if (config.torchrun.nproc_per_node, config.world_size) != (ranks, size):
-        asked = f"torchrun.nproc_per_node={config.torchrun.nproc_per_node}, torchrun.nnodes={config.torchrun.nnodes}"
-        raise RefusedError(f"{asked}: torchrun has started {ranks} ranks on this node and {size} in all")
+        counts = f"torchrun.nproc_per_node={config.torchrun.nproc_per_node}, torchrun.nnodes={config.torchrun.nnodes}"
+        raise RefusedError(f"{counts}: torchrun has started {ranks} ranks on this node and {size} in all")
     check(config, ranks)
     return config
 

@@ -6,8 +6,9 @@ import errno
 import gc
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from launch.start import another_harness
 
@@ -15,13 +16,15 @@ if another_harness():  # beside another folder `launch`, with a reducebench that
     sys.exit(another_harness())
 
 from harness import __version__
-from harness.schema.config import BenchmarkConfig, dump_config
+from harness.schema.arguments import Arguments
+from harness.schema.config import dump_config
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.terminal import reader_may_leave
 from harness.schema.text import message_lines, plain
 from launch.ab import compare_arguments, configure_sides, run_sides
-from launch.compose import available_options, compose_config, split_sweep
+from launch.compose import Request, available_options, compose_request, split_sweep
+from launch.flags import add_flags, flags_of
 from launch.help import help_text
 from launch.job import configure, launch, resume, settle
 from launch.matrix import again, matrix_runs
@@ -56,16 +59,18 @@ def _do(arguments: argparse.Namespace) -> int:
     if arguments.help:
         print(help_text(available_options(arguments.config_dir)), end="")
         return SUCCESS
+    flags = flags_of(arguments)
     if arguments.sided:
-        return _run_sides(arguments)
-    if is_resume(arguments.overrides) and (arguments.multirun or arguments.config_dir or arguments.cfg):
+        return _run_sides(arguments, flags)
+    if is_resume(arguments.overrides, flags) and (arguments.multirun or arguments.config_dir or arguments.cfg):
         raise RefusedError("resume goes on with one run as it was configured; no --multirun, no --config-dir, no --cfg")
     if arguments.cfg:
-        print(dump_config(configure(arguments.overrides, arguments.config_dir)), end="")
+        request = compose_request(arguments.overrides, flags, config_dir=arguments.config_dir)
+        print(dump_config(settle(request.config)), end="")
         return SUCCESS
     if arguments.multirun:
-        return _run_all(split_sweep(arguments.overrides), arguments.config_dir)
-    return _run(arguments.overrides, arguments.config_dir)[0].status
+        return _run_all(split_sweep(arguments.overrides), flags, arguments.config_dir)
+    return _run(arguments.overrides, flags, arguments.config_dir)[0].status
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -79,6 +84,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", nargs="*", metavar="OVERRIDE")
     parser.add_argument("--new", nargs="*", metavar="OVERRIDE")
     parser.add_argument("--gate", action="append", default=[], metavar="METRIC=LIMIT")
+    add_flags(parser)
     parser.add_argument("overrides", nargs="*")
     parsed = parser.parse_intermixed_args(argv)
     parsed.sided = parsed.base is not None or parsed.new is not None or bool(parsed.gate)
@@ -99,16 +105,16 @@ def refuse(error: RefusedError, status: int = REFUSAL) -> int:
     return status
 
 
-def _run(overrides: list[str], config_dir: str | None) -> tuple[Verdict, RunDir | None]:
+def _run(overrides: list[str], flags: Mapping[str, Any], config_dir: str | None) -> tuple[Verdict, RunDir | None]:
     """One run with its report; a failed case makes the status 1."""
-    if is_resume(overrides):
-        return _resume(overrides)
-    config = compose_config(overrides, config_dir=config_dir)
-    if config.world_sizes:
-        return _run_sizes(overrides, config_dir, config.world_sizes)
-    if config.nccl_matrix.asked:
-        return _run_matrix(config)
-    return _told(*launch(settle(config)))
+    if is_resume(overrides, flags):
+        return _resume(overrides, flags)
+    request = compose_request(overrides, flags, config_dir=config_dir)
+    if request.arguments.world_sizes:
+        return _run_sizes(overrides, config_dir, request.arguments)
+    if request.arguments.nccl_matrix.asked:
+        return _run_matrix(request)
+    return _told(*launch(settle(request.config), dry_run=request.arguments.dry_run))
 
 
 def _told(verdict: Verdict, run_dir: RunDir | None) -> tuple[Verdict, RunDir | None]:
@@ -119,21 +125,22 @@ def _told(verdict: Verdict, run_dir: RunDir | None) -> tuple[Verdict, RunDir | N
     return replace(verdict, status=max(verdict.status, _report([run_dir]))), run_dir
 
 
-def _resume(overrides: list[str]) -> tuple[Verdict, RunDir | None]:
+def _resume(overrides: list[str], flags: Mapping[str, Any]) -> tuple[Verdict, RunDir | None]:
     """The rest of a run, and its report."""
-    going = configure_resume(overrides)
+    going = configure_resume(overrides, flags)
     verdict, run_dir = resume(going)
-    return _told(verdict, run_dir) if not going.config.dry_run else (verdict, run_dir)
+    return _told(verdict, run_dir) if not going.arguments.dry_run else (verdict, run_dir)
 
 
-def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -> tuple[Verdict, RunDir | None]:
+def _run_sizes(overrides: list[str], config_dir: str | None, arguments: Arguments) -> tuple[Verdict, RunDir | None]:
     """A run for each number of ranks, whatever became of the ones before; then one report over them."""
-    run_dirs, worst = [], SUCCESS
-    jobs = [[*overrides, f"torchrun.nproc_per_node={size}", "world_sizes=[]"] for size in sizes]
+    run_dirs, worst, sizes = [], SUCCESS, arguments.world_sizes
+    jobs = [[*overrides, f"torchrun.nproc_per_node={size}"] for size in sizes]
     configs = [configure(job, config_dir) for job in jobs]  # what is refused is refused before anything is measured
     for size, config in zip(sizes, configs, strict=True):
         print(f"\n{size} rank{'s' * (size > 1)}:", flush=True)
-        verdict, run_dir = _measure(config)
+        verdict, run_dir = launch(config, dry_run=arguments.dry_run)
+        _say(verdict, run_dir)
         worst = max(worst, verdict.status)
         run_dirs += [run_dir] if run_dir and run_dir.listed() else []
         if verdict.stopped:
@@ -143,15 +150,15 @@ def _run_sizes(overrides: list[str], config_dir: str | None, sizes: list[int]) -
     return replace(verdict, status=worst), run_dir
 
 
-def _run_matrix(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
+def _run_matrix(request: Request) -> tuple[Verdict, RunDir | None]:
     """A run for each combination of NCCL's settings, then one table over them.
 
     A combination that NCCL refuses is a row of the table, and no failure; the first run, in which NCCL decides, must succeed.
     """
-    run_dirs, worst, runs = list[RunDir](), SUCCESS, matrix_runs(config)
+    run_dirs, worst, runs = list[RunDir](), SUCCESS, matrix_runs(request.config, request.arguments.nccl_matrix)
     for number, (combination, own) in enumerate(runs, 1):
         print(f"\nrun {number} of {len(runs)}: {combination}", flush=True)
-        verdict, run_dir = launch(own, keep_refused=True)
+        verdict, run_dir = launch(own, dry_run=request.arguments.dry_run, keep_refused=True)
         _say(verdict, run_dir)
         run_dirs += [run_dir] if run_dir else []
         if number == 1 or (run_dir and run_dir.listed()):
@@ -164,16 +171,16 @@ def _run_matrix(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
     return replace(verdict, status=worst), run_dir
 
 
-def _run_sides(arguments: argparse.Namespace) -> int:
+def _run_sides(arguments: argparse.Namespace, flags: Mapping[str, Any]) -> int:
     """Two configurations in turn, a report of each, and the one held against the other; a broken gate makes the status 1."""
     if arguments.base is None or arguments.new is None or arguments.multirun or arguments.cfg:
         raise RefusedError(
             "an A/B run takes --base OVERRIDES --new OVERRIDES, after what both have in common; no --multirun, no --cfg"
         )
-    configs = configure_sides(arguments.overrides, arguments.base, arguments.new, arguments.config_dir)
+    configs, dry_run = configure_sides(arguments.overrides, arguments.base, arguments.new, arguments.config_dir, flags)
     comparison = compare_arguments(configs, arguments.gate)
-    if any(config.dry_run for config in configs):
-        return max(launch(replace(config, dry_run=True))[0].status for config in configs)
+    if dry_run:
+        return max(launch(config, dry_run=True)[0].status for config in configs)
     verdict, run_dirs = run_sides(configs)
     _print_lines(verdict)
     if verdict.status != SUCCESS:
@@ -188,17 +195,10 @@ def _run_sides(arguments: argparse.Namespace) -> int:
     return max(failed, report(["compare", *(str(run_dir.path) for run_dir in run_dirs), *comparison]))
 
 
-def _measure(config: BenchmarkConfig) -> tuple[Verdict, RunDir | None]:
-    """One run without its report."""
-    verdict, run_dir = launch(config)
-    _say(verdict, run_dir)
-    return verdict, run_dir
-
-
 def _say(verdict: Verdict, run_dir: RunDir | None) -> None:
     _print_lines(verdict)
     if run_dir and not verdict.complete and verdict.status != REFUSAL:
-        print(f"to go on: python -m launch resume={shlex.quote(plain(str(run_dir.path)))}", file=sys.stderr)
+        print(f"to go on: python -m launch --resume {shlex.quote(plain(str(run_dir.path)))}", file=sys.stderr)
     if run_dir and verdict.status != REFUSAL and (verdict.stopped or not run_dir.listed()):
         holds = "the finished cases are" if run_dir.listed() else "no case is finished; the ranks' logs are"
         print(plain(f"{holds} in {run_dir.path}; python -m harness.report show {run_dir.path}"))
@@ -216,13 +216,13 @@ def _report(run_dirs: list[RunDir]) -> int:
     return FAILURE if show([run_dir.path for run_dir in run_dirs]) else SUCCESS
 
 
-def _run_all(jobs: list[list[str]], config_dir: str | None) -> int:
+def _run_all(jobs: list[list[str]], flags: Mapping[str, Any], config_dir: str | None) -> int:
     """Every job runs, whatever became of the ones before; the worst status is the sweep's."""
     rows, worst = [], SUCCESS
     for number, overrides in enumerate(jobs, 1):
         print(f"\nrun {number} of {len(jobs)}: {plain(' '.join(overrides))}", flush=True)
         try:
-            verdict, run_dir = _run(overrides, config_dir)
+            verdict, run_dir = _run(overrides, flags, config_dir)
         except RefusedError as error:
             verdict, run_dir = Verdict(refuse(error)), None
         worst = max(worst, verdict.status)

@@ -1,8 +1,9 @@
 """An A/B run: two configurations whose launches alternate, so that the drift of the machine falls on both alike."""
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from harness.schema.case import AXES
 from harness.schema.config import BenchmarkConfig
@@ -11,9 +12,11 @@ from harness.schema.matrix import expand_cases
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from harness.schema.text import message_lines
+from launch.compose import compose_request
 from launch.host import check_host
-from launch.job import asked, configure, kept, launch_once, plan, total, unless_launches_remain
+from launch.job import asked, kept, launch_once, plan, settle, total, unless_launches_remain
 from launch.progress import ProgressLine
+from launch.resume import is_resume
 from launch.task import Task
 from launch.verdict import Verdict
 
@@ -23,25 +26,30 @@ SIDES = ("base", "new")
 
 
 def configure_sides(
-    overrides: Sequence[str], base: Sequence[str], new: Sequence[str], config_dir: str | None
-) -> list[BenchmarkConfig]:
-    """The two configurations; their runs go to <name>-base and <name>-new. Raises RefusedError."""
+    overrides: Sequence[str], base: Sequence[str], new: Sequence[str], config_dir: str | None, flags: Mapping[str, Any]
+) -> tuple[list[BenchmarkConfig], bool]:
+    """Return two configurations, whose runs go to <name>-base and <name>-new, and True for a dry run.
+
+    Raises RefusedError.
+    """
+    if is_resume([*overrides, *base, *new], flags):
+        raise RefusedError("resume goes on with one run; an A/B run begins two")
     common = [f"launches={LAUNCHES}", *overrides] if not _says_launches(overrides) else list(overrides)
-    configs = [configure([*common, *own], config_dir) for own in (base, new)]
+    requests = [compose_request([*common, *own], flags, config_dir=config_dir) for own in (base, new)]
+    configs = [settle(request.config) for request in requests]
     if any(isinstance(config.launcher, Slurm) for config in configs):
         raise RefusedError("launch=slurm starts one run; an A/B run alternates two: start it inside a job")
     if any(isinstance(config.launcher, TorchrunNodes) and not config.launcher.hosts for config in configs):
         raise RefusedError("an A/B run starts its hosts again and again: say which by launch.hosts=[...]")
-    if any(config.resume for config in configs):
-        raise RefusedError("resume goes on with one run; an A/B run begins two")
-    if any(config.nccl_matrix.asked for config in configs):
+    if any(request.arguments.nccl_matrix.asked for request in requests):
         raise RefusedError("nccl_matrix makes a run of each combination; an A/B run has two sides: use +env.NCCL_ALGO=RING")
-    if any(config.world_sizes for config in configs):
+    if any(request.arguments.world_sizes for request in requests):
         raise RefusedError("world_sizes makes a run of each size; an A/B run has two sides")
     try:
-        return [replace(config, name=f"{config.name}-{side}") for config, side in zip(configs, SIDES, strict=True)]
+        named = [replace(config, name=f"{config.name}-{side}") for config, side in zip(configs, SIDES, strict=True)]
     except ValueError as error:  # too long a name
         raise RefusedError(str(error)) from error
+    return named, any(request.arguments.dry_run for request in requests)
 
 
 def compare_arguments(configs: Sequence[BenchmarkConfig], gates: Sequence[str]) -> list[str]:

@@ -87,8 +87,8 @@ def check_owner(run_dir: RunDir) -> None:
     whose = doubt(run_dir)
     if whose:
         raise RefusedError(
-            f"resume={run_dir.path}: the run {whose}, and its config.yaml decides what your ranks execute; dry_run=true "
-            "shows it; try a copy of your own (cp -r), or accept_owner=true to resume this one"
+            f"--resume {run_dir.path}: the run {whose}, and its config.yaml decides what your ranks execute; --dry-run "
+            "shows it; try a copy of your own (cp -r), or --accept-owner to resume this one"
         )
 
 

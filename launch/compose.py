@@ -5,9 +5,9 @@ import functools
 import gc
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.util import find_spec
 from itertools import islice, product
 from pathlib import Path
@@ -27,12 +27,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from harness.schema.arguments import ARGUMENTS, Arguments, to_arguments
 from harness.schema.case import AXES, PROBE
 from harness.schema.config import BenchmarkConfig, to_config
 from harness.schema.launcher import KINDS
 from harness.schema.parameters import kind_of, shown
 from harness.schema.refusal import RefusedError
 from harness.schema.text import literal
+from launch.flags import check_given_once
 from launch.targets import checked_options
 
 LISTS = (*AXES, PROBE)
@@ -40,7 +42,21 @@ GROUPS = (*LISTS, "experiment", "launch")
 MOST_JOBS = 10_000
 """Largest number of runs of one multirun."""
 
-ConfigStore.instance().store(name="benchmark", node=BenchmarkConfig)
+
+@dataclass
+class _Composed(BenchmarkConfig, Arguments):
+    """Keys that Hydra composes: an experiment, and an override, may also give arguments."""
+
+
+ConfigStore.instance().store(name="benchmark", node=_Composed)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for."""
+
+    config: BenchmarkConfig
+    arguments: Arguments
 
 
 def compose_config(
@@ -50,8 +66,19 @@ def compose_config(
 
     config_dir: a folder with options of the user's own. nproc_per_node: what stands where the overrides are silent.
     """
+    return compose_request(overrides, {}, config_dir=config_dir, nproc_per_node=nproc_per_node).config
+
+
+def compose_request(
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    *,
+    config_dir: str | None = None,
+    nproc_per_node: int | None = None,
+) -> Request:
+    """Return configuration and arguments; `flags` holds the arguments that stand on the command line as --flags."""
     with _without_collection():
-        return _composed(overrides, config_dir, nproc_per_node)
+        return _composed(overrides, flags, config_dir, nproc_per_node)
 
 
 @contextmanager
@@ -66,18 +93,34 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _composed(overrides: Sequence[str], config_dir: str | None, nproc_per_node: int | None) -> BenchmarkConfig:
+def _composed(
+    overrides: Sequence[str], flags: Mapping[str, Any], config_dir: str | None, nproc_per_node: int | None
+) -> Request:
+    check_given_once(overrides, flags)
     with _hydra(config_dir):
         for override in _parse(overrides):
             _check_key(override)
             _check_options(override)
         composed = _compose(overrides)
         _drop_parameters_of_unselected(composed, overrides)
-    typed = _typed(composed)
-    typed.config_dir = str(Path(config_dir).absolute()) if config_dir else None
-    if typed.torchrun.nproc_per_node is None:
-        typed.torchrun.nproc_per_node = nproc_per_node
-    return with_options(to_config(typed))
+        resolved = _resolved(composed)
+    given = {name: resolved.pop(name) for name in ARGUMENTS if name in resolved}
+    node = typed(BenchmarkConfig, resolved)
+    node.config_dir = str(Path(config_dir).absolute()) if config_dir else None
+    if node.torchrun.nproc_per_node is None:
+        node.torchrun.nproc_per_node = nproc_per_node
+    config = with_options(to_config(node))
+    return Request(config, arguments_of(given | dict(flags), config))
+
+
+def arguments_of(given: Mapping[str, Any], config: BenchmarkConfig) -> Arguments:
+    """Return the arguments, checked beside the configuration. Raises RefusedError."""
+    arguments = to_arguments(typed(Arguments, given))
+    try:
+        arguments.check_environment(config.env)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    return arguments
 
 
 def with_options(config: BenchmarkConfig) -> BenchmarkConfig:
@@ -281,7 +324,7 @@ def _launch_key(key: str) -> str:
 
 def declared_keys() -> list[str]:
     """Every key of the configuration, but for those of options and launchers."""
-    return list(_keys(BenchmarkConfig))
+    return list(_keys(_Composed))
 
 
 def _keys(config: type[Any], prefix: str = "") -> Iterator[str]:
@@ -300,12 +343,12 @@ def _kinds(config: type[Any], prefix: str = "") -> Iterator[tuple[str, tuple[typ
             yield prefix + name, get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-_KINDS = dict(_kinds(BenchmarkConfig))
+_KINDS = dict(_kinds(_Composed))
 
 
 def _check_mappings(resolved: Any) -> None:
     """Raise RefusedError for a value in the place of several keys."""
-    for field in fields(BenchmarkConfig):
+    for field in fields(_Composed):
         value = resolved.get(field.name, {})
         mapping = (isinstance(field.type, type) and is_dataclass(field.type)) or field.name in (*LISTS, "env", "launch")
         if mapping and not isinstance(value, dict):
@@ -314,18 +357,27 @@ def _check_mappings(resolved: Any) -> None:
             )
 
 
-def _typed(composed: DictConfig) -> DictConfig:
-    """The composed configuration with its interpolations resolved, each value of its key's type. Raises RefusedError."""
+def _resolved(composed: DictConfig) -> dict[str, Any]:
+    """What was composed, with its interpolations resolved. Raises RefusedError."""
     try:
         resolved = OmegaConf.to_container(composed, resolve=True)
-        _check_mappings(resolved)
-        typed = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), literal(resolved))
     except RecursionError as error:
         raise RefusedError("an interpolation ${...} refers to itself; accepted: one that leads to a value") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise RefusedError(_explain(error)) from error
-    assert isinstance(typed, DictConfig)
-    return typed
+    assert isinstance(resolved, dict)
+    _check_mappings(resolved)
+    return {str(name): value for name, value in resolved.items()}
+
+
+def typed(kind: type[Any], values: Mapping[str, Any]) -> DictConfig:
+    """Return the values, each of its key's type. Raises RefusedError."""
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(kind), literal(dict(values)))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise RefusedError(_explain(error)) from error
+    assert isinstance(node, DictConfig)
+    return node
 
 
 def _meant(word: str, known: list[str]) -> str:

@@ -87,12 +87,13 @@ def check(config: BenchmarkConfig, ranks: int) -> None:
         check_ranks(config, ranks)
 
 
-def launch(config: BenchmarkConfig, *, keep_refused: bool = False) -> tuple[Verdict, RunDir | None]:
+def launch(config: BenchmarkConfig, *, dry_run: bool = False, keep_refused: bool = False) -> tuple[Verdict, RunDir | None]:
     """Make the run directory, run the ranks, and judge. Raises RefusedError when the directory cannot be made.
 
+    dry_run: print the plan, and start nothing.
     keep_refused: keep the directory of a run that its ranks refuse, with the reason in failures.json.
     """
-    if config.dry_run:
+    if dry_run:
         print(message_lines(f"would run {asked_for(config)}:\n{plan(config, RunDir('RUN_DIR'), Task(world='WORLD'))}"))
         return Verdict(SUCCESS), None
     check_host(config)
@@ -127,15 +128,15 @@ def resume(going: Going) -> tuple[Verdict, RunDir]:
     going = replace(going, config=settle(going.config))
     check_ranks_stay(going)
     slurm.check_no_job(going.run_dir)
-    config, run_dir, task = going.config, going.run_dir, Task(retry=True, accept=going.config.accept_changes)
+    config, run_dir, task = going.config, going.run_dir, Task(retry=True, accept=going.arguments.accept_changes)
     print(message_lines(going.said), flush=True)
-    if config.dry_run:
+    if going.arguments.dry_run:
         lines = [*brought(run_dir, config), "would run:", plan(config, run_dir, task)]
         print(message_lines("\n".join(lines)))
         return Verdict(SUCCESS), run_dir
     if not going.launches:
         return Verdict(SUCCESS, complete=True), run_dir
-    if doubt(run_dir):  # accept_owner=true
+    if doubt(run_dir):  # --accept-owner
         print(
             message_lines("\n".join(f"reducebench: {line}" for line in brought(run_dir, config))), file=sys.stderr, flush=True
         )

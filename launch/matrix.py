@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from harness.schema.config import BenchmarkConfig, NcclMatrixConfig
+from harness.schema.arguments import NcclMatrixConfig
+from harness.schema.config import BenchmarkConfig
 from harness.schema.nccl_settings import SETTINGS, Combination
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch.job import settle
 
 
-def matrix_runs(config: BenchmarkConfig) -> list[tuple[Combination, BenchmarkConfig]]:
+def matrix_runs(config: BenchmarkConfig, asked: NcclMatrixConfig) -> list[tuple[Combination, BenchmarkConfig]]:
     """The runs in order, each with what it asks NCCL for; in the first, NCCL decides. Raises RefusedError."""
     exported = next((name for name in SETTINGS if name in os.environ), "")
     if exported:
         raise RefusedError(
             f"{exported}={os.environ[exported]} is exported, and nccl_matrix also runs without it; try unset {exported}"
         )
-    asked = config.nccl_matrix
     different = dict.fromkeys(
         Combination(algorithm, protocol, channels)
         for algorithm, protocol, channels in product(asked.algorithms or [""], asked.protocols or [""], asked.channels or [0])
@@ -30,7 +30,7 @@ def matrix_runs(config: BenchmarkConfig) -> list[tuple[Combination, BenchmarkCon
 
 
 def _with(config: BenchmarkConfig, combination: Combination) -> BenchmarkConfig:
-    return replace(config, env={**config.env, **combination.variables}, nccl_matrix=NcclMatrixConfig())
+    return replace(config, env={**config.env, **combination.variables})
 
 
 def again(run_dirs: Sequence[RunDir]) -> str:

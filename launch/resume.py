@@ -1,21 +1,24 @@
 """Going on with a run: what is missing in its directory, or failed, is done; what is finished stays as it is."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.schema.config import CONDUCT, BenchmarkConfig, figures_digest, node_of, to_config
+from harness.schema.arguments import ARGUMENTS, Arguments
+from harness.schema.config import BenchmarkConfig, figures_digest, node_of, to_config, values_affecting
 from harness.schema.file_names import file_name
 from harness.schema.progress import Progress, damaged_files, read_progress
 from harness.schema.record import FAILED, OK
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch.brought import check_owner
-from launch.compose import GROUPS, check_typed, compose_config, with_options
+from launch.compose import GROUPS, arguments_of, check_typed, compose_config, with_options
+from launch.flags import check_given_once, key_of
 
 
 @dataclass(frozen=True)
@@ -24,38 +27,42 @@ class Going:
 
     run_dir: RunDir
     config: BenchmarkConfig
+    arguments: Arguments
     launches: tuple[int, ...]
     """Those that are not complete, or in which something failed."""
     said: str
     """What stands, and what is to be done."""
 
 
-def is_resume(overrides: Sequence[str]) -> bool:
-    """Whether the overrides ask for it."""
-    return any(_key(override) == "resume" for override in overrides)
+def is_resume(overrides: Sequence[str], flags: Mapping[str, Any]) -> bool:
+    """Return True if the command resumes a run."""
+    return "resume" in flags or any(key_of(override) == "resume" for override in overrides)
 
 
-def configure_resume(overrides: Sequence[str]) -> Going:
-    """The run that `resume=RUN_DIR` names, with what the other overrides say. Raises RefusedError."""
-    path = next(override.partition("=")[2] for override in overrides if _key(override) == "resume")
+def configure_resume(overrides: Sequence[str], flags: Mapping[str, Any] | None = None) -> Going:
+    """Return the run that --resume or `resume=RUN_DIR` names, with what the other overrides say. Raises RefusedError."""
+    flags = flags or {}
+    check_given_once(overrides, flags)
+    given = (override.partition("=")[2].strip("'\"") for override in overrides if key_of(override) == "resume")
+    path = flags["resume"] if "resume" in flags else next(given)
     if "\0" in path:  # no path may have one; a command line of a shell cannot, and a caller in Python can
         raise RefusedError("resume: has a null byte; accepted: the path of a run directory")
-    run_dir = RunDir.open(Path(path.strip("'\"")).resolve())  # `latest` may lead elsewhere a moment later
+    run_dir = RunDir.open(Path(path).resolve())  # `latest` may lead elsewhere a moment later
     with run_dir.looked_at():  # no launcher works on it
-        stored = replace(run_dir.config(), accept_changes=False, accept_owner=False, dry_run=False, resume=None)
-        config = _changed(stored, overrides)
-        if not (config.dry_run or config.accept_owner):
+        stored = run_dir.config()
+        config, arguments = _changed(stored, overrides, flags)
+        if not (arguments.dry_run or arguments.accept_owner):
             check_owner(run_dir)
         run_dir.ranks.check_logs()
-        if not config.accept_changes:
+        if not arguments.accept_changes:
             _refuse_changes(run_dir, stored, config, overrides)
         undone = _undone(run_dir, config)
-        return Going(run_dir, config, undone.launches, _said(run_dir, undone))
+        return Going(run_dir, config, arguments, undone.launches, _said(run_dir, undone))
 
 
 def go_on(going: Going) -> None:
     """Let the run directory know how it is gone on with."""
-    going.run_dir.write_config(replace(going.config, accept_changes=False, accept_owner=False, resume=None))
+    going.run_dir.write_config(going.config)
 
 
 _MOST = 20
@@ -117,23 +124,33 @@ def _kept(progress: Progress) -> str:
     )
 
 
-def _changed(stored: BenchmarkConfig, overrides: Sequence[str]) -> BenchmarkConfig:
-    """The stored configuration with the overrides upon it."""
-    chosen = [override for override in overrides if _key(override) == "launch"]
-    others = [override.lstrip("+") for override in overrides if override not in chosen]
-    groups = [_key(override) for override in others if _key(override) in GROUPS]
+def _changed(stored: BenchmarkConfig, overrides: Sequence[str], flags: Mapping[str, Any]) -> tuple[BenchmarkConfig, Arguments]:
+    """The stored configuration with the overrides upon it, and the arguments of the resume."""
+    chosen = [override for override in overrides if key_of(override) == "launch"]
+    others = [override.lstrip("+") for override in overrides if override not in chosen and key_of(override) != "resume"]
+    groups = [key_of(override) for override in others if key_of(override) in GROUPS]
     if groups:
         raise RefusedError(f"{groups[0]}: a run that goes on keeps its cases; other ones are another run")
     base = node_of(replace(stored, launch=compose_config(chosen).launch) if chosen else stored)
     try:
-        given = OmegaConf.from_dotlist(others)
-        merged = OmegaConf.merge(base, given)
+        values = {str(name): value for name, value in OmegaConf.to_container(OmegaConf.from_dotlist(others)).items()}  # type: ignore[union-attr]
+        asked = {name: values.pop(name) for name in ARGUMENTS if name in values}
+        merged = OmegaConf.merge(base, values)
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise RefusedError(f"resume: cannot read the overrides: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
-    for key, value in OmegaConf.to_container(given).items():  # type: ignore[union-attr]
-        check_typed(str(key), value)
-    return with_options(to_config(merged))
+    for name, value in (values | asked).items():
+        check_typed(name, value)
+    config = with_options(to_config(merged))
+    return config, _arguments({**asked, **flags}, config)
+
+
+def _arguments(given: Mapping[str, Any], config: BenchmarkConfig) -> Arguments:
+    """Raise RefusedError for arguments that make several runs."""
+    several = [name for name in ("world_sizes", "nccl_matrix") if given.get(name)]
+    if several:
+        raise RefusedError(f"--resume goes on with one run, {several[0]} makes several; try to leave {several[0]} out")
+    return arguments_of(given, config)
 
 
 def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkConfig, overrides: Sequence[str]) -> None:
@@ -143,27 +160,28 @@ def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkC
         why = f" ({read.problems[0]})" if read.problems else ""
         raise RefusedError(
             f"{run_dir.path}/environment.json is missing or not whole{why}: cannot check that new results are "
-            "comparable with the existing ones; try accept_changes=true to go on"
+            "comparable with the existing ones; try --accept-changes to go on"
         )
     began_with = environment.get("config_sha256")
     if began_with and began_with != figures_digest(stored):
-        raise RefusedError(f"{run_dir.path}/config.yaml has changed since the run began; accept_changes=true goes on with it")
-    before, now = asdict(stored), asdict(config)
-    changed = {key for key in now if key not in CONDUCT and before[key] != now[key]}
-    changing = [override for override in overrides if _key(override).split(".")[0] in changed]
+        raise RefusedError(f"{run_dir.path}/config.yaml has changed since the run began; --accept-changes goes on with it")
+    before, now = (values_affecting(one, "results", "times", "selection", "location") for one in (stored, config))
+    changed = {name for name in now if before.get(name) != now[name]}
+    changing = [override for override in overrides if any(_touches(key_of(override), name) for name in changed)]
     if changing:
-        raise RefusedError(f"{changing[0]}: the run began with another configuration; accept_changes=true goes on with this")
+        raise RefusedError(f"{changing[0]}: the run began with another configuration; --accept-changes goes on with this")
+
+
+def _touches(given: str, name: str) -> bool:
+    """Return True if an override of `given`, a key or a mapping of keys, sets the key `name`, or a part of its value."""
+    return given == name or given.startswith(f"{name}.") or name.startswith(f"{given}.")
 
 
 def check_ranks_stay(going: Going) -> None:
     """`launch.hosts` and the like say how many ranks there are, too. Raises RefusedError."""
     began, now = going.run_dir.config(), going.config
-    if began.torchrun != now.torchrun and not now.accept_changes:
+    if began.torchrun != now.torchrun and not going.arguments.accept_changes:
         raise RefusedError(
             f"the run began with {began.world_size} ranks on {began.torchrun.nnodes} hosts, and this would be {now.world_size} "
-            f"on {now.torchrun.nnodes}; accept_changes=true goes on"
+            f"on {now.torchrun.nnodes}; --accept-changes goes on"
         )
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")

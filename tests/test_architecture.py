@@ -3,11 +3,13 @@
 import ast
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -245,12 +247,31 @@ def test_axes_are_the_same_everywhere() -> None:
     assert {axis: found and found[1] for axis, found in words.items()} == {axis: TABLE[axis].help for axis in AXES}
 
 
-def test_the_wheel_lists_every_package() -> None:
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer")
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {".".join(path.parent.relative_to(ROOT).parts) for path in modules() if path.name == "__init__.py"}
-    groups = {f"harness.conf.{path.name}" for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert listed == found | {"harness.conf"} | groups
+def asked_of_setuptools(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments that setup.py gives to setuptools in a folder."""
+    setuptools, asked = pytest.importorskip("setuptools"), dict[str, Any]()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(setuptools, "setup", asked.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    return asked
+
+
+def test_the_wheel_has_every_module_and_every_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of an axis that is added, without an edit of setup.py or pyproject.toml."""
+    for name in ("harness/axes/added", "conf/added"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "conf" / "added" / "new.yaml").touch()
+    python = [path.relative_to(ROOT) for path in modules()]
+    for name in [*python, Path("harness/axes/added/__init__.py")]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    asked = asked_of_setuptools(tmp_path, monkeypatch)
+    folders = {".".join(path.parent.parts) for path in python} | {"harness.axes.added"}
+    assert set(asked["packages"]) == folders | {"harness.conf", "reducebench"}
+    patterns = asked["package_data"]["harness.conf"]
+    for conf in (ROOT / "conf", tmp_path / "conf"):
+        assert {path for pattern in patterns for path in conf.glob(pattern)} == set(conf.rglob("*.yaml"))
+    assert asked["package_dir"] == {"harness.conf": "conf", "reducebench": "alias"}
 
 
 def test_the_changelog_tells_of_this_version() -> None:
@@ -268,7 +289,7 @@ def loaded_after(statement: str) -> set[str]:
 
 def test_the_launcher_holds_no_torch() -> None:
     """Seen in a parent that has composed, checked its targets, and rendered nothing yet."""
-    run = "from launch.__main__ import main\nassert main(['dry_run=true', 'experiment=smoke']) == 0"
+    run = "from launch.__main__ import main\nassert main(['--dry-run', 'experiment=smoke']) == 0"
     assert not {"torch", "pandas", "sklearn"} & loaded_after(run)
 
 

@@ -7,6 +7,16 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+RANKS = "torchrun.nproc_per_node=2"
+FACADE = """
+import sys
+import harness, reducebench
+assert not {"torch", "pandas"} & set(sys.modules), "the facade is lazy"
+assert reducebench.__all__ == harness.__all__
+assert all(getattr(reducebench, name) is getattr(harness, name) for name in harness.__all__)
+run = reducebench.load_run("results/smoke/latest")
+assert set(run.cases.status) == {"ok"}, run.cases.status
+"""
 
 
 def main(wheel: Path) -> None:
@@ -19,6 +29,8 @@ def main(wheel: Path) -> None:
         run(*install, str(wheel.absolute()), cwd=folder, env=environment)
         run(str(python.parent / "reducebench"), "experiment=smoke", cwd=folder)
         run(str(python.parent / "reducebench-report"), "show", "results/smoke/latest", cwd=folder)
+        run(str(python), "-c", FACADE, cwd=folder)
+        run(str(python), "-m", "reducebench", "--dry-run", "experiment=aggregation", "launch=slurm", RANKS, cwd=folder)
     print(f"{wheel.name}: installed and run in a fresh environment")
 
 

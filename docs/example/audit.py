@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.probes import audit
+from harness import audit
 
 torch.manual_seed(0)
 torch.set_num_threads(1)

@@ -192,7 +192,7 @@ def _write_environment(run_dir: RunDir, world: World, described: dict[str, Any],
     told: list[str] = json.loads(world.control.all_gather_text(json.dumps(found))[0])
     if told and order.retry and not order.accept:
         lines = "\n".join(f"  {line}" for line in told)
-        raise RefusedError(f"the environment is not the one that the run began in (accept_changes=true goes on):\n{lines}")
+        raise RefusedError(f"the environment is not the one that the run began in (--accept-changes goes on):\n{lines}")
     if world.rank == 0:
         kept = {key: before[key] for key in ("conditions", "changed") if key in before}
         noted = {"changed": [*before.get("changed", []), {"launch": order.launch, "lines": told}]} if told else {}

@@ -1,7 +1,6 @@
 """Several runs side by side: the same cases on other numbers of ranks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,12 @@ from harness.report.labels import columns_but_of, labelled
 from harness.report.machine import cores, ranks, threads
 from harness.report.text import milliseconds, number, yes
 from harness.report.timing import timing
+from harness.report.unlike_keys import unlike_keys
 from harness.schema.case import TABLE
-from harness.schema.config import BenchmarkConfig
 from harness.schema.record import FULL_BATCH, REFERENCE, SINGLE_RANK
 
-_MAY_DIFFER = {"torchrun", "results_dir", "name", "config_dir", "world_sizes", "dry_run", "story", "probe"}
+_VARIED = "torchrun."
+"""Keys that this table varies."""
 _MACHINE: dict[str, Callable[[Run], object]] = {
     "device": lambda run: run.environment.get("device"),
     "backend": lambda run: run.environment.get("backend"),
@@ -83,12 +83,9 @@ def remarks(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if threads(run) > cores(run)
     ]
-    unlike = [
-        field.name
-        for field in fields(BenchmarkConfig)
-        if field.name not in _MAY_DIFFER and len({repr(getattr(run.config, field.name)) for run in runs}) > 1
-    ]
-    unlike += [name for name, of in _MACHINE.items() if len({repr(of(run)) for run in runs}) > 1 and name not in unlike]
+    unlike = [name for name in unlike_keys([run.config for run in runs]) if not name.startswith(_VARIED)]
+    unlike = [name for name in unlike if name not in _MACHINE]  # auto and cpu may have found the same
+    unlike += [name for name, of in _MACHINE.items() if len({repr(of(run)) for run in runs}) > 1]
     return lines + ([f"The runs differ in more than their ranks: {', '.join(unlike)}."] if unlike else [])
 
 

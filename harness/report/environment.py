@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.report.text import mebibytes, yes
+from harness.schema.environment import RANK, without_noise
 
 Facts = Mapping[str, Any]
 
@@ -23,8 +24,6 @@ _APART = (
     "argv",
 )
 """Keys that are told in words of their own."""
-_PASSING = ("pid", "load_average")
-"""Of one process, or one moment."""
 
 
 def environment_table(environment: Facts) -> pd.DataFrame:
@@ -60,7 +59,7 @@ def _joined(topology: Facts) -> Iterator[tuple[str, str]]:
 
 def _ranks(environment: Facts) -> Iterator[tuple[str, str]]:
     """Ranks of equal facts in a row are told together."""
-    told = [_in_words(rank, _PASSING) for rank in environment.get("ranks", [])]
+    told = [_in_words(without_noise(rank, RANK)) for rank in environment.get("ranks", [])]
     start = 0
     for words, group in groupby(told):
         end = start + len(list(group)) - 1
@@ -82,7 +81,7 @@ def _ranges(states: list[Facts]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {span[0]:g} to {span[-1]:g}" for key, span in spans.items())
 
 
-def _in_words(facts: Facts, without: tuple[str, ...]) -> str:
+def _in_words(facts: Facts, without: tuple[str, ...] = ()) -> str:
     kept = {key: value for key, value in facts.items() if key not in without and value is not None}
     return _spelled({key.removesuffix("_bytes"): _in_units(key, value) for key, value in kept.items()})
 

@@ -52,6 +52,6 @@ _COLUMNS = ("rank", "host", "case", "phase", "how")
 _MOST = 200
 _NAMED = 8
 _DAMAGED = (
-    "A case, or probe, with a file that is not whole counts as missing; `python -m launch resume=RUN_DIR` measures it again. "
+    "A case, or probe, with a file that is not whole counts as missing; `python -m launch --resume RUN_DIR` measures it again. "
     "Of other files, what is named here is left out of the report."
 )

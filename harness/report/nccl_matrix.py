@@ -11,7 +11,8 @@ from harness.report.frame import Run
 from harness.report.nccl_log import NcclLog
 from harness.report.probes import SUMMATION_ORDER
 from harness.report.tables import Table
-from harness.schema.config import dump_config
+from harness.report.unlike_keys import unlike_keys
+from harness.schema.config import BenchmarkConfig
 from harness.schema.nccl_settings import Combination, combination_of
 from harness.schema.record import OK
 
@@ -102,9 +103,13 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
     yield from (f"(!) {_IGNORED.format(backend)}." for backend in backends if backend != "nccl")
     if runs[0].config.world_size in _FEW_RANKS:
         yield _FEW_RANKS[runs[0].config.world_size]
-    unlike = {dump_config(replace(run.config, env={})) for run in runs}
-    if len(unlike) > 1:
-        yield "(!) The runs differ in more than NCCL's settings: compare their config.yaml."
+    unlike = unlike_keys([_without_nccl(run.config) for run in runs])
+    if unlike:
+        yield f"(!) The runs differ in more than NCCL's settings: {', '.join(unlike)}."
+
+
+def _without_nccl(config: BenchmarkConfig) -> BenchmarkConfig:
+    return replace(config, env={name: value for name, value in config.env.items() if not name.startswith("NCCL_")})
 
 
 def _answer(run: Run) -> _Answer:

@@ -1,7 +1,7 @@
 """One side of a comparison: the launches of one or more runs of a configuration, put together case by case."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from harness.report.discrepancy import distances
 from harness.report.frame import Run, load_run
 from harness.report.labels import columns_but_of, short, spelled
 from harness.report.statistics import Floats
-from harness.schema.case import AXES
+from harness.schema.config import values_affecting
+from harness.schema.environment import machine_facts
 from harness.schema.record import OK
 from harness.schema.refusal import RefusedError
 
@@ -22,10 +23,6 @@ TIME, MEMORY, DISCREPANCY = "time", "memory", "relative_l2"
 Key = tuple[tuple[str, str], ...]
 """What makes a case: its axes and parameters, by name, as text."""
 _UNLIKE = "the runs took their common cases in unlike orders, which changes times"
-_NO_CONFIGURATION = ("name", "results_dir", "config_dir", "launches", "dry_run", "profile")
-"""Keys whose value changes no number."""
-_NO_MACHINE = ("argv", "schema_version", "conditions", "pid", "boot_id", "load_average", "SLURM_JOB_ID")
-"""Keys of environment.json whose values differ between any two runs."""
 
 
 @dataclass(frozen=True)
@@ -172,17 +169,16 @@ def _began(side: Side) -> list[str]:
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """Configuration, without what selects cases, and environment; nested keys dotted."""
-    asked = {key: value for key, value in asdict(run.config).items() if key not in (*_NO_CONFIGURATION, *AXES)}
-    return dict(_flat("", asked)) | dict(_flat("", run.environment))
+    """Configuration that figures depend on, and environment; nested keys dotted. Options and parameters make cases."""
+    asked = values_affecting(run.config, "results", "times")
+    return dict(_flat("", asked)) | dict(_flat("", machine_facts(run.environment)))
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
     """Of a list of hosts or ranks, each key's different values."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if key not in _NO_MACHINE:
-                yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         pairs = [pair for one in value for pair in _flat(prefix, one)]
         for key in dict.fromkeys(key for key, _ in pairs):

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.schema.arguments import ARGUMENTS
 from harness.schema.case import AXES, PROBE
+from harness.schema.conversion import to_dataclass
+from harness.schema.keys import Affects, config_key, declared, keys_of, option_group, values_of
 from harness.schema.launcher import Launcher, to_launcher
-from harness.schema.nccl_settings import CHANNELS, MOST_COMBINATIONS, SETTINGS, is_setting
 from harness.schema.reading import read_bytes, reason
 from harness.schema.refusal import RefusedError
 from harness.schema.sweep import check_sweeps, count_variants
@@ -32,14 +34,17 @@ _MOST_RANKS = {"nproc_per_node": 1024, "nnodes": 2**16}
 _NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
+@declared
 @dataclass
 class TorchrunConfig:
     """How many ranks, for every launcher."""
 
-    nproc_per_node: int | None = None
-    """Ranks a node; null: the number of visible CUDA devices, or 2 without any."""
-    nnodes: int = 1
-    """Number of nodes."""
+    nproc_per_node: int | None = config_key(
+        None,
+        affects="results",
+        help="Ranks a node; null: the number of visible CUDA devices, or 2 without any.",
+    )
+    nnodes: int = config_key(1, affects="results", help="Number of nodes.")
 
     def __post_init__(self) -> None:
         for key, most in _MOST_RANKS.items():
@@ -49,14 +54,21 @@ class TorchrunConfig:
                 raise ValueError(f"torchrun.{key}={value}: {problem}; accepted: a whole number, at least 1 and at most {most}")
 
 
+@declared
 @dataclass
 class DriftConfig:
     """Does it matter? Go on for some optimizer steps, and see how far parameters and losses drift apart."""
 
-    steps: int = 0
-    """Optimizer steps from the initial parameters, for every case and optimizer; 0: none."""
-    optimizers: dict[str, float] = field(default_factory=lambda: {"sgd": 0.1, "adam": 0.001})
-    """Learning rate of each: sgd, adam."""
+    steps: int = config_key(
+        0,
+        affects="selection",
+        help="Optimizer steps from the initial parameters, for every case and optimizer; 0: none.",
+    )
+    optimizers: dict[str, float] = config_key(
+        {"sgd": 0.1, "adam": 0.001},
+        affects="selection",
+        help="Learning rate of each: sgd, adam.",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.steps < 2**31:
@@ -73,17 +85,24 @@ class DriftConfig:
         return sorted({2**power for power in range(self.steps.bit_length()) if 2**power <= self.steps} | {self.steps} - {0})
 
 
+@declared
 @dataclass
 class UntilConfig:
     """Iterate until the time is known well enough. What is asked for is reached by each case of each launch."""
 
-    relative: float | None = None
-    """Half the 95 % interval of the median step, over the median, at which a case is left, as 0.02; null: not asked for.
-    It is looked at again and again, and neighbours resemble each other: what is reached is a little wider than it seems."""
-    seconds: float = 10.0
-    """A case's measured iterations end after so many seconds, however well the median is known then."""
-    most: int = 1000
-    """And after so many iterations (a few more where batches take turns)."""
+    relative: float | None = config_key(
+        None,
+        affects="results",
+        help="Half the 95 % interval of the median step, over the median, at which a case is left, as 0.02; null: not asked "
+        "for. It is looked at again and again, and neighbours resemble each other: what is reached is a little wider than "
+        "it seems.",
+    )
+    seconds: float = config_key(
+        10.0,
+        affects="results",
+        help="A case's measured iterations end after so many seconds, however well the median is known then.",
+    )
+    most: int = config_key(1000, affects="results", help="And after so many iterations (a few more where batches take turns).")
 
     def __post_init__(self) -> None:
         if self.relative is not None and not 0 < self.relative < 1:
@@ -94,135 +113,143 @@ class UntilConfig:
             raise ValueError(f"until.most={self.most}: expected a whole number of at least 1")
 
 
-@dataclass
-class NcclMatrixConfig:
-    """One run for each combination of NCCL's settings, and one table over them; all empty: one run. For python -m launch."""
-
-    algorithms: list[str] = field(default_factory=list)
-    """Values of NCCL_ALGO: `nccl_matrix.algorithms=[RING,TREE]`."""
-    protocols: list[str] = field(default_factory=list)
-    """Values of NCCL_PROTO: `nccl_matrix.protocols=[LL,SIMPLE]`."""
-    channels: list[int] = field(default_factory=list)
-    """Values of NCCL_MIN_NCHANNELS and NCCL_MAX_NCHANNELS together; 0: NCCL decides."""
-
-    def __post_init__(self) -> None:
-        unfit = [(key, value) for key in ("algorithms", "protocols") for value in getattr(self, key) if not is_setting(value)]
-        if unfit:
-            accepted = "1 to 100 letters, digits and _ , : ; ^; try RING or LL128"
-            raise ValueError(f"nccl_matrix.{unfit[0][0]}={unfit[0][1]!r}: not a value of NCCL; accepted: {accepted}")
-        beyond = [value for value in self.channels if not 0 <= value <= CHANNELS]
-        if beyond:
-            accepted = f"whole numbers from 1 to {CHANNELS}, or 0 for NCCL's own choice"
-            raise ValueError(f"nccl_matrix.channels={beyond[0]}: out of range; accepted: {accepted}")
-        self._check_lists()
-
-    def _check_lists(self) -> None:
-        for key in _LISTS:
-            if len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise ValueError(f"nccl_matrix.{key}={getattr(self, key)}: a value occurs twice; accepted: different values")
-        if self.asked and math.prod(max(1, len(values)) for values in self._values) > MOST_COMBINATIONS:
-            raise ValueError(f"nccl_matrix: more than {MOST_COMBINATIONS} combinations, one run each; try shorter lists")
-
-    @property
-    def asked(self) -> bool:
-        """True if the configuration asks for a matrix."""
-        return any(self._values)
-
-    @property
-    def _values(self) -> tuple[list[Any], ...]:
-        return self.algorithms, self.protocols, self.channels
-
-
 def _with_axes(config: type[Any]) -> type[Any]:
     """Add a field for each axis, before that of the probes: option to node. Applied before `dataclass`."""
     annotations = dict(config.__annotations__)
     probe = annotations.pop(PROBE)
     config.__annotations__ = annotations | dict.fromkeys(AXES, probe) | {PROBE: probe}
     for axis in AXES:
-        setattr(config, axis, field(default_factory=dict))
+        setattr(config, axis, option_group())
     return config
 
 
+@declared
 @dataclass
 @_with_axes
 class BenchmarkConfig:
     """Everything that a run depends on. Written to config.yaml, and enough to repeat the run."""
 
-    name: str = "default"
-    """The run goes to `<results_dir>/<name>/<timestamp>/`. Letters, digits, `_`, `.` and `-`."""
-    results_dir: str = "results"
-    """Where runs go."""
-    config_dir: str | None = None
-    """The folder of the user's own options and classes; set by --config-dir."""
-    seed: int = 0
-    """Parameters and batches are drawn from it."""
-    global_batch_size: int = 64
-    """Samples in the batch of all ranks together."""
-    iterations: int = 10
-    """Measured iterations a case; where `until.relative` is given, the fewest, and as many more at a time."""
-    warm_up: int = 2
-    """Iterations before the measured ones: recorded, marked, and never mixed in."""
-    launches: int = 1
-    """How often the whole world is started, in fresh processes, as one run: times vary more between launches than within."""
-    order: str = "matrix"
-    """matrix: case after case, as the configuration lists them; shuffled: another order in each launch; interleaved: in
-    `rounds` rounds, in each of which every case makes its share of the iterations."""
-    rounds: int = 5
-    """Visits to each case under order=interleaved."""
-    exposed: bool = False
-    """Time each case also without communication, in turn with it: what of its communication is exposed, and what is hidden."""
-    queued: bool = True
-    """On CUDA, make the measured iterations of each case again with the host ahead of the device (clock cuda_queued): device
-    time without launches. Each costs a step, a hold, and two barriers (docs/timing.md). An error in them fails the case."""
-    profile: bool = False
-    """Once all is measured, run each case some iterations more under torch's profiler: one trace a rank (docs/traces.md)."""
-    nvtx: bool = False
-    """Mark each case, iteration and phase as an NVTX range, for Nsight Systems, and its measured iterations as a capture range
-    of the CUDA profiler (docs/traces.md). Needs a CUDA device."""
-    sample_hz: int = 10
-    """Readings a second of the GPUs' clocks, power, temperature and load while the cases run; 0: none."""
-    threads_per_rank: int = 1
-    """CPU threads of a rank. Other counts give other bits."""
-    device: str = "auto"
-    """auto, cpu or cuda. auto: cuda where there is a CUDA device."""
-    backend: str = "auto"
-    """auto, gloo or nccl: the process group that is measured. auto: nccl on CUDA, gloo on the CPU."""
-    deadline_s: float = 300.0
-    """Seconds after which a measured collective is given up: its case fails (gloo), or torch ends the rank (nccl)."""
-    rendezvous_s: float = RENDEZVOUS_S
-    """Seconds in which every rank must come to the others, from when the first is there."""
-    restarts: int = 4
-    """How many worlds may die one after the other, with nothing finished between, before the run ends with the last; after
-    each a new one is started for the cases that remain. 0: the run ends with the first. A case in which the world has died
-    twice is set aside as failed."""
-    dry_run: bool = False
-    """Print what would be run, and start nothing."""
-    world_sizes: list[int] = field(default_factory=list)
-    """One run for each of these numbers of ranks, and one report over them; empty: one run. For python -m launch."""
-    diagnose: bool = False
-    """Find out why each case's gradient is not its float64 reference, and prove it where that can be (docs/diagnosis.md)."""
-    single_rank: bool = False
-    """Hold every case also against what rank 0 computes alone on the whole batch, in the case's own precision."""
-    nccl_debug: bool = False
-    """Let NCCL log what it chooses for each collective, and show it in the report (docs/nccl.md). Logging costs time."""
-    story: str = ""
-    """The text whose claims the report judges: reduction_modes, gradient_sums or unequal_derivatives (docs/stories.md)."""
-    env: dict[str, str] = field(default_factory=dict)
-    """Environment variables of the ranks: `+env.NCCL_ALGO=Ring`."""
-    resume: str | None = None
-    """A run directory to go on with: what is missing in it, or failed, is done, and nothing else. For python -m launch."""
-    accept_changes: bool = False
-    """Go on with a run although its configuration or its environment has changed."""
-    accept_owner: bool = False
-    """Go on with a run that belongs to another user, or that every user may change: config.yaml decides what is executed."""
-    launch: dict[str, Any] = field(default_factory=dict)
-    """How the ranks are started, and what that needs: `launch=slurm launch.partition=gpu` (conf/launch/)."""
+    name: str = config_key(
+        "default",
+        affects="location",
+        help="The run goes to `<results_dir>/<name>/<timestamp>/`. Letters, digits, `_`, `.` and `-`.",
+    )
+    results_dir: str = config_key("results", affects="location", help="Where runs go.")
+    config_dir: str | None = config_key(
+        None,
+        affects="location",
+        help="The folder of the user's own options and classes; set by --config-dir.",
+    )
+    seed: int = config_key(0, affects="results", help="Parameters and batches are drawn from it.")
+    global_batch_size: int = config_key(64, affects="results", help="Samples in the batch of all ranks together.")
+    iterations: int = config_key(
+        10,
+        affects="results",
+        help="Measured iterations a case; where `until.relative` is given, the fewest, and as many more at a time.",
+    )
+    warm_up: int = config_key(
+        2, affects="times", help="Iterations before the measured ones: recorded, marked, and never mixed in."
+    )
+    launches: int = config_key(
+        1,
+        affects="selection",
+        help="How often the whole world is started, in fresh processes, as one run: times vary more between launches than "
+        "within.",
+    )
+    order: str = config_key(
+        "matrix",
+        affects="results",
+        help="matrix: case after case, as the configuration lists them; shuffled: another order in each launch; interleaved: "
+        "in `rounds` rounds, in each of which every case makes its share of the iterations.",
+    )
+    rounds: int = config_key(5, affects="results", help="Visits to each case under order=interleaved.")
+    exposed: bool = config_key(
+        False,
+        affects="times",
+        help="Time each case also without communication, in turn with it: what of its communication is exposed, and what is "
+        "hidden.",
+    )
+    queued: bool = config_key(
+        True,
+        affects="times",
+        help="On CUDA, make the measured iterations of each case again with the host ahead of the device (clock cuda_queued): "
+        "device time without launches. Each costs a step, a hold, and two barriers (docs/timing.md). An error in them "
+        "fails the case.",
+    )
+    profile: bool = config_key(
+        False,
+        affects="selection",
+        help="Once all is measured, run each case some iterations more under torch's profiler: one trace a rank "
+        "(docs/traces.md).",
+    )
+    nvtx: bool = config_key(
+        False,
+        affects="times",
+        help="Mark each case, iteration and phase as an NVTX range, for Nsight Systems, and its measured iterations as a "
+        "capture range of the CUDA profiler (docs/traces.md). Needs a CUDA device.",
+    )
+    sample_hz: int = config_key(
+        10,
+        affects="times",
+        help="Readings a second of the GPUs' clocks, power, temperature and load while the cases run; 0: none.",
+    )
+    threads_per_rank: int = config_key(1, affects="results", help="CPU threads of a rank. Other counts give other bits.")
+    device: str = config_key("auto", affects="results", help="auto, cpu or cuda. auto: cuda where there is a CUDA device.")
+    backend: str = config_key(
+        "auto",
+        affects="results",
+        help="auto, gloo or nccl: the process group that is measured. auto: nccl on CUDA, gloo on the CPU.",
+    )
+    deadline_s: float = config_key(
+        300.0,
+        affects="conduct",
+        help="Seconds after which a measured collective is given up: its case fails (gloo), or torch ends the rank (nccl).",
+    )
+    rendezvous_s: float = config_key(
+        RENDEZVOUS_S,
+        affects="conduct",
+        help="Seconds in which every rank must come to the others, from when the first is there.",
+    )
+    restarts: int = config_key(
+        4,
+        affects="conduct",
+        help="How many worlds may die one after the other, with nothing finished between, before the run ends with the last; "
+        "after each a new one is started for the cases that remain. 0: the run ends with the first. A case in which the "
+        "world has died twice is set aside as failed.",
+    )
+    diagnose: bool = config_key(
+        False,
+        affects="selection",
+        help="Find out why each case's gradient is not its float64 reference, and prove it where that can be "
+        "(docs/diagnosis.md).",
+    )
+    single_rank: bool = config_key(
+        False,
+        affects="selection",
+        help="Hold every case also against what rank 0 computes alone on the whole batch, in the case's own precision.",
+    )
+    nccl_debug: bool = config_key(
+        False,
+        affects="times",
+        help="Let NCCL log what it chooses for each collective, and show it in the report (docs/nccl.md). Logging costs time.",
+    )
+    story: str = config_key(
+        "",
+        affects="selection",
+        help="The text whose claims the report judges: reduction_modes, gradient_sums or unequal_derivatives "
+        "(docs/stories.md).",
+    )
+    env: dict[str, str] = config_key({}, affects="results", help="Environment variables of the ranks: `+env.NCCL_ALGO=Ring`.")
+    launch: dict[str, Any] = config_key(
+        {},
+        affects="conduct",
+        help="How the ranks are started, and what that needs: `launch=slurm launch.partition=gpu` (conf/launch/).",
+    )
     torchrun: TorchrunConfig = field(default_factory=TorchrunConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     until: UntilConfig = field(default_factory=UntilConfig)
-    nccl_matrix: NcclMatrixConfig = field(default_factory=NcclMatrixConfig)
 
-    probe: dict[str, Any] = field(default_factory=dict)
+    probe: dict[str, Any] = option_group()
 
     def __post_init__(self) -> None:
         self._check_name()
@@ -246,7 +273,7 @@ class BenchmarkConfig:
     def _check_name(self) -> None:
         if not self.results_dir.strip():
             raise ValueError(f"results_dir={self.results_dir}: empty; accepted: a folder; try results_dir=.")
-        for key in ("results_dir", "config_dir", "resume"):
+        for key in ("results_dir", "config_dir"):
             if not (getattr(self, key) or "").isprintable():
                 raise ValueError(f"{key}={getattr(self, key)!r}: expected a path without control characters")
         if not _NAME.fullmatch(self.name) or ".." in self.name or self.name == ".":
@@ -260,8 +287,6 @@ class BenchmarkConfig:
             if not least <= value <= most:
                 problem = f"less than {least}" if value < least else f"more than {most}"
                 raise ValueError(f"{key}={value}: {problem}; accepted: a whole number, at least {least} and at most {most}")
-        if any(size < 1 for size in self.world_sizes) or len(set(self.world_sizes)) < len(self.world_sizes):
-            raise ValueError(f"world_sizes={self.world_sizes}: expected different numbers of ranks, each at least 1")
         for key in ("deadline_s", "rendezvous_s"):
             if not 0 < getattr(self, key) <= 1e6:
                 raise ValueError(f"{key}={getattr(self, key)}: expected seconds, more than 0 and at most 1e6")
@@ -297,10 +322,6 @@ class BenchmarkConfig:
         for key, value in self.env.items():
             if not key or "=" in key or not f"{key}{value}".isprintable():
                 raise ValueError(f"env: {key!r} to {value!r} cannot be an environment variable")
-        twice = next((key for key in SETTINGS if key in self.env), "")
-        if self.nccl_matrix.asked and (twice or self.world_sizes):
-            key = f"env.{twice}" if twice else "world_sizes"
-            raise ValueError(f"{key} with nccl_matrix: nccl_matrix makes the runs and sets {', '.join(SETTINGS)} in each")
 
     def _check_batch(self) -> None:
         if self.global_batch_size < self.world_size:
@@ -324,36 +345,16 @@ _LIMITS = {
 """Keys that are whole numbers, with the minimum and the maximum of each; a larger value is a typing error."""
 
 
-_LISTS = ("algorithms", "protocols", "channels")
-"""Keys of nccl_matrix."""
-
-
 def to_config(composed: DictConfig) -> BenchmarkConfig:
     """The door at which DictConfig stops: checked dataclasses from here on. Raises RefusedError."""
     unknown = sorted(set(map(str, composed)) - {f.name for f in fields(BenchmarkConfig)})
     if unknown:
         raise RefusedError(f"{unknown[0]}: no such key of the configuration")
-    for key in ("env", "world_sizes", "drift.optimizers", *(f"nccl_matrix.{name}" for name in _LISTS)):
-        _check_flat(key, OmegaConf.select(composed, key))
-    try:
-        config = OmegaConf.to_object(composed)
-    except ValueError as error:
-        raise RefusedError(str(error)) from error
-    except OmegaConfBaseException as error:
-        raise RefusedError(str(error).splitlines()[0]) from error
+    config = to_dataclass(composed, ("env", "drift.optimizers"))
     assert isinstance(config, BenchmarkConfig)
     for group in (*AXES, PROBE):
         check_sweeps(group, getattr(config, group))
     return config
-
-
-def _check_flat(key: str, node: Any) -> None:
-    """Raise RefusedError for a list or a mapping inside another one, which OmegaConf takes for text or a number there."""
-    items = node.values() if isinstance(node, DictConfig) else node if isinstance(node, ListConfig) else []
-    for item in items:
-        if isinstance(item, DictConfig | ListConfig):
-            kind = "a mapping" if isinstance(item, DictConfig) else "a list"
-            raise RefusedError(f"{key}={item}: holds {kind}; accepted: numbers and texts")
 
 
 def load_config(path: Path) -> BenchmarkConfig:
@@ -374,6 +375,8 @@ def _parsed(path: Path, content: bytes) -> BenchmarkConfig:
         if not isinstance(read, DictConfig):
             raise ValueError("expected keys and values")
         foreign = next(interpolations(OmegaConf.to_container(read, resolve=False)), None)
+        for name in ARGUMENTS:  # of a run before version 5
+            read.pop(name, None)
         loaded = OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), read)
     except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise RefusedError(f"{path} is not the configuration of a run: {reason(error)}") from error
@@ -414,16 +417,18 @@ def check_size(config: BenchmarkConfig) -> None:
         )
 
 
-CONDUCT = ("accept_changes", "accept_owner", "deadline_s", "dry_run", "launch", "rendezvous_s", "restarts", "resume")
-"""Keys on which no figure depends, and which may change while a run goes on."""
-_PLACES = ("config_dir", "name", "results_dir")
-"""Keys that say where things lie."""
+def values_affecting(config: BenchmarkConfig, *affects: Affects) -> dict[str, Any]:
+    """Return the values of the keys that affect one of these, by dotted name; keys of the launcher are among them."""
+    launcher = config.launcher
+    values = values_of(config) | values_of(launcher, "launch.")
+    declarations = (*keys_of(BenchmarkConfig), *keys_of(type(launcher), "launch."))
+    return {each.name: values[each.name] for each in declarations if each.affects in affects}
 
 
 def figures_digest(config: BenchmarkConfig) -> str:
-    """SHA-256 of what figures depend on."""
-    told = {key: value for key, value in asdict(config).items() if key not in (*CONDUCT, *_PLACES)}
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    """SHA-256 of the keys on which figures depend, and of those that select what a run contains."""
+    values = values_affecting(config, "results", "times", "selection")
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def dump_config(config: BenchmarkConfig) -> str:

@@ -1,11 +1,39 @@
-"""Shape of environment.json and failures.json. docs/run_directory.md documents the keys."""
+"""Shape of environment.json and failures.json, and what its keys describe. docs/run_directory.md documents the keys.
 
+A key is a fact of the machine and of what ran on it, unless its shape says otherwise: OfOneRun for what differs between any two
+runs and changes no figure, OfConfiguration for what config.yaml says in full.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.schema.reading import NotWholeError, load_json
 from harness.schema.shape import ANY, COUNT, CPUS, FLAG, MISSING, REAL, TEXT, WHOLE, Problems, Record, Rows
+
+
+@dataclass(frozen=True)
+class OfOneRun:
+    """Shape of a value that describes one run, one process or one moment."""
+
+    of: Any
+
+    def fit(self, value: Any, place: str, problems: Problems) -> Any:
+        """See Shape.fit."""
+        return self.of.fit(value, place, problems)
+
+
+@dataclass(frozen=True)
+class OfConfiguration:
+    """Shape of a value that follows from config.yaml."""
+
+    of: Any
+
+    def fit(self, value: Any, place: str, problems: Problems) -> Any:
+        """See Shape.fit."""
+        return self.of.fit(value, place, problems)
+
 
 _STATE = Record(
     {
@@ -18,19 +46,21 @@ _STATE = Record(
 _PROCESS = Record({"pid": WHOLE, "name": TEXT, "cpu_s": REAL, "bytes": COUNT})
 _HOST = Record(
     {
-        **dict.fromkeys(("host", "boot_id", "kernel", "libc", "cpu"), TEXT),
+        **dict.fromkeys(("host", "kernel", "libc", "cpu"), TEXT),
+        "boot_id": OfOneRun(TEXT),
         **dict.fromkeys(("cpus", "memory_bytes"), COUNT),
         **dict.fromkeys(("max_mhz", "cpu_quota"), REAL),
         "turbo": FLAG,
         "governors": Record({}, COUNT),
         "numa": Record({}, TEXT),
-        "load_average": Rows(REAL),
+        "load_average": OfOneRun(Rows(REAL)),
         "nccl_conf": Record({}, TEXT),
         "topology": Record({"uuids": Rows(TEXT), "links": Record({}, TEXT)}),
     }
 )
-_RANK = Record(
+RANK = Record(
     {
+        "pid": OfOneRun(ANY),
         **dict.fromkeys(("host", "device", "device_name", "uuid", "compute_capability", "driver", "pci"), TEXT),
         **dict.fromkeys(("threads", "interop_threads", "memory_bytes", "multiprocessors"), COUNT),
         **dict.fromkeys(("max_sm_mhz", "max_memory_mhz", "power_limit_w"), REAL),
@@ -54,22 +84,44 @@ _SEEN_ON_RANK = Record(
 _CONDITION = Record({"launch": WHOLE, "began": TEXT, "hosts": Rows(_SEEN_ON_HOST), "ranks": Rows(_SEEN_ON_RANK, dict)})
 ENVIRONMENT = Record(
     {
-        **dict.fromkeys(("commit", "backend", "device", "config_sha256"), TEXT),
-        **dict.fromkeys(("schema_version", "world_size", "cores", "threads_per_rank"), COUNT),
-        "argv": Rows(TEXT),
+        **dict.fromkeys(("commit", "backend", "device"), TEXT),
+        **dict.fromkeys(("world_size", "cores", "threads_per_rank"), COUNT),
+        "config_sha256": OfConfiguration(TEXT),
+        "schema_version": OfOneRun(COUNT),
+        "argv": OfOneRun(Rows(TEXT)),
         "versions": Record({}, TEXT),
         "dirty": FLAG,
         "hosts": Rows(_HOST, dict),
-        "ranks": Rows(_RANK, dict),
-        "environment_variables": Record({}, TEXT),
+        "ranks": Rows(RANK, dict),
+        "environment_variables": Record({"SLURM_JOB_ID": OfOneRun(TEXT)}, TEXT),
         "variables_differ": Record({}, Record({}, TEXT)),
         "data": Record({}, Record({"samples": COUNT, "sha256": TEXT, "batches_sha256": Rows(TEXT)})),
-        "changed": Rows(ANY),
-        "conditions": Rows(_CONDITION),
+        "changed": OfOneRun(Rows(ANY)),
+        "conditions": OfOneRun(Rows(_CONDITION)),
     }
 )
 _CULPRIT = Record({"rank": WHOLE, **dict.fromkeys(("host", "case", "phase", "how", "words"), TEXT)})
 FAILURES = Rows(Record({"at": TEXT, "launch": WHOLE, "culprits": Rows(_CULPRIT)}))
+
+
+def without_noise(value: Any, shape: Any = ENVIRONMENT) -> Any:
+    """Return environment.json, or the part of it that has this shape, without what describes one run."""
+    return _without((OfOneRun,), value, shape)
+
+
+def machine_facts(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what environment.json says about the machine and what ran on it: two runs with equal facts are comparable."""
+    kept: dict[str, Any] = _without((OfOneRun, OfConfiguration), environment, ENVIRONMENT)
+    return kept
+
+
+def _without(kinds: tuple[type, ...], value: Any, shape: Any) -> Any:
+    if isinstance(shape, Rows) and isinstance(value, list):
+        return [_without(kinds, entry, shape.of) for entry in value]
+    if isinstance(shape, Record) and isinstance(value, Mapping):
+        shapes = {key: shape.keys.get(key, shape.others) for key in value}
+        return {key: _without(kinds, entry, shapes[key]) for key, entry in value.items() if not isinstance(shapes[key], kinds)}
+    return value
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """What only one way of starting the ranks needs: `launch=torchrun`, `torchrun_nodes` or `slurm`, and `launch.*`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.schema.keys import config_key, declared
 from harness.schema.text import literal
 
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2")
@@ -16,33 +17,40 @@ _MOST_PER_NODE = 2**16
 """Largest number of GPUs or CPUs of a node."""
 
 
+@declared
 @dataclass
 class Torchrun:
     """One host: this one."""
 
-    master_port: int = 0
-    """Port of the rendezvous; 0: a free one."""
+    master_port: int = config_key(0, affects="conduct", help="Port of the rendezvous; 0: a free one.")
 
     def __post_init__(self) -> None:
         _check_port(self.master_port, zero="a free one")
 
 
+@declared
 @dataclass
 class TorchrunNodes:
     """Several hosts that see the same results_dir. Without `hosts`, each one's command is printed, and this is the first."""
 
-    hosts: list[str] = field(default_factory=list)
-    """Where ssh starts the ranks, the first one at the rendezvous; empty: a person starts them."""
-    rendezvous: str = "static"
-    """static: each host knows its place; c10d: they find it out among themselves."""
-    master_addr: str = ""
-    """The first host as the others reach it; empty: the first of `hosts`, or this host's name."""
-    master_port: int = 29400
-    """Port of the rendezvous there."""
-    ssh: list[str] = field(default_factory=lambda: list(_SSH))
-    """What takes a host and a command."""
-    python: str = ""
-    """The hosts' interpreter; empty: the same path as here."""
+    hosts: list[str] = config_key(
+        [],
+        affects="conduct",
+        help="Where ssh starts the ranks, the first one at the rendezvous; empty: a person starts them.",
+    )
+    rendezvous: str = config_key(
+        "static",
+        affects="conduct",
+        help="static: each host knows its place; c10d: they find it out among themselves.",
+    )
+    master_addr: str = config_key(
+        "",
+        affects="conduct",
+        help="The first host as the others reach it; empty: the first of `hosts`, or this host's name.",
+    )
+    master_port: int = config_key(29400, affects="conduct", help="Port of the rendezvous there.")
+    ssh: list[str] = config_key(list(_SSH), affects="conduct", help="What takes a host and a command.")
+    python: str = config_key("", affects="conduct", help="The hosts' interpreter; empty: the same path as here.")
 
     def __post_init__(self) -> None:
         if self.rendezvous not in ("static", "c10d"):
@@ -56,32 +64,38 @@ class TorchrunNodes:
                 raise ValueError(f"launch.hosts: {host!r} is no host")
 
 
+@declared
 @dataclass
 class Slurm:
     """A batch job, whose script lies in the run directory."""
 
-    partition: str = ""
-    """Where the job runs; empty: the cluster's default."""
-    account: str = ""
-    """Whom it is charged to; empty: the user's default."""
-    time: str = ""
-    """As sbatch takes it: 00:30:00."""
-    gpus_per_node: int = 0
-    """0: none is asked for."""
-    cpus_per_task: int = 0
-    """CPUs of a node for its ranks together; 0: as many as they have threads."""
-    extra_lines: list[str] = field(default_factory=list)
-    """Of the script, before the ranks start: `#SBATCH --constraint=ib`, `module load cuda`."""
-    container: list[str] = field(default_factory=list)
-    """What runs a command in a container, as [apptainer, exec, image.sif]; empty: none."""
-    container_python: str = ""
-    """The interpreter in the container; empty: the nodes'."""
-    python: str = ""
-    """The nodes' interpreter; empty: the same path as here."""
-    master_port: int = 0
-    """Port of the rendezvous on the first node; 0: 29400 and the last three digits of the job's number."""
-    poll_s: float = 2.0
-    """Seconds from one look at the job to the next."""
+    partition: str = config_key("", affects="conduct", help="Where the job runs; empty: the cluster's default.")
+    account: str = config_key("", affects="conduct", help="Whom it is charged to; empty: the user's default.")
+    time: str = config_key("", affects="conduct", help="As sbatch takes it: 00:30:00.")
+    gpus_per_node: int = config_key(0, affects="conduct", help="0: none is asked for.")
+    cpus_per_task: int = config_key(
+        0,
+        affects="conduct",
+        help="CPUs of a node for its ranks together; 0: as many as they have threads.",
+    )
+    extra_lines: list[str] = config_key(
+        [],
+        affects="conduct",
+        help="Of the script, before the ranks start: `#SBATCH --constraint=ib`, `module load cuda`.",
+    )
+    container: list[str] = config_key(
+        [],
+        affects="conduct",
+        help="What runs a command in a container, as [apptainer, exec, image.sif]; empty: none.",
+    )
+    container_python: str = config_key("", affects="conduct", help="The interpreter in the container; empty: the nodes'.")
+    python: str = config_key("", affects="conduct", help="The nodes' interpreter; empty: the same path as here.")
+    master_port: int = config_key(
+        0,
+        affects="conduct",
+        help="Port of the rendezvous on the first node; 0: 29400 and the last three digits of the job's number.",
+    )
+    poll_s: float = config_key(2.0, affects="conduct", help="Seconds from one look at the job to the next.")
 
     def __post_init__(self) -> None:
         for key in ("partition", "account", "time"):

@@ -43,6 +43,8 @@ class Lines:
             line += random.choice([self._parameter, self._key, self._key, self._option])(random)
         if random.random() < 0.1:
             line += ["--multirun", self._sweep(random)]
+        if random.random() < 0.1:
+            line += random.choice(_FLAGS)
         return [*self._selection(random, line), *line]
 
     def _selection(self, random: Random, line: Sequence[str]) -> list[str]:
@@ -205,6 +207,16 @@ _EXAMPLES = (
     "++workload.diabetes.model.in_features={value}",
     "+workload.diabetes.samples={value}",
     "workload.diabetes.loss={value}",
+)
+_FLAGS = (
+    ["--dry-run"],
+    ["--accept-changes", "--accept-owner"],
+    ["--world-sizes", "1,2"],
+    ["--world-sizes=[1,1]"],
+    ["--world-sizes", "2,\u0663"],
+    ["--world-sizes", "x\x1b[0m"],
+    ["--resume", "nosuch"],
+    ["--resume="],
 )
 _CHARACTERS = "aZ09 _-.,:=/\\'\"[]{}()$%&|;#~+*?<>@!^`\t\n\r\0\x1b\x7f\x9b\u2028\u202e\u2603\ud800\U0001f600"
 _VALUES = (

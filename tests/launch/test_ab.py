@@ -52,7 +52,7 @@ def test_what_could_not_be_compared_is_refused_before_anything_is_measured(
 
 def test_what_the_sides_differ_in_is_left_out_of_account() -> None:
     def sides(base: str, new: str) -> list[str]:
-        return compare_arguments(configure_sides(COMMON, base.split(), new.split(), None), [])
+        return compare_arguments(configure_sides(COMMON, base.split(), new.split(), None, {})[0], [])
 
     assert sides("sync=[none]", "sync=[none,barrier]") == []
     assert sides("seed=0", "seed=1") == []

@@ -131,7 +131,9 @@ def test_somebody_elses_run_goes_on_when_asked_to_alone(
 ) -> None:
     begun = []
     monkeypatch.setattr("launch.job.run_all", lambda *arguments: begun.append(1) or Verdict(FAILURE, stopped=True))
-    changed(run, env={"LD_PRELOAD": "/tmp/evil.so"}, accept_owner=True)
+    changed(run, env={"LD_PRELOAD": "/tmp/evil.so"})
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text() + "accept_owner: true\nresume: somewhere\n")  # as before version 5
     if how == "owner":
         uid = os.geteuid()
         monkeypatch.setattr("os.geteuid", lambda: uid + 1)
@@ -146,12 +148,12 @@ def test_somebody_elses_run_goes_on_when_asked_to_alone(
     assert f"this run {whose}" in capsys.readouterr().out
     assert look(run.path) == before
     assert not begun
-    assert main([f"resume={run.path}", "accept_changes=true", "accept_owner=true"]) == 1
+    assert main(["--resume", str(run.path), "--accept-changes", "--accept-owner"]) == 1
     told = capsys.readouterr().err
     assert f"reducebench: this run {whose}" in told
     assert "reducebench:   env.LD_PRELOAD  /tmp/evil.so" in told
     assert begun
-    assert not run.config().accept_owner, "it is asked for each time"
+    assert "accept_" not in path.read_text(), "it is asked for each time"
 
 
 @pytest.mark.parametrize("name", ["0.log", "torchrun.log"])

@@ -78,7 +78,17 @@ def test_help_says_of_a_launcher_s_key_what_its_dataclass_says() -> None:
     assert any(
         line.startswith("  launch.ssh=[ssh,-o,") and line.endswith(" What takes a host and a command.") for line in lines
     )
-    assert any("python -m launch resume=RUN_DIR" in line for line in lines)
+
+
+def test_help_lists_the_arguments_of_the_command() -> None:
+    text = help_text(available_options())
+    assert "python -m launch --resume RUN_DIR" in text
+    listed = text.partition("Arguments of the command, which are not written to config.yaml:\n")[2].partition("\n\n")[0]
+    flags = ["--resume", "--accept-changes", "--accept-owner", "--dry-run", "--world-sizes"]
+    assert [line.split()[0] for line in listed.splitlines() if line.startswith("  --")] == flags
+    assert [line.split("=")[0].strip() for line in listed.splitlines()[len(flags) :]] == [
+        f"nccl_matrix.{name}" for name in ("algorithms", "protocols", "channels")
+    ]
 
 
 def test_cfg_prints_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:

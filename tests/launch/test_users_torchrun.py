@@ -55,7 +55,10 @@ def test_harness_without_torchrun(capsys: pytest.CaptureFixture[str], monkeypatc
 REFUSED = {
     "reduction=[nosuch]": "nosuch: no such option",
     "torchrun.nproc_per_node=3": "torchrun has started 2",
-    "dry_run=true": "dry_run",
+    "dry_run=true": "--dry-run",
+    "--dry-run": "--dry-run are for python -m launch",
+    "--resume somewhere": "here the ranks run already",
+    "--world-sizes 1,2": "here the ranks run already",
     "launches=2": "here the ranks run already",
     "--base --new sync=[barrier]": "here the ranks run already",
     "--gate time=5%": "here the ranks run already",

@@ -35,6 +35,8 @@ from tests.running import BEGUN_S as HANG_S
 
 _SMALL = 256
 """Largest parameter of a model that is built."""
+_SEVERAL = ("--multirun", "--world-sizes", "world_sizes", "single_vs_multi", "nccl_matrix")
+"""Parts of a command that may make several runs."""
 _FEW = 50
 """Cases whose options are looked up again, as a rank does."""
 
@@ -49,7 +51,8 @@ class Trial:
     def attempt(self, line: list[str], start: bool = False) -> int:
         """Run a command line, as a dry run or up to the start of ranks that all refuse; return its status, after all checks."""
         accepted: list[BenchmarkConfig] = []
-        ending = [f"results_dir={self.results}"] if start else ["dry_run=true"]
+        dry = "dry_run=true" if any("dry_run" in part for part in line) else "--dry-run"
+        ending = [f"results_dir={self.results}"] if start else [dry]
         output, errors = StringIO(), StringIO()
         with _stopped(accepted), changes_outside(self.results) as outside, redirect_stdout(output), redirect_stderr(errors):
             status = _status(lambda: main([*line, *ending]))
@@ -58,7 +61,7 @@ class Trial:
             status,
             output.getvalue(),
             errors.getvalue(),
-            several="--multirun" in line or any("world_sizes" in part for part in line),
+            several=any(name in part for name in _SEVERAL for part in line),
         )
         assert list(self.folder.iterdir()) in ([], [self.results]), "something is left"
         assert not self.results.exists() or not list(self.results.iterdir()), "a refused run is left"

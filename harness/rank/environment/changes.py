@@ -3,21 +3,18 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_PASSING = {"argv", "boot_id", "changed", "conditions", "schema_version", "pid", "load_average", "SLURM_JOB_ID"}
-"""What changes from start to start, and changes no figure."""
+from harness.schema.environment import without_noise
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lines of what differs between two environment.json, as `versions.torch: 2.12.0, now 2.13.0`."""
-    then, here = dict(_leaves(before)), dict(_leaves(now))
+    then, here = dict(_leaves(without_noise(before))), dict(_leaves(without_noise(now)))
     keys = [*then, *(key for key in here if key not in then)]
     return [f"{key}: {then.get(key)}, now {here.get(key)}" for key in keys if then.get(key) != here.get(key)]
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
-        if key in _PASSING:
-            continue
         items = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(items, Mapping):
             yield from _leaves({str(name): item for name, item in items.items()}, f"{prefix}{key}.")
