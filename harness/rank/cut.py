@@ -1,5 +1,6 @@
 """Cut: who has which samples of a batch, what they count, and what they are divided by."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.rank.assemble import Parts
@@ -52,6 +53,10 @@ class Cut:
             return [normalization.denominator(own, own) for own in counts]
         share = normalization.divisor(self.world_size) / self.divisor
         return [normalization.denominator(own, sum(counts)) * share for own in counts]
+
+    def loss(self, ranks: Sequence[float]) -> float:
+        """Mean loss of the batch, of each rank's sum of losses / its denominator; of rank 0's where nothing is summed."""
+        return sum(ranks) / self.divisor if self.spans_ranks else ranks[0]
 
     def counts_nothing(self) -> str | None:
         """A mean over no terms is 0/0, that of no samples 0; under one denominator for all, such a shard is as good as any."""

@@ -13,7 +13,7 @@ from harness.axes.aggregation.base import Exchange, Fabric, Issue
 from harness.axes.reduction.base import LocalWork, Phases
 from harness.rank.assemble import Parts
 from harness.rank.cut import Cut
-from harness.rank.losses import adapt_losses, adapt_model
+from harness.rank.losses import LossRecord, adapt_losses, adapt_model
 from harness.rank.process_group import World
 from harness.rank.usage import Usage, check_dense, idle_batch
 from harness.tensors import collectives
@@ -30,6 +30,8 @@ class Rig:
     works: list[LocalWork]
     phases: list[Phases]
     scaler: GradScaler | None
+    loss: LossRecord
+    """Of the compared batch."""
 
     def names(self) -> list[str]:
         """Of the phases."""
@@ -42,6 +44,10 @@ class Rig:
     def gradient(self) -> list[tuple[str, Tensor]]:
         """(parameter, gradient), each in one piece on the CPU."""
         return [(name, self._whole(gradient_of(parameter))) for name, parameter in self.trained().items()]
+
+    def own_loss(self) -> float:
+        """This rank's sum of losses of the compared batch / denominator, where an iteration has recorded it; else NaN."""
+        return self.loss.value if self.works[0].count else 0.0
 
     def parameters(self) -> list[tuple[str, Tensor]]:
         """(name, parameter), each in one piece on the CPU."""
@@ -73,8 +79,10 @@ class Builder:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         around_pass = parts.fault.passes(trained)
         works = [replace(self._local_work(exchange, scaler, lag), around_pass=around_pass) for lag in range(batches)]
+        loss = LossRecord(scaler)
+        works[0] = replace(works[0], note=loss.note)
         after = self._after_backward(trained, exchange, scaler)
-        return Rig(model, exchange, works, [[*self._local_phases(work, exchange), *after] for work in works], scaler)
+        return Rig(model, exchange, works, [[*self._local_phases(work, exchange), *after] for work in works], scaler, loss)
 
     def _scaler(self, scale: float | None) -> GradScaler | None:
         scaler = self.parts.precision.scaler(self.world.device, scale)
