@@ -137,7 +137,7 @@ def _figures(rows: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "base": rows.base.map(digits),
         "new": rows.new.map(digits),
-        "difference": rows.difference.map(lambda share: f"{share:+.2e}" if share else "0"),
+        "difference": rows.difference.map(lambda share: "NaN" if math.isnan(share) else f"{share:+.2e}" if share else "0"),
         **({"moved most": moved} if moved.any() else {}),
         "verdict": rows.verdict,
         "launches": [f"{row.base_launches}, {row.new_launches}" for row in rows.itertuples()],

@@ -143,7 +143,8 @@ def _moved_most(base: pd.Series, new: pd.Series) -> str:
     if both.empty or not apart.max():
         return ""
     group = apart.idxmax()
-    return f"{group} {_relative(both.base[group], both.new[group]):+.1e}"
+    moved = _relative(both.base[group], both.new[group])
+    return f"{group} NaN" if isnan(moved) else f"{group} {moved:+.1e}"
 
 
 def _relative(base: float, new: float) -> float:

@@ -18,8 +18,8 @@ _GROUPS, _CASES = 3, 3
 
 
 def known(run: Run, column: str) -> bool:
-    """Whether the run has numbers in a column of `cases` that runs of earlier versions lack."""
-    return column in run.cases and bool(run.cases[column].notna().any())
+    """True if the run has numbers in a column of `cases`, or its reference, that runs of earlier versions lack."""
+    return bool(run.cases[[column, f"reference_{column}"]].notna().to_numpy().any())
 
 
 def beside_reference(run: Run, column: str) -> dict[str, str]:
