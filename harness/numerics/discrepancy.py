@@ -58,8 +58,15 @@ class Discrepancy:
 
     @property
     def value_value(self) -> float:
-        """<value, value>"""
+        """<value, value>; NaN where value has one, else inf where it has that, as far as `against` is finite."""
+        if not math.isfinite(self.dd):  # inf and -inf among the sums would make NaN of it
+            return self.dd if math.isfinite(self.against_against) else math.nan
         return max(self.against_against + 2 * self.d_against + self.dd, 0.0)
+
+    @property
+    def value_l2(self) -> float:
+        """||value||"""
+        return math.sqrt(self.value_value)
 
     @property
     def l2(self) -> float:

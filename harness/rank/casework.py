@@ -11,7 +11,7 @@ from harness.axes.workload.base import Workload
 from harness.probes.bits import digest
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.common_clock import CommonClock
-from harness.rank.compare import CUT, Apart, Comparisons
+from harness.rank.compare import CUT, Apart, Compared, Comparisons
 from harness.rank.diagnose import Diagnoses
 from harness.rank.diagnosis_rows import rows_of, verdicts
 from harness.rank.drift import Drifts
@@ -237,13 +237,15 @@ class CaseWork:
         yardsticks = self.comparisons.yardsticks(case, trial)
         apart = self.comparisons.between(yardsticks)
         referenced = perf_counter()
-        rows = self.comparisons.of(case, trial, measured.gradient, yardsticks)
-        compared = perf_counter()
+        compared = self.comparisons.of(case, trial, measured.gradient, yardsticks)
+        ended = perf_counter()
         told = self._diagnose(case, trial, measured)
-        samples = self.world.control.gather(measured.seconds)
+        samples, losses = self.world.control.gather(measured.seconds), self._losses(measured)
         if self.world.rank == 0:
             self.writer.write_samples(case, measured.columns, samples, measured.visits)
-            self._write_verdicts(case, trial, measured, rows, apart, told)
+            self.writer.write_norms(case, compared.norms)
+            self._write_verdicts(case, trial, measured, compared.rows, apart, told)
+            blank = _with_norms(blank, compared, trial.cut.loss(losses))
         return replace(
             blank,
             num_parameters=sum(gradient.numel() for _, gradient in measured.gradient),
@@ -252,8 +254,13 @@ class CaseWork:
             predicted_max_abs=apart.predicted.max_abs if apart.predicted else nan,
             predicted_relative_l2=apart.predicted.relative_l2 if apart.predicted else nan,
             reference_s=referenced - started,
-            compare_s=compared - referenced,
+            compare_s=ended - referenced,
         )
+
+    def _losses(self, measured: Measured) -> list[float]:
+        """Each rank's part of the loss, on rank 0."""
+        gathered = self.world.control.gather(torch.tensor([measured.loss], dtype=torch.float64))
+        return [float(own) for own in gathered]
 
     def _diagnose(self, case: Case, trial: Trial, measured: Measured) -> list[Finding]:
         """What fails meanwhile leaves the case as it is, without a verdict. Its rows are written, its findings returned."""
@@ -284,6 +291,17 @@ class CaseWork:
         found = [*told, *findings(case, trial, measured, rows, apart), *changed_settings(case, self._changed[case])]
         found += self.rehearsal.findings(case)
         self.writer.write_findings(case, found)
+
+
+def _with_norms(blank: Outcome, compared: Compared, loss: float) -> Outcome:
+    whole, *_ = compared.norms
+    return replace(
+        blank,
+        loss=loss,
+        reference_loss=compared.reference_loss,
+        gradient_norm=whole.norm,
+        reference_gradient_norm=whole.reference_norm,
+    )
 
 
 def whole(visits: list[Measured]) -> Measured:

@@ -14,11 +14,23 @@ from harness.probes.control import Control
 from harness.rank.agreement import together
 from harness.rank.counterfactuals import Known
 from harness.rank.gradient_store import GradientStore
+from harness.rank.norms import norms
 from harness.rank.reference import References, Rounding
 from harness.rank.theory import expected, ideal
 from harness.rank.trial import Trial
 from harness.schema.case import USUAL, Baseline, Case, kept_in
-from harness.schema.record import CASE, FULL_BATCH, METRICS, PREDICTED, RANK_0, REFERENCE, ROUNDED, SINGLE_RANK, Discrepancy
+from harness.schema.record import (
+    CASE,
+    FULL_BATCH,
+    METRICS,
+    PREDICTED,
+    RANK_0,
+    REFERENCE,
+    ROUNDED,
+    SINGLE_RANK,
+    Discrepancy,
+    Norm,
+)
 
 CUT = ("workload", "sharding")
 """Axes that give each rank its samples: all that a float64 reference is computed from."""
@@ -50,6 +62,16 @@ class Apart:
     """`reference` from `reference:full_batch`."""
     predicted: Sums | None = None
     """The prediction from `reference`."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a case's comparisons found. On rank 0."""
+
+    rows: list[Discrepancy]
+    norms: list[Norm]
+    """Of rank 0's gradient and its reference: the whole first, then each group of parameters."""
+    reference_loss: float
 
 
 @dataclass
@@ -148,17 +170,23 @@ class Comparisons:
             predicted=self._apart(predicted, reference) if predicted else None,
         )
 
-    def of(self, case: Case, trial: Trial, gradient: list[tuple[str, Tensor]], yardsticks: Yardsticks) -> list[Discrepancy]:
+    def of(self, case: Case, trial: Trial, gradient: list[tuple[str, Tensor]], yardsticks: Yardsticks) -> Compared:
         """Every comparison of a case that has just been measured. Raises CaseFailedError, as where memory runs out."""
         everywhere, on_rank_0 = self._sorted_out(trial, yardsticks)
         here = everywhere | (on_rank_0 if self.control.rank == 0 else {})
-        found = together(
-            self.control, lambda: {against: _rows(gradient, self.store.load(name)) for against, name in here.items()}
+        sums = together(
+            self.control, lambda: {against: compare_all(gradient, self.store.load(name)) for against, name in here.items()}
         )
+        found = {against: _in_rows(*of_one) for against, of_one in sums.items()}
         rows = [row for against in everywhere for row in self._gathered(case, against, found[against])]
         rows += [row for against in here if against in on_rank_0 for row in _records(case, 0, against, found[against])]
         rows += self._with_rank_0(case, gradient) if trial.cut.spans_ranks else []
-        return rows + together(self.control, lambda: self._with_earlier(case, gradient))
+        rows += together(self.control, lambda: self._with_earlier(case, gradient))
+        return Compared(
+            rows=rows,
+            norms=norms(case.case_id, *sums[REFERENCE]) if self.control.rank == 0 else [],
+            reference_loss=self.references.loss(yardsticks.reference),
+        )
 
     def _sorted_out(self, trial: Trial, yardsticks: Yardsticks) -> tuple[dict[str, str], dict[str, str]]:
         """`against` to name: what every rank has one of its own of, and what rank 0 alone has."""
@@ -252,7 +280,10 @@ def _records(case: Case, rank: int, against: str, rows: list[Row]) -> list[Discr
 
 
 def _rows(value: Gradient, against: Gradient) -> list[Row]:
-    whole, parameters = compare_all(value, against)
+    return _in_rows(*compare_all(value, against))
+
+
+def _in_rows(whole: Sums, parameters: Mapping[str, Sums]) -> list[Row]:
     return [("", whole.metrics()), *((name, found.metrics()) for name, found in parameters.items())]
 
 

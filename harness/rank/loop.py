@@ -57,16 +57,26 @@ class Loop:
 
         The last one is of the compared batch, and batches take turns over all of them.
         """
-        stretch, verdict = warm_up + measured, GO_ON
+        stretch, verdict, heard = warm_up + measured, GO_ON, self._heard(warm_up, measured)
         while verdict == GO_ON:
             for left in reversed(range(stretch)):
                 if len(self.rows) == warm_up:
                     self._begin()
-                self._once(left)
+                with self.rig.loss.listening() if left == heard else nullcontext():
+                    self._once(left)
+            heard = -1  # once is enough
             made = [row[self._step] for row in self.rows[warm_up:]]
             verdict = self.pace.verdict(torch.tensor(made, dtype=torch.float64))
             stretch = _whole(min(measured, self.pace.left(len(made))), len(self.rig.phases))
         return verdict
+
+    def _heard(self, warm_up: int, measured: int) -> int:
+        """Iterations after the one whose loss is recorded: the last untimed one of the compared batch, where there is one.
+
+        Parameters, samples and random numbers are the same in all iterations of a batch, and so is the loss.
+        """
+        untimed = _whole(measured, len(self.rig.phases))
+        return untimed if untimed < measured + warm_up else 0
 
     def repeat(self, iterations: int) -> None:
         """Make so many iterations more, over the batches in turn, or fewer where the stopwatch refuses to time them.

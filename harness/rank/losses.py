@@ -1,8 +1,10 @@
-"""A loss as a precision has it computed: under autocast, and scaled."""
+"""A loss as a precision has it computed: under autocast, and scaled. What a rank's losses come to in one iteration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 from typing import Any
 
 import torch
@@ -22,6 +24,36 @@ class AdaptedLosses:
     none: Loss
     sum: Loss
     mean: Loss
+
+
+class LossRecord:
+    """What one iteration's losses come to on this rank: sum of losses / denominator, in float64, of losses as the step has
+    computed them; NaN until one has been noted.
+
+    Losses are kept detached, so that no graph outlives its backward, and read when the iteration has ended.
+    """
+
+    def __init__(self, scaler: GradScaler | None) -> None:
+        self.value = nan
+        self._scaler, self._listens = scaler, False
+        self._noted: list[tuple[Tensor, float]] = []
+
+    def note(self, losses: Tensor, denominator: float) -> None:
+        """See LocalWork."""
+        if self._listens:
+            self._noted.append((losses.detach(), denominator))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Around the iteration whose losses are recorded; it reads from the device before and after it."""
+        scale = self._scaler.get_scale() if self._scaler else 1.0  # the iteration may halve it
+        self._listens = True
+        try:
+            yield
+        finally:
+            self._listens, noted, self._noted = False, self._noted, []
+        if noted:
+            self.value = float(torch.stack([losses.double().sum() / n for losses, n in noted]).sum()) / scale
 
 
 def adapt_model(model: nn.Module, precision: Precision, device: torch.device) -> None:

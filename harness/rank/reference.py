@@ -7,6 +7,7 @@ of rank, not by a collective; and they wait in files.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class References:
     def __init__(self, store: GradientStore, control: Control, device: torch.device, seed: int) -> None:
         self._store, self._control, self._device, self._seed = store, control, device, seed
         self._known: set[str] = set()
+        self._losses: dict[str, float] = {}
 
     def shard_wise(
         self, key: str, material: Material, shards: Sequence[Sequence[int]], rounding: Rounding | None = None
@@ -39,7 +41,7 @@ class References:
         name = f"reference.{key}"
         if name not in self._known:
             own = _picked(material, shards[self._control.rank])
-            summed = together(self._control, lambda: self.summed(material, own, rounding=rounding))
+            summed = together(self._control, lambda: self._summed(material, own, rounding=rounding))
             self._save_sum_over_ranks(name, summed, sum(material.terms))
             self._known.add(name)
         return name
@@ -49,8 +51,8 @@ class References:
         name = f"full_batch.{key}"
         if name not in self._known:
             whole = material.batch if self._control.rank == 0 else None
-            summed = together(self._control, lambda: self.summed(material, whole, rounding=rounding) if whole else {})
-            if self._control.rank == 0:
+            summed = together(self._control, lambda: self._summed(material, whole, rounding=rounding) if whole else None)
+            if summed is not None:
                 self._save(name, summed, sum(material.terms))
             self._known.add(name)
         return name
@@ -60,7 +62,7 @@ class References:
         name = f"own_shard.{key}"
         if name not in self._known:
             own = _picked(material, shard)
-            summed = together(self._control, lambda: self.summed(material, own, rounding=rounding))
+            summed = together(self._control, lambda: self._summed(material, own, rounding=rounding))
             self._save(name, summed, sum(material.terms[index] for index in shard) or 1.0)
             self._known.add(name)
         return name
@@ -69,7 +71,7 @@ class References:
         """The sum of weight * (gradient of the sample's loss) over `own`, and over ranks: on rank 0; or each rank's own."""
         name = f"weighted.{key}"
         if name not in self._known:
-            summed = together(self._control, lambda: self.summed(material, own, weights))
+            summed = together(self._control, lambda: self._summed(material, own, weights))
             if over_ranks:
                 self._save_sum_over_ranks(name, summed, 1.0)
             else:
@@ -84,18 +86,28 @@ class References:
             if everywhere or self._control.rank == 0:
                 norm = math.sqrt(sum(float(tensor.square().sum()) for _, tensor in self._store.load(name)))
                 self._store.save(short, ((parameter, tensor * factor(norm)) for parameter, tensor in self._store.load(name)))
+            self._losses[short] = self._losses.get(name, nan)
             self._known.add(short)
         return short
+
+    def loss(self, name: str) -> float:
+        """The loss that a reference is the gradient of, from the same forward; NaN on ranks that do not have it."""
+        return self._losses.get(name, nan)
 
     def summed(
         self, material: Material, batch: Batch, weights: Sequence[float] | None = None, rounding: Rounding | None = None
     ) -> dict[str, Tensor]:
         """Gradient of the sum of the batch's losses, or of their weighted sum, on this rank alone; nothing is saved."""
+        return self._summed(material, batch, weights, rounding).gradient
+
+    def _summed(
+        self, material: Material, batch: Batch, weights: Sequence[float] | None = None, rounding: Rounding | None = None
+    ) -> "_Summed":
         ready = self._ready(material, batch, rounding)
         if not len(batch):
-            return {name: torch.zeros_like(parameter).cpu() for name, parameter in ready.named.items()}
+            return _Summed({name: torch.zeros_like(parameter).cpu() for name, parameter in ready.named.items()}, 0.0)
         loss = _loss(ready.criterion, ready.output(), ready.batch.target, weights)
-        return ready.gradient(loss)
+        return _Summed(ready.gradient(loss), float(loss.detach()))
 
     def each(self, material: Material, batch: Batch) -> Iterator[dict[str, Tensor]]:
         """Gradient of each sample's loss, in the batch that it is in, by one forward."""
@@ -115,12 +127,14 @@ class References:
         seed = step_seed(self._seed, material.name, self._control.rank)
         return _Ready(model, material.fresh_criterion(self._device, torch.float64), batch, seed)
 
-    def _save_sum_over_ranks(self, name: str, own: dict[str, Tensor], denominator: float) -> None:
+    def _save_sum_over_ranks(self, name: str, own: "_Summed", denominator: float) -> None:
+        losses = self._control.gather(torch.tensor([own.loss], dtype=torch.float64, device="cpu"))
         if self._control.rank == 0:
-            total = ((parameter, self._sum_over_ranks(tensor)) for parameter, tensor in own.items())
+            total = ((parameter, self._sum_over_ranks(tensor)) for parameter, tensor in own.gradient.items())
             self._store.save(name, ((parameter, tensor / denominator) for parameter, tensor in total))
+            self._losses[name] = sum(map(float, losses)) / denominator
             return
-        for tensor in own.values():
+        for tensor in own.gradient.values():
             self._control.send_to_0(tensor.contiguous())
 
     def _sum_over_ranks(self, own: Tensor) -> Tensor:
@@ -129,8 +143,17 @@ class References:
             total += self._control.receive(buffer, rank)
         return total
 
-    def _save(self, name: str, summed: dict[str, Tensor], denominator: float) -> None:
-        self._store.save(name, ((parameter, tensor / denominator) for parameter, tensor in summed.items()))
+    def _save(self, name: str, summed: "_Summed", denominator: float) -> None:
+        self._store.save(name, ((parameter, tensor / denominator) for parameter, tensor in summed.gradient.items()))
+        self._losses[name] = summed.loss / denominator
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """A sum of losses, and its gradient by parameter."""
+
+    gradient: dict[str, Tensor]
+    loss: float
 
 
 @dataclass(frozen=True)

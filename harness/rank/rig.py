@@ -1,6 +1,6 @@
 """Where the options of a case meet: its parts, its cut (who has which samples), and its rig, which is ready to iterate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from harness.axes.reduction.base import LocalWork, Phases, Reduction
 from harness.axes.sharding.base import Sharding
 from harness.axes.sync.base import Sync
 from harness.axes.workload.base import Workload
-from harness.rank.losses import adapt_losses, adapt_model
+from harness.rank.losses import LossRecord, adapt_losses, adapt_model
 from harness.rank.material import Material
 from harness.rank.process_group import World
 from harness.rank.usage import Usage, check_dense, idle_batch
@@ -97,6 +97,10 @@ class Cut:
         share = normalization.divisor(self.world_size) / self.divisor
         return [normalization.denominator(own, sum(counts)) * share for own in counts]
 
+    def loss(self, ranks: Sequence[float]) -> float:
+        """Mean loss of the batch, of each rank's sum of losses / its denominator; of rank 0's where nothing is summed."""
+        return sum(ranks) / self.divisor if self.spans_ranks else ranks[0]
+
     def counts_nothing(self) -> str | None:
         """A mean over no terms is 0/0, that of no samples 0; under one denominator for all, such a shard is as good as any."""
         for lag in range(len(self.material.batches)):
@@ -115,6 +119,8 @@ class Rig:
     works: list[LocalWork]
     phases: list[Phases]
     scaler: GradScaler | None
+    loss: LossRecord
+    """Of the compared batch."""
 
     def names(self) -> list[str]:
         """Of the phases."""
@@ -127,6 +133,10 @@ class Rig:
     def gradient(self) -> list[tuple[str, Tensor]]:
         """(parameter, gradient), each in one piece on the CPU."""
         return [(name, self._whole(gradient_of(parameter))) for name, parameter in self.trained().items()]
+
+    def own_loss(self) -> float:
+        """This rank's sum of losses of the compared batch / denominator, where an iteration has recorded it; else NaN."""
+        return self.loss.value if self.works[0].count else 0.0
 
     def parameters(self) -> list[tuple[str, Tensor]]:
         """(name, parameter), each in one piece on the CPU."""
@@ -158,8 +168,10 @@ class Builder:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         around_pass = parts.fault.passes(trained)
         works = [replace(self._local_work(exchange, scaler, lag), around_pass=around_pass) for lag in range(batches)]
+        loss = LossRecord(scaler)
+        works[0] = replace(works[0], note=loss.note)
         after = self._after_backward(trained, exchange, scaler)
-        return Rig(model, exchange, works, [[*self._local_phases(work, exchange), *after] for work in works], scaler)
+        return Rig(model, exchange, works, [[*self._local_phases(work, exchange), *after] for work in works], scaler, loss)
 
     def _scaler(self, scale: float | None) -> GradScaler | None:
         scaler = self.parts.precision.scaler(self.world.device, scale)

@@ -59,6 +59,8 @@ class Measured:
     taken_memory_bytes: int
     """At the same peak, above what was there before the case began."""
     tolerated_warnings: list[str]
+    loss: float = nan
+    """The rank's sum of losses of the compared batch / denominator, as the step computes it; NaN where it does not tell."""
     not_queued: str = ""
     """Reason why no step was timed with the host ahead of the device; empty where one was, or where none was asked for."""
     launch_s: float = 0.0
@@ -185,6 +187,7 @@ class Trial:
             peak_memory_bytes=peak - (twins.held_bytes if twins else 0),
             taken_memory_bytes=meter.taken(peak),
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
+            loss=rig.own_loss(),
             not_queued=queued.reason,
             launch_s=queued.launch_s,
             window=window,

@@ -20,6 +20,7 @@ from harness.schema.record import (
     Drift,
     Finding,
     Floor,
+    Norm,
     Observation,
     Outcome,
     Step,
@@ -151,6 +152,12 @@ class Writer:
             for row in rows
         ]
         self._write("discrepancies", case.case_id, table, _DISCREPANCIES)
+
+    def write_norms(self, case: Case, rows: Sequence[Norm]) -> None:
+        """Norms by group of parameters."""
+        make_folder(self._run_dir.table("norms"), self._run_dir.path)  # a run of an earlier version has none
+        own = [{**asdict(row), "launch": self._launch} for row in rows]
+        self._save("norms", case.case_id, pa.Table.from_pylist(own, schema=_schema_of(Norm, pa.int64())))
 
     def write_findings(self, case: Case, rows: Sequence[Finding]) -> None:
         """Verdicts on the case."""

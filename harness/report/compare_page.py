@@ -10,10 +10,11 @@ from rich.text import Text
 
 from harness.report.comparison import Comparison, word
 from harness.report.gates import BROKEN, KEPT, UNTOLD, Judged
-from harness.report.sides import DISCREPANCY, MEMORY, TIME, names_of
+from harness.report.norms import LOSS, NORM, digits
+from harness.report.sides import DISCREPANCY, FIGURES, MEMORY, TIME, names_of
 from harness.report.tables import Table, escape
 from harness.report.text import mebibytes, milliseconds, number
-from harness.report.verdict import LESS, MORE, SAME, UNCLEAR, fewest_launches
+from harness.report.verdict import EQUAL, LESS, MORE, SAME, UNCLEAR, fewest_launches
 from harness.schema.text import plain
 
 _NOTES = {
@@ -27,6 +28,14 @@ _NOTES = {
         "Relative L2 of the whole gradient from the float64 reference, of the rank that is furthest. Where every launch "
         "repeats it, one launch tells it."
     ),
+    LOSS: (
+        "Mean loss of the compared batch, as the step computes it. Difference: new less base, over base; equal: to the last "
+        "bit."
+    ),
+    NORM: (
+        "L2 norm of rank 0's gradient. Difference: new less base, over base. Moved most: the group of parameters whose norm "
+        "has moved most, and by how much."
+    ),
 }
 _MOST_GATES = 2000
 """Number of gates and cases on the page; the JSON and the JUnit file contain all."""
@@ -34,6 +43,8 @@ _UNITS: dict[str, tuple[str, Callable[[float], str]]] = {
     TIME: ("ms", milliseconds),
     MEMORY: ("MiB", mebibytes),
     DISCREPANCY: ("", number),
+    LOSS: ("", digits),
+    NORM: ("", digits),
 }
 
 
@@ -42,7 +53,8 @@ def headlines(compared: Comparison, judged: Sequence[Judged]) -> list[str]:
     lines = []
     for metric, rows in compared.rows.groupby("metric", sort=False):
         counts = rows.verdict.value_counts()
-        words = [word(str(metric), verdict) for verdict in (MORE, LESS, SAME, UNCLEAR)]
+        told = (MORE, LESS, EQUAL, SAME, UNCLEAR) if metric in FIGURES else (MORE, LESS, SAME, UNCLEAR)
+        words = [word(str(metric), verdict) for verdict in told]
         lines.append(f"{metric}: " + ", ".join(f"{counts.get(each, 0)} {each}" for each in words) + f" of {len(rows)} cases.")
     if compared.rows.low.isna().any():
         few = fewest_launches()
@@ -103,6 +115,8 @@ def long_frame(compared: Comparison) -> pd.DataFrame:
 
 
 def _cells(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    if kind in FIGURES:
+        return _figures(rows)
     unit, spelled = _UNITS[kind]
     with_unit = f", {unit}" if unit else ""
     return pd.DataFrame(
@@ -115,6 +129,20 @@ def _cells(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
             "launches": [f"{row.base_launches}, {row.new_launches}" for row in rows.itertuples()],
         }
     )
+
+
+def _figures(rows: pd.DataFrame) -> pd.DataFrame:
+    """As many digits as a difference needs to be seen stand in its own column."""
+    moved = rows.moved_most.fillna("")
+    columns = {
+        "base": rows.base.map(digits),
+        "new": rows.new.map(digits),
+        "difference": rows.difference.map(lambda share: "NaN" if math.isnan(share) else f"{share:+.2e}" if share else "0"),
+        **({"moved most": moved} if moved.any() else {}),
+        "verdict": rows.verdict,
+        "launches": [f"{row.base_launches}, {row.new_launches}" for row in rows.itertuples()],
+    }
+    return pd.DataFrame(columns)
 
 
 def _interval(ratio: float, low: float, high: float) -> str:

@@ -3,11 +3,25 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from math import inf, isnan
 
 import pandas as pd
 
-from harness.report.sides import DISCREPANCY, MEMORY, TIME, Key, Side, check_orders, differences, frame_of, in_turn, names_of
-from harness.report.verdict import LESS, MORE, Ratio, judge, judge_exact
+from harness.report.norms import LOSS, NORM
+from harness.report.sides import (
+    DISCREPANCY,
+    FIGURES,
+    MEMORY,
+    TIME,
+    Key,
+    Side,
+    check_orders,
+    differences,
+    frame_of,
+    in_turn,
+    names_of,
+)
+from harness.report.verdict import EQUAL, LESS, MORE, Ratio, judge, judge_exact, judge_figure
 from harness.schema.case import AXES
 from harness.schema.refusal import RefusedError
 
@@ -15,6 +29,8 @@ WORDS = {
     TIME: {MORE: "slower", LESS: "faster"},
     MEMORY: {MORE: "more", LESS: "less"},
     DISCREPANCY: {MORE: "further", LESS: "closer"},
+    LOSS: {MORE: "higher", LESS: "lower"},
+    NORM: {MORE: "higher", LESS: "lower"},
 }
 """What MORE and LESS are called of each metric; `same` and `unclear` are called so of all."""
 _RATIO = [field.name for field in fields(Ratio)]
@@ -30,7 +46,8 @@ class Comparison:
     """One row a case of either side: its axes and parameters."""
     rows: pd.DataFrame
     """One row a case that both sides measured, and metric: `case`, its place in `cases`; metric; the fields of Ratio, with the
-    metric's own word as verdict."""
+    metric's own word as verdict; of FIGURES also `difference`, new less base over |base|, and of a gradient's norm that is not
+    equal `moved_most`, the group of parameters whose norm has moved most. These columns are there if a figure is."""
     apart: dict[int, str]
     """Why a case is not compared, by its place in `cases`."""
     lost: list[int]
@@ -56,7 +73,13 @@ def compare(base: Side, new: Side, again: Side | None, *, margin: float, phases:
     apart = {key: why for key, why in _apart(base, new) if key not in common}
     places = {key: place for place, key in enumerate([*common, *apart])}
     rows = [
-        {"case": places[key], "metric": metric, **asdict(ratio), "verdict": word(metric, ratio.verdict)}
+        {
+            "case": places[key],
+            "metric": metric,
+            **asdict(ratio),
+            "verdict": word(metric, ratio.verdict),
+            **(_of_figure(key, metric, ratio, base, new) if metric in FIGURES else {}),
+        }
         for key in common
         for metric, ratio in _ratios(key, base, new, again, margin=margin, phases=phases)
     ]
@@ -64,7 +87,7 @@ def compare(base: Side, new: Side, again: Side | None, *, margin: float, phases:
         base=base,
         new=new,
         cases=frame_of(list(places)),
-        rows=pd.DataFrame(rows, columns=["case", "metric", *_RATIO]),
+        rows=pd.DataFrame(rows) if rows else pd.DataFrame(columns=["case", "metric", *_RATIO]),
         apart={places[key]: why for key, why in apart.items()},
         lost=[places[key] for key in base.measured if key in new.keys and key in apart],
         in_turn=in_turn(base, new),
@@ -99,10 +122,35 @@ def _ratios(key: Key, base: Side, new: Side, again: Side | None, *, margin: floa
     for metric in ours:
         if metric not in theirs:
             continue
-        if metric == DISCREPANCY:
+        if metric in FIGURES:
+            yield metric, judge_figure(ours[metric], theirs[metric], margin=margin)
+        elif metric == DISCREPANCY:
             yield metric, judge_exact(ours[metric], theirs[metric], margin=margin)
         else:
             yield metric, judge(ours[metric], theirs[metric], margin=margin, again=spread.get(metric))
+
+
+def _of_figure(key: Key, metric: str, ratio: Ratio, base: Side, new: Side) -> dict[str, object]:
+    moved = _moved_most(base.norms(key), new.norms(key)) if metric == NORM and ratio.verdict != EQUAL else ""
+    return {"difference": _relative(ratio.base, ratio.new), "moved_most": moved}
+
+
+def _moved_most(base: pd.Series, new: pd.Series) -> str:
+    """Group of parameters, and its norm's relative difference; empty where no group is known on both sides, or none moved."""
+    both = pd.concat([base, new], axis=1, join="inner", keys=["base", "new"])
+    apart = (both.new - both.base).abs()
+    apart = apart.where(apart.notna() | (both.base.isna() & both.new.isna()), inf).fillna(0.0)
+    if both.empty or not apart.max():
+        return ""
+    group = apart.idxmax()
+    moved = _relative(both.base[group], both.new[group])
+    return f"{group} NaN" if isnan(moved) else f"{group} {moved:+.1e}"
+
+
+def _relative(base: float, new: float) -> float:
+    if base == new or (isnan(base) and isnan(new)):
+        return 0.0
+    return (new - base) / abs(base) if base else inf if new > 0 else -inf
 
 
 def _apart(base: Side, new: Side) -> Iterator[tuple[Key, str]]:

@@ -5,6 +5,7 @@ import pandas as pd
 from harness.report.distance import REFERENCES, as_distance
 from harness.report.frame import Run
 from harness.report.labels import labelled
+from harness.report.norms import LOSS, NORM, beside_reference
 from harness.report.text import number, yes
 from harness.schema.record import FULL_BATCH, METRICS, RANK_0, REFERENCE, ROUNDED, SINGLE_RANK
 
@@ -54,6 +55,8 @@ def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     reference = by_case[REFERENCE]
     worst = _worst_parameter(run)
     columns = {
+        "loss": reference.index.map(beside_reference(run, LOSS).get),
+        "gradient norm": reference.index.map(beside_reference(run, NORM).get),
         "max abs": reference.max_abs.map(number),
         "relative L2": reference.relative_l2.map(number),
         "most of it from": reference.index.map(worst.get).where(reference.launch == 0),

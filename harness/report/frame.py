@@ -35,6 +35,8 @@ class Run:
     """One row a finished case and launch."""
     discrepancies: pd.DataFrame
     """Of the first launch, as `drifts`; `every` has those of all launches."""
+    norms: pd.DataFrame
+    """One row a case and group of parameters."""
     findings: pd.DataFrame
     """Of all launches, one of a kind a case: the first launch's that has it."""
     drifts: pd.DataFrame
@@ -141,7 +143,7 @@ def load_run(path: Path | str) -> Run:
 
 
 _SMALL = {
-    "cases": ("cases", "devices", "discrepancies", "findings", "drifts", *DIAGNOSED),
+    "cases": ("cases", "devices", "discrepancies", "norms", "findings", "drifts", *DIAGNOSED),
     "probes": ("probes", "observations", "collectives"),
 }
 """Those of them that are read at once."""

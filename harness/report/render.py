@@ -27,6 +27,7 @@ from harness.report.failures import damaged_table, failure_tables
 from harness.report.frame import Run, load_run
 from harness.report.nccl import choices_frame, nccl_tables
 from harness.report.nccl_matrix import is_matrix, matrix, matrix_tables
+from harness.report.norms import FAR, LOSS, NORM, known, norms, norms_table
 from harness.report.pairwise import pairwise, pairwise_table
 from harness.report.prediction import prediction, prediction_table
 from harness.report.price import price, price_note, price_table
@@ -78,6 +79,15 @@ _DISCREPANCY = (
     "Distance of the whole gradient from the float64 reference: the case's own shards, weighted by one global denominator. "
     "Full batch: one forward of the whole batch on one rank. 0 is exact."
 )
+_LOSS = (
+    " Loss: of the compared batch, as the step computes it; gradient norm: L2, of rank 0. In parentheses: the float64 "
+    "reference's, where the shown digits differ."
+)
+"""Sentences for runs that have them."""
+_NORMS = (
+    f"Of the cases further than {FAR:g} from the reference, furthest first: rank 0's norm, in parentheses the reference's "
+    "where the shown digits differ, and what the group has of the squared distance. All groups stand in norms.csv."
+)
 _PAIRWISE = "Largest absolute difference between rank 0's gradients under two modes, and their relative L2. 0 is exact."
 _PREDICTION = (
     "Relative L2 from the reference, where theory puts the gradient elsewhere: as predicted from the samples' own float64 "
@@ -96,7 +106,7 @@ _ACROSS = (
     "The same cases on other numbers of ranks. Speed-up and efficiency: against the fewest ranks. Exposed communication: the "
     "step, less that of aggregation=local in the same run."
 )
-_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives", "price", "nccl")
+_ON_REQUEST = ("prediction", "trade", "drift", "observations", "cautions", "collectives", "price", "nccl", "norms")
 """CSV files that are written when there is something in them."""
 
 
@@ -141,6 +151,7 @@ def report_of(run: Run) -> Report:
         "pairwise": pairwise(run),
         "drift": drift(run),
         "parameters": parameters(run),
+        "norms": norms(run),
         "collectives": collectives(run),
         "price": price(run),
         "nccl": choices_frame(run),
@@ -278,7 +289,10 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
     if len(frames["cost"]):
         yield from _of_times(run, timed, frames, brief=brief)
     if len(frames["discrepancy"]):
-        yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), _DISCREPANCY)
+        note = _DISCREPANCY + (_LOSS if known(run, LOSS) or known(run, NORM) else "")
+        yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), note)
+    if len(frames["norms"]):
+        yield from _by_workload("Norms by parameter group", norms_table(run, frames["norms"]), _NORMS)
     memory = _MEMORY.get(str(run.environment.get("device")), "")
     for name, title, table, note in (
         ("trade", "Trade", trade_table, _TRADE + memory),

@@ -13,6 +13,7 @@ from harness.report.case_times import CaseTimes
 from harness.report.discrepancy import distances
 from harness.report.frame import Run, load_run
 from harness.report.labels import columns_but_of, short, spelled
+from harness.report.norms import LOSS, NORM, known
 from harness.report.statistics import Floats
 from harness.schema.config import values_affecting
 from harness.schema.environment import machine_facts
@@ -20,6 +21,8 @@ from harness.schema.record import OK
 from harness.schema.refusal import RefusedError
 
 TIME, MEMORY, DISCREPANCY = "time", "memory", "relative_l2"
+FIGURES = (LOSS, NORM)
+"""Metrics that are numbers of the step itself."""
 Key = tuple[tuple[str, str], ...]
 """What makes a case: its axes and parameters, by name, as text."""
 _UNLIKE = "the runs took their common cases in unlike orders, which changes times"
@@ -59,11 +62,16 @@ class Side:
         raise KeyError(key)
 
     def launches(self, key: Key, *, phases: bool = False) -> dict[str, Floats]:
-        """Metric to one number a launch: TIME in seconds, `time.<phase>` where asked for, MEMORY in bytes, DISCREPANCY."""
+        """Metric to one number a launch: TIME in seconds, `time.<phase>` where asked for, MEMORY in bytes, DISCREPANCY; and
+        FIGURES of runs that have them."""
         found: dict[str, list[Floats]] = {}
         for number, case_id in self.keys[key].items():
             apart = self._distances[number].get(case_id, np.empty(0))
-            for metric, values in (*_metrics(self.runs[number], case_id, phases), (DISCREPANCY, apart)):
+            for metric, values in (
+                *_metrics(self.runs[number], case_id, phases),
+                (DISCREPANCY, apart),
+                *self._figures(number, case_id),
+            ):
                 found.setdefault(metric, []).append(values)
         joined = {metric: np.concatenate(values) for metric, values in found.items()}
         return {metric: values for metric, values in joined.items() if len(values)}
@@ -71,6 +79,22 @@ class Side:
     @cached_property
     def _distances(self) -> list[dict[str, Floats]]:
         return [_distances(run) for run in self.runs]
+
+    def _figures(self, number: int, case_id: str) -> Iterator[tuple[str, Floats]]:
+        run = self.runs[number]
+        launched = run.launched[(run.launched.case_id == case_id) & (run.launched.status == OK)]
+        for figure in FIGURES:
+            if known(run, figure):
+                yield figure, launched[figure].to_numpy(dtype=np.float64)
+
+    def norms(self, key: Key) -> pd.Series:
+        """Norm by group of parameters, of the first run and launch that have the case; empty where it is not known."""
+        number, case_id = next(iter(self.keys[key].items()))
+        return self._norms[number].get(case_id, pd.Series(dtype=float))
+
+    @cached_property
+    def _norms(self) -> list[dict[str, pd.Series]]:
+        return [_norms(run) for run in self.runs]
 
     def options(self, axis: str) -> set[str]:
         """What is selected on an axis."""
@@ -148,6 +172,11 @@ def _phases(times: CaseTimes) -> Iterator[tuple[str, Floats]]:
 def _distances(run: Run) -> dict[str, Floats]:
     """Map case_id to `distances`, [launches]."""
     return {str(case_id): values.to_numpy() for case_id, values in distances(run).groupby(level=0)}
+
+
+def _norms(run: Run) -> dict[str, pd.Series]:
+    rows = run.norms[run.norms.group != ""]
+    return {str(case_id): own.set_index("group").norm.astype(float) for case_id, own in rows.groupby("case_id", observed=True)}
 
 
 def _order(run: Run) -> str:

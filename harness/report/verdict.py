@@ -1,6 +1,6 @@
 """Two sides of launches held against each other: the ratio, its interval, and what may be said of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import exp, inf, log, nan, sqrt
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.report.statistics import CONFIDENCE, Floats, student_quantile
 
-MORE, LESS, SAME, UNCLEAR = "more", "less", "same", "unclear"
+MORE, LESS, SAME, UNCLEAR, EQUAL = "more", "less", "same", "unclear", "equal"
 """Verdicts on the new side, of whatever is compared."""
 MARGIN = 0.10
 """Ratios up to 1.1, and down to 1/1.1, count as the same, unless something else is asked for."""
@@ -34,7 +34,7 @@ class Ratio:
     detectable: float
     """Least slow-down (or growth), as a share, that launches as scattered as these could show; NaN where none."""
     verdict: str
-    """MORE, LESS, SAME or UNCLEAR."""
+    """MORE, LESS, SAME or UNCLEAR; of a figure also EQUAL."""
 
 
 def judge(base: Floats, new: Floats, *, margin: float = MARGIN, again: Floats | None = None) -> Ratio:
@@ -65,6 +65,22 @@ def judge_exact(base: Floats, new: Floats, *, margin: float = MARGIN) -> Ratio:
         return judge(base, new, margin=margin)
     ratio = float(_ratios(base[:1], new[:1])[0, 0])
     return Ratio(float(base[0]), float(new[0]), len(base), len(new), ratio, ratio, ratio, 0.0, _direction(ratio, ratio) or SAME)
+
+
+def judge_figure(base: Floats, new: Floats, *, margin: float = MARGIN) -> Ratio:
+    """As `judge_exact`, of a number of any sign, as a loss: EQUAL where all launches of both sides have the same bits."""
+    if len(np.unique(base)) == len(np.unique(new)) == 1:
+        equal = np.array_equal(base[:1], new[:1], equal_nan=True)
+        verdict = EQUAL if equal else LESS if new[0] < base[0] else MORE  # NaN is more than any number
+        return replace(judge_exact(base[:1], new[:1]), base_launches=len(base), new_launches=len(new), verdict=verdict)
+    if (base > 0).all() and (new > 0).all():
+        return judge(base, new, margin=margin)
+    medians = float(np.median(base)), float(np.median(new))
+    return Ratio(*medians, len(base), len(new), *_NO_INTERVAL, UNCLEAR)
+
+
+_NO_INTERVAL = (nan, nan, nan, nan)
+"""Ratio, its bounds, and what would show."""
 
 
 def interval(base: Floats, new: Floats, confidence: float) -> tuple[float, float]:

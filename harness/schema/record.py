@@ -91,6 +91,15 @@ class Outcome:
     predicted_max_abs: float = nan
     """How far theory puts rank 0's gradient from `reference`, where a fault or a normalization is known to move it."""
     predicted_relative_l2: float = nan
+    loss: float = nan
+    """Mean loss of the compared batch, as the case's own step computes it: the sum over ranks of (sum of the rank's losses /
+    its denominator), over what the sum of the gradients is divided by. Of `aggregation=local`: rank 0's own shard's."""
+    reference_loss: float = nan
+    """The same in float64, from the forward that `reference` is the gradient of."""
+    gradient_norm: float = nan
+    """L2 norm of rank 0's gradient, aggregated, and clipped where the case clips."""
+    reference_gradient_norm: float = nan
+    """L2 norm of rank 0's `reference`."""
     gradient_sha256: str = ""
     """Of rank 0's bits: equal where two runs computed the same."""
     peak_memory_bytes: int = 0
@@ -169,6 +178,26 @@ class Discrepancy:
     """Name of the parameter; empty for the whole gradient."""
     metrics: tuple[float, ...]
     """As METRICS says."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A row of `norms`: how long rank 0's gradient and its `reference` are, and how far apart, in one group of parameters."""
+
+    case_id: str
+    group: str
+    """The module that the parameters belong to: their names up to the first number (`layers.17`), else up to the first dot;
+    a parameter at the top level by its own name; empty for the whole gradient."""
+    num_parameters: int
+    """Elements."""
+    norm: float
+    """|value|, L2, of the aggregated gradient, clipped where the case clips; NaN or inf where it is not finite."""
+    reference_norm: float
+    """|reference|."""
+    l2: float
+    """|value - reference|."""
+    relative_l2: float
+    """|value - reference| / |reference|; inf where only the reference is 0."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from harness.schema.whole_files import (
 DIAGNOSED = ("diagnoses", "weights", "budget", "floors")
 """Tables of a run with diagnose=true."""
 HELD = {
-    "cases": ("cases", "samples", "memory", "devices", "discrepancies", "findings", "drifts", *DIAGNOSED),
+    "cases": ("cases", "samples", "memory", "devices", "discrepancies", "norms", "findings", "drifts", *DIAGNOSED),
     "probes": ("probes", "observations", "collectives"),
 }
 """What is finished with a row in `cases`, and what with one in `probes`."""

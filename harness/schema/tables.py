@@ -29,6 +29,7 @@ from harness.schema.record import (
     Finding,
     Floor,
     Memory,
+    Norm,
     Observation,
     Outcome,
     Step,
@@ -69,6 +70,7 @@ KINDS: dict[str, dict[str, type]] = {
         "bitwise_equal": _FLAG,
         "nonfinite": _WHOLE,
     },
+    "norms": {"launch": _WHOLE, **_kinds(Norm)},
     "findings": {"launch": _WHOLE, **_kinds(Finding)},
     "drifts": {"launch": _WHOLE, **_kinds(Drift)},
     "diagnoses": {"launch": _WHOLE, **_kinds(Diagnosis)},
@@ -87,6 +89,7 @@ KEYS = {
     "memory": ["case_id", "rank"],
     "devices": ["case_id", "rank"],
     "discrepancies": ["case_id", "rank", "against", "parameter"],
+    "norms": ["case_id", "group"],
     "drifts": ["case_id", "against", "optimizer", "step"],
     "diagnoses": ["case_id"],
     "weights": ["case_id", "rank", "sample", "lag"],
@@ -95,6 +98,8 @@ KEYS = {
     "probes": ["subject"],
 }
 """Columns whose values together identify one row of a file."""
+_ADDED = {"cases": ("loss", "reference_loss", "gradient_norm", "reference_gradient_norm")}
+"""Columns that runs made before reducebench 0.2 lack; NaN there."""
 MEASURED = ("samples", "memory", "discrepancies", "findings")
 """Tables in which each case with status ok has a file."""
 
@@ -207,13 +212,14 @@ def _read(file: Path, table: str) -> pa.Table:
     try:
         with open_file(file, folders=1) as opened, pq.ParquetFile(opened) as parquet:
             names, rows = parquet.schema_arrow.names, parquet.metadata.num_rows
-            lacking = [column for column in KINDS[table] if names.count(column) != 1]
+            there = [column for column in KINDS[table] if column in names or column not in _ADDED.get(table, ())]
+            lacking = [column for column in there if names.count(column) != 1]
             if lacking:
                 raise NotWholeError(f"no column {lacking[0]}, or several")
             most = _MOST_ROWS.get(table, _MOST_OTHERS)
             if rows > most:
                 raise NotWholeError(f"{rows} rows, of which {most} are read at most")
-            read = parquet.read(columns=list(KINDS[table]))
+            read = parquet.read(columns=there)
         read.validate(full=True)
         read = read.unify_dictionaries()  # row groups may have their own
     except (OSError, ValueError, TypeError, MemoryError, NotImplementedError, pa.ArrowException) as error:
@@ -224,6 +230,9 @@ def _read(file: Path, table: str) -> pa.Table:
 def _typed(table: str, read: pa.Table) -> pa.Table:
     """Each column as it is declared; texts of samples stay dictionaries, as there are many."""
     columns = {}
+    for name in _ADDED.get(table, ()):
+        if name not in read.column_names:
+            read = read.append_column(name, pa.repeat(pa.scalar(nan), read.num_rows))
     for name in read.column_names:
         column, expected = read[name], KINDS[table][name]
         words, fits, target = _FITTING[expected]

@@ -76,6 +76,29 @@ def sum_of_gradients(name: str, material: Material, indices: list[int], lag: int
     return error.T @ flat, error.sum(0), float(counts.sum())
 
 
+def sum_of_losses(name: str, material: Material, indices: list[int]) -> float:
+    """By hand."""
+    inputs, target = material.batch.inputs[0][indices].double(), material.batch.target[indices]
+    weight, bias = (p.detach().double() for p in material.model.parameters())
+    output = inputs.reshape(-1, FEATURES) @ weight.T + bias
+    if name == "regression":
+        return float((output - target.double()).square().sum())
+    labels = target.reshape(-1)
+    per_class = torch.tensor([0.2, 1.0, 3.0]).double() if name == "weighted" else torch.ones(CLASSES, dtype=torch.float64)
+    each = torch.logsumexp(output, 1) - output[torch.arange(len(labels)), labels.clamp(min=0)]
+    return float((each * (labels >= 0).double() * per_class[labels.clamp(min=0)]).sum())
+
+
+def expected_loss(name: str, trial: Trial, normalization: str, aggregation: str) -> float:
+    """Mean over all terms, or of the ranks' means; of rank 0's shard where nothing is summed."""
+    shards = [list(shard) for shard in trial.cut.shards()]
+    sums = [(sum_of_losses(name, trial.material, own), sum_of_gradients(name, trial.material, own)[2]) for own in shards]
+    means = [total / (count or 1) for total, count in sums]
+    if aggregation == "local":
+        return means[0]
+    return sum(means) / len(means) if normalization == "rank_mean" else sum(t for t, _ in sums) / sum(n for _, n in sums)
+
+
 def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank: int) -> list[Tensor]:
     parts = [sum_of_gradients(name, trial.material, list(shard)) for shard in trial.cut.shards()]
     if aggregation == "local":
@@ -100,20 +123,24 @@ def errors(world: World, workload: str, size: int, sharding: str, cells: Sequenc
     """Run each cell (reduction, normalization, aggregation) on a batch of `size` samples.
 
     Return {"errors": {cell: largest error of any rank's gradient, over the true one's largest element},
-    "skipped": {cell: reason}}.
+    "losses": {cell: error of the loss, over the true one}, "skipped": {cell: reason}}.
     """
-    found: dict[str, Any] = {"errors": {}, "skipped": {}}
+    found: dict[str, Any] = {"errors": {}, "losses": {}, "skipped": {}}
     for cell, trial in _trials(world, workload, size, sharding, cells):
         if reason := trial.skip_reason():
             found["skipped"][cell] = reason
             continue
         with noted(cell):
-            gradient = [g for _, g in trial.measure(enter=lambda phase: None).gradient]
+            measured = trial.measure(enter=lambda phase: None)
+        gradient = [g for _, g in measured.gradient]
         _, normalization, aggregation = cell.split()
         truth = expected(workload, trial, normalization, aggregation, world.rank)
         error = max(float((g - t).abs().max() / (t.abs().max() or 1)) for g, t in zip(gradient, truth, strict=True))
         worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))
         found["errors"][cell] = worst
+        losses = world.control.all_gather(torch.tensor(measured.loss, dtype=torch.float64))
+        right = expected_loss(workload, trial, normalization, aggregation)
+        found["losses"][cell] = abs(trial.cut.loss(list(map(float, losses))) - right) / right
     return found
 
 

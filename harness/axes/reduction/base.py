@@ -56,6 +56,9 @@ class LocalWork:
     """Whether the last of several backward passes needs a forward of its own."""
     around_pass: Callable[[bool], AbstractContextManager[Any]] = lambda last: nullcontext()
     """Context of every one of several passes, told whether it is the last: a planted fault interferes here."""
+    note: Callable[[Tensor, float], None] = lambda losses, denominator: None
+    """Takes every loss whose gradient a reduction adds, of any shape, and what is still to be divided by: `cases` shows the
+    rank's sum of losses / denominator. It computes nothing in a timed iteration."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -94,7 +97,10 @@ def parts(samples: int, size: int) -> list[range]:
 
 
 class Reduction(Option, ABC):
-    """One way of reducing the loss: its phases leave (sum of the losses' gradients) / denominator in every `.grad`."""
+    """One way of reducing the loss: its phases leave (sum of the losses' gradients) / denominator in every `.grad`.
+
+    They hand the losses to `work.note`; of a reduction that does not, `cases` has no loss.
+    """
 
     keeps_graph: ClassVar[bool] = False
     """Whether several backward passes share one forward."""
@@ -186,7 +192,9 @@ class SharedGraph(EachSample, SharedForward):
             last = row is rows[-1]
             with work.each_pass(last=last):
                 own = self.forward(work) if last and self._two_forwards(work) else result
-                work.divided(self.loss_of(work, own, row)).backward(retain_graph=not last)
+                loss = self.loss_of(work, own, row)
+                work.note(loss, work.denominator)
+                work.divided(loss).backward(retain_graph=not last)
         work.divide_gradients()
 
     @abstractmethod

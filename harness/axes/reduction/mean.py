@@ -13,4 +13,5 @@ class MeanReduction(SharedForward):
         return mean if work.denominator == work.count else mean * (work.count / work.denominator)
 
     def backward(self, work: LocalWork, result: Tensor) -> None:
+        work.note(result, 1.0)
         result.backward()

@@ -24,4 +24,6 @@ class MicroBatchReduction(Interleaved):
         for part in passes:
             samples, share = work.batch[part], sum(work.terms[part]) / work.denominator
             with work.each_pass(last=part is passes[-1]):
-                (work.criterion.mean(work.model(*samples.inputs), samples.target) * share).backward()
+                loss = work.criterion.mean(work.model(*samples.inputs), samples.target) * share
+                work.note(loss, 1.0)
+                loss.backward()

@@ -13,4 +13,5 @@ class NoneVectorReduction(SharedForward):
         return work.criterion.none(work.model(*work.batch.inputs), work.batch.target)
 
     def backward(self, work: LocalWork, result: Tensor) -> None:
+        work.note(result, work.denominator)
         result.backward(torch.full_like(result, 1 / work.denominator))

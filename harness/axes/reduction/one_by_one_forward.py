@@ -14,5 +14,7 @@ class OneByOneForwardReduction(EachSample, Interleaved):
         for row in rows:
             sample = work.batch[row]
             with work.each_pass(last=row is rows[-1]):
-                work.divided(work.criterion.sum(work.model(*sample.inputs), sample.target)).backward()
+                loss = work.criterion.sum(work.model(*sample.inputs), sample.target)
+                work.note(loss, work.denominator)
+                work.divided(loss).backward()
         work.divide_gradients()

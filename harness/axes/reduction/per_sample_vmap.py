@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad_and_value, vmap
 
 from harness.axes.reduction.base import Interleaved, LocalWork
 from harness.schema.context import Context
@@ -37,7 +37,9 @@ class PerSampleVmapReduction(Interleaved):
             output = functional_call(work.model, parameters, tuple(x.unsqueeze(0) for x in inputs))
             return work.criterion.sum(output, target.unsqueeze(0))
 
-        per_sample = vmap(grad(loss), in_dims=(None, 0, 0))(detached, work.batch.inputs, work.batch.target)
+        both = vmap(grad_and_value(loss), in_dims=(None, 0, 0))
+        per_sample, losses = both(detached, work.batch.inputs, work.batch.target)
+        work.note(losses, work.denominator)
         for name, parameter in named.items():
             parameter.grad = torch.sum(per_sample[name], 0) / work.denominator
 

@@ -12,4 +12,5 @@ class SumReduction(SharedForward):
         return work.criterion.sum(work.model(*work.batch.inputs), work.batch.target) / work.denominator
 
     def backward(self, work: LocalWork, result: Tensor) -> None:
+        work.note(result, 1.0)
         result.backward()

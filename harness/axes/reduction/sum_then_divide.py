@@ -12,7 +12,9 @@ class SumThenDivideReduction(SharedForward):
         return 1 / denominator
 
     def forward(self, work: LocalWork) -> Tensor:
-        return work.divided(work.criterion.sum(work.model(*work.batch.inputs), work.batch.target))
+        total = work.criterion.sum(work.model(*work.batch.inputs), work.batch.target)
+        work.note(total, work.denominator)
+        return work.divided(total)
 
     def backward(self, work: LocalWork, result: Tensor) -> None:
         result.backward()

@@ -23,6 +23,7 @@ def check(worlds: Pool, ranks: int, cut: int, cells: list[tuple[str, ...]]) -> N
     assert len(errors) + len(skipped) == len(cells) > 0
     assert unknown(skipped.values()) == []
     assert {cell: error for cell, error in errors.items() if not error < LOSSY.get(cell.split()[-1], 1e-12)} == {}
+    assert {cell: error for cell, error in found["losses"].items() if not error < 1e-12} == {}
     if len(cells) == len(product(*FACTORS)):
         every = set(AVAILABLE["aggregation"]) - {"ddp_bf16"}
         alone_and_empty = ranks == 1 and CUTS[cut][2] == "empty_rank"

@@ -10,6 +10,7 @@ import torch
 from harness.rank.environment.gpu import Gpu
 from harness.rank.inquiry import machine_of
 from harness.rank.loop import Loop
+from harness.rank.losses import LossRecord
 from harness.rank.memory import DeviceMemory, Meter
 from harness.rank.process_group import World
 from tests.options import CONFIG
@@ -62,7 +63,7 @@ def test_the_most_that_was_reserved_outlives_the_resets_of_the_peak(
         allocator.update(peak=next(reserved) * GIB)
         return []
 
-    rig = SimpleNamespace(model=None, phases=[[]])
+    rig = SimpleNamespace(model=None, phases=[[]], loss=LossRecord(None))
     pace = SimpleNamespace(begin=lambda: None, verdict=lambda made: "enough", left=lambda made: 0)
     watch = SimpleNamespace(columns=[("step", "host")], time=lambda phases: [0.0])
     twins = SimpleNamespace(time=time, columns=[])

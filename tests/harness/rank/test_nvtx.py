@@ -9,6 +9,7 @@ import torch
 from harness.rank import clock
 from harness.rank.clock import Stopwatch
 from harness.rank.loop import Loop
+from harness.rank.losses import LossRecord
 from harness.rank.nvtx import Ranges, check_nvtx
 from harness.schema.refusal import RefusedError
 
@@ -68,7 +69,7 @@ class Phased:
     """A rig of two phases."""
 
     def __init__(self, *phases: tuple[str, Callable[[], Any]]) -> None:
-        self.model, self.phases = torch.nn.Identity(), [list(phases)]
+        self.model, self.phases, self.loss = torch.nn.Identity(), [list(phases)], LossRecord(None)
 
 
 def looped(ranges: Ranges, rig: Phased, called: list[str], warm_up: int, measured: int) -> None:
