@@ -237,12 +237,6 @@ def test_axes_are_the_same_everywhere() -> None:
     assert {axis: chosen[axis] for axis, option in USUAL.items() if option} == {
         axis: [option] for axis, option in USUAL.items() if option
     }
-    usual = {
-        axis: one[axis] for one in yaml.safe_load(trunk)["defaults"] for axis in AXES if isinstance(one, dict) and axis in one
-    }
-    assert {axis: usual[axis] for axis, option in USUAL.items() if option} == {
-        axis: [USUAL[axis]] for axis in AXES if USUAL[axis]
-    }
     words = {axis: re.search(rf"^  - {axis}:.*# (.*)$", trunk, re.MULTILINE) for axis in AXES}
     assert {axis: found and found[1] for axis, found in words.items()} == {axis: TABLE[axis].help for axis in AXES}
 
