@@ -14,7 +14,7 @@ from harness.report.caution import cautions, remarks, short
 from harness.report.cost import cost, cost_table
 from harness.report.frame import Run, load_run
 from harness.report.render import build, write
-from harness.report.statistics import Blocks, density, outliers, student_quantile, summarize, trend, two_modes
+from harness.report.statistics import Blocks, outliers, summarize, trend, two_modes
 from harness.report.times import times_of
 from harness.report.timing import timing
 from harness.schema.case import Case
@@ -115,24 +115,6 @@ def test_two_modes_are_told() -> None:
     drawn = [10 + random.standard_normal(60) + 6 * (random.random(60) < 0.5) for _ in range(DRAWS)]
     assert np.mean([two_modes(values) for values in drawn]) >= 0.9
     assert not two_modes(np.ones(60))
-
-
-def test_statistics_are_those_of_scipy() -> None:
-    """Series of ten values, each of them a block of its own."""
-    from scipy.stats import gaussian_kde, kendalltau, t, theilslopes  # 0.7 s
-
-    random = np.random.default_rng(6)
-    series = [10 + slope * np.arange(10) + random.standard_normal(10) for slope in np.linspace(0, 1, 40)]
-    changes, pvalues = np.array([trend(values) for values in series]), [kendalltau(range(10), own).pvalue for own in series]
-    slopes = np.array([theilslopes(values).slope * 9 / np.median(values) for values in series])
-    seen = changes != 0
-    assert 5 < seen.sum() < 35
-    assert changes[seen] == pytest.approx(slopes[seen])
-    assert [True if p < 0.004 else p < 0.01 and s for p, s in zip(pvalues, seen, strict=True)] == seen.tolist()
-    values, grid = random.gamma(4.0, size=100), np.linspace(0, 20, 50)
-    kernels = 100 * np.sqrt(2 * np.pi) * 0.5 * gaussian_kde(values, bw_method=0.5 / values.std(ddof=1))(grid)
-    assert density(values, grid, 0.5) == pytest.approx(kernels)
-    assert student_quantile(5, 0.95) == pytest.approx(t.ppf(0.975, 4))
 
 
 def delayed(case: Case, launch: int) -> dict[tuple[str, str], np.ndarray]:
