@@ -150,9 +150,9 @@ MUTANTS = (
     ),
     Mutant(
         "resume-keeps-failed-cases",
-        "_read",
-        'not rows or (retry and any(row["status"] == FAILED for row in rows))',
-        "not rows",
+        "_take_up",
+        "(MISSING, DAMAGED, FAILED) if retry else (MISSING, DAMAGED)",
+        "(MISSING, DAMAGED)",
         "A run that goes on does not try failed cases and probes again.",
     ),
     Mutant(
