@@ -96,7 +96,7 @@ KEYS = {
 }
 """Columns whose values together identify one row of a file."""
 _ADDED = {"cases": ("loss", "reference_loss", "gradient_norm", "reference_gradient_norm")}
-"""Columns that runs made before reducebench 0.2 lack; NaN there."""
+"""Columns that runs made before they were added lack; NaN there."""
 MEASURED = ("samples", "memory", "discrepancies", "findings")
 """Tables in which each case with status ok has a file."""
 
