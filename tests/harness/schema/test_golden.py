@@ -7,13 +7,14 @@ import pyarrow.parquet as pq
 import torch
 
 from harness.rank.writer import Writer
+from harness.schema.declare import CASES
 from harness.schema.matrix import expand_cases
-from harness.schema.record import OK, Outcome
-from harness.schema.run_dir import TABLES, RunDir
+from harness.schema.record import OK, TABLES, Outcome
+from harness.schema.run_dir import HELD, RunDir
 from launch.compose import compose_config
 from tests.synthetic import NOW
 
-GOLDEN = Path(__file__).parent / "golden_v4.json"
+GOLDEN = Path(__file__).parent / "golden_v5.json"
 
 
 def written(folder: Path) -> dict[str, dict[str, str]]:
@@ -22,10 +23,8 @@ def written(folder: Path) -> dict[str, dict[str, str]]:
     run_dir, (case,) = RunDir.create(config, NOW), expand_cases(config)
     writer = Writer(run_dir)
     writer.write_samples(case, [("step", "host")], [torch.ones(2, 1)] * 2, [(1, 1)])
-    writer.write_memory(case, torch.ones(2, 3, dtype=torch.int64))
-    for write in (writer.write_devices, writer.write_discrepancies, writer.write_findings, writer.write_drifts):
-        write(case, [])
-    writer.write_diagnosis(case, [])
+    for table in [name for name in HELD[CASES] if name not in (CASES, "samples")]:
+        writer.write(table, case.case_id, [])
     writer.write_probe("p", [], [])
     writer.write_outcome(case, Outcome(case_id=case.case_id, status=OK))
     files = {table: next(run_dir.table(table).glob("*.parquet")) for table in TABLES}
