@@ -42,6 +42,7 @@ def configure_resume(overrides: Sequence[str]) -> Going:
     if "\0" in path:  # no path may have one; a command line of a shell cannot, and a caller in Python can
         raise RefusedError("resume: has a null byte; accepted: the path of a run directory")
     run_dir = RunDir.open(Path(path.strip("'\"")).resolve())  # `latest` may lead elsewhere a moment later
+    run_dir.check_writable()
     with run_dir.looked_at():  # no launcher works on it
         stored = replace(run_dir.config(), accept_changes=False, accept_owner=False, dry_run=False, resume=None)
         config = _changed(stored, overrides)

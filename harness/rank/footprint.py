@@ -11,7 +11,7 @@ from harness.rank.compare import key_of
 from harness.rank.trial import Measured, Trial
 from harness.schema.case import Case
 
-COLUMNS = ("peak_memory_bytes", "above_bare_bytes", "declared_bytes")
+COLUMNS = ("peak_memory_bytes", "above_baseline_bytes", "declared_bytes")
 _AXES = ("workload", "sharding", "precision", "determinism", "execution")
 """What the bare step's memory depends on."""
 

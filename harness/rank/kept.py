@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from harness.rank.writer import Seen, Writer
-from harness.schema.record import OK, Asked, Observation, Timing
+from harness.schema.declare import PROBES, Table
+from harness.schema.record import OK, TABLES, Asked
 from harness.schema.run_dir import RunDir
-from harness.schema.tables import read_rows, whole_parts
+from harness.schema.tables import part_files, read_rows, whole_parts
 
 EVERY_S = 1.0
 """A part is written when the last one is so old: syncing it to the disk takes milliseconds, and a question may take less."""
@@ -31,8 +32,8 @@ class Kept:
             answered = [row for row in _rows(self.run_dir, "probes", part, self.probe, Asked) if row.status == OK]
             names = {row.subject for row in answered} - {row.subject for row in asked}
             asked += [row for row in answered if row.subject in names]
-            for table, kind in (("observations", Observation), ("collectives", Timing)):
-                seen += [row for row in _seen(self.run_dir, table, part, self.probe, kind) if row[0] in names]
+            for table in (TABLES[name] for name in part_files(self.run_dir, part) if name != PROBES):
+                seen += [row for row in _seen(self.run_dir, table, part, self.probe) if row[0] in names]
         self._written = len(asked), len(seen)
         return asked, seen
 
@@ -50,7 +51,6 @@ def _rows(run_dir: RunDir, table: str, part: str, probe: str, kind: type[Asked])
     return [kind(**row) for row in read_rows(run_dir.case_file(table, part), probe).select(columns).to_pylist()]
 
 
-def _seen(run_dir: RunDir, table: str, part: str, probe: str, kind: type[Observation] | type[Timing]) -> list[Seen]:
-    columns = ["subject", "rank", *(column.name for column in fields(kind))]
-    rows = read_rows(run_dir.case_file(table, part), probe).select(columns).to_pylist()
-    return [(row.pop("subject"), row.pop("rank"), kind(**row)) for row in rows]
+def _seen(run_dir: RunDir, table: Table, part: str, probe: str) -> list[Seen]:
+    rows = read_rows(run_dir.case_file(table.name, part), probe).drop_columns(["probe"]).to_pylist()
+    return [(row.pop("subject"), row.pop("rank"), table.row(**row)) for row in rows]
