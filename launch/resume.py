@@ -48,6 +48,7 @@ def configure_resume(overrides: Sequence[str], flags: Mapping[str, Any] | None =
     if "\0" in path:  # no path may have one; a command line of a shell cannot, and a caller in Python can
         raise RefusedError("resume: has a null byte; accepted: the path of a run directory")
     run_dir = RunDir.open(Path(path).resolve())  # `latest` may lead elsewhere a moment later
+    run_dir.check_writable()
     with run_dir.looked_at():  # no launcher works on it
         stored = run_dir.config()
         config, arguments = _changed(stored, overrides, flags)

@@ -3,27 +3,26 @@
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 
+from harness.rank.writer import Writer, sample_rows
 from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig
 from harness.schema.matrix import expand_cases
-from harness.schema.record import METRICS, OK, RANK_0, REFERENCE, SCHEMA_VERSION, Outcome
+from harness.schema.record import METRICS, OK, RANK_0, REFERENCE, SCHEMA_VERSION, Discrepancy, Memory, Outcome
 from harness.schema.run_dir import RunDir
 from launch.compose import compose_config
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5)
 PHASES = ("forward", "backward", "aggregate", "step")
 MIB = 2**20
-_FINDINGS = pa.schema(
-    [("launch", pa.int32()), *((text, pa.string()) for text in ("case_id", "kind", "statement")), ("evidence", pa.float64())]
-)
+ZERO = dict.fromkeys(METRICS, 0.0)
+EQUAL = ZERO | {"bitwise_equal": 1.0}
 Seconds = Callable[[Case, int], Mapping[tuple[str, str], np.ndarray]]
 """Of a case and launch: (clock, phase) to [iterations, ranks]."""
 
@@ -55,44 +54,36 @@ def write_case(
     """One case of one launch: samples, its distance from the reference, and its row."""
     told = {"peak_memory_bytes": 100 * MIB, "status": OK, "position": position}
     told |= {column: value(case, launch) for column, value in outcome.items()}
-    row = asdict(Outcome(case_id=case.case_id, **told))
-    row |= {"launch": launch, **case.options, **dict(case.parameters)}
+    writer = Writer(run_dir, launch, config)
     if told["status"] == OK:
         visits = config.rounds if config.order == "interleaved" else 1
-        pq.write_table(samples(case.case_id, launch, seconds, visits), run_dir.case_file("samples", case.case_id, launch))
-        far = {**dict.fromkeys(METRICS, 0.0), "relative_l2": relative_l2(case, launch)}
-        equal = {**dict.fromkeys(METRICS, 0.0), "bitwise_equal": 1.0}
-        label = {"case_id": case.case_id, "launch": launch, "parameter": ""}
-        rows = [{**label, "rank": 0, "against": REFERENCE, **far}]
-        rows += [{**label, "rank": rank, "against": RANK_0, **equal} for rank in range(1, config.world_size)]
-        pq.write_table(pa.Table.from_pylist(rows), run_dir.case_file("discrepancies", case.case_id, launch))
-        taken = dict.fromkeys(("peak_memory_bytes", "above_bare_bytes", "declared_bytes"), 0)
-        memory = [{"case_id": case.case_id, "launch": launch, "rank": rank, **taken} for rank in range(config.world_size)]
-        pq.write_table(pa.Table.from_pylist(memory), run_dir.case_file("memory", case.case_id, launch))
-        pq.write_table(_FINDINGS.empty_table(), run_dir.case_file("findings", case.case_id, launch))
-    pq.write_table(pa.Table.from_pylist([row]), run_dir.case_file("cases", case.case_id, launch))
+        writer.write_samples(case, *_sampled(seconds, visits))
+        far = ZERO | {"relative_l2": relative_l2(case, launch)}
+        rows = [Discrepancy.of(case.case_id, 0, REFERENCE, "", list(far.values()))]
+        rows += [Discrepancy.of(case.case_id, rank, RANK_0, "", list(EQUAL.values())) for rank in range(1, config.world_size)]
+        writer.write("discrepancies", case.case_id, rows)
+        writer.write("memory", case.case_id, [Memory(case.case_id, rank, 0, 0, 0) for rank in range(config.world_size)])
+        writer.write("findings", case.case_id, [])
+    writer.write_outcome(case, Outcome(case_id=case.case_id, **told))
 
 
-def samples(case_id: str, launch: int, seconds: Mapping[tuple[str, str], np.ndarray], visits: int = 1) -> pa.Table:
-    """Rows as ranks write them: rank after rank, iteration after iteration; the first is a warm-up, and twice as long."""
+def samples(case_id: str, launch: int, seconds: Mapping[tuple[str, str], np.ndarray]) -> pa.Table:
+    """Rows as ranks write them."""
+    return sample_rows(case_id, launch, *_sampled(seconds, 1))
+
+
+def _sampled(
+    seconds: Mapping[tuple[str, str], np.ndarray], visits: int
+) -> tuple[list[tuple[str, str]], list[torch.Tensor], list[tuple[int, int]]]:
+    """(phase, clock) of each column, [iterations, columns] of each rank, and (warm-ups, measured) of each visit.
+
+    The first iteration is a warm-up, and twice as long as the one after it.
+    """
     measured = np.stack(list(seconds.values()), axis=2).swapaxes(0, 1)
-    table = np.concatenate([2 * measured[:, :1], measured], axis=1)
-    rank, iteration, column = (place.ravel() for place in np.indices(table.shape, dtype=np.int32))
-    phases, clocks = zip(*((phase, clock) for clock, phase in seconds), strict=True)
-    visit = np.maximum(iteration - 1, 0) * visits // (table.shape[1] - 1)
-    return pa.table(
-        {
-            "case_id": pa.DictionaryArray.from_arrays(np.zeros(len(rank), np.int32), pa.array([case_id])),
-            "launch": pa.array(np.full(len(rank), launch, np.int32)),
-            "rank": pa.array(rank),
-            "visit": pa.array(visit.astype(np.int32)),
-            "iteration": pa.array(iteration),
-            "warm_up": pa.array(iteration == 0),
-            "phase": pa.DictionaryArray.from_arrays(column, pa.array(phases)),
-            "clock": pa.DictionaryArray.from_arrays(column, pa.array(clocks)),
-            "seconds": pa.array(table.ravel()),
-        }
-    )
+    whole = np.concatenate([2 * measured[:, :1], measured], axis=1)
+    shares = [len(places) for places in np.array_split(np.arange(measured.shape[1]), visits)]
+    columns = [(phase, clock) for clock, phase in seconds]
+    return columns, list(map(torch.from_numpy, whole)), [(int(visit == 0), share) for visit, share in enumerate(shares)]
 
 
 def steps(medians: Sequence[float] | float, *, iterations: int = 20, ranks: int = 2, noise: float = 0.01) -> Seconds:

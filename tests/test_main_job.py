@@ -114,7 +114,7 @@ def test_memory_and_sizes_are_told(every_mode: Finished) -> None:
 def test_torchrun_and_launch_leave_equal_tables(smoke: Finished, smoke_by_torchrun: Finished) -> None:
     for table in ("discrepancies", "findings"):
         pd.testing.assert_frame_equal(getattr(smoke.run, table), getattr(smoke_by_torchrun.run, table))
-    timed = ["peak_memory_bytes", "above_bare_bytes", "reference_s", "compare_s", "wall_s"]
+    timed = ["peak_memory_bytes", "above_baseline_bytes", "reference_s", "compare_s", "wall_s"]
     pd.testing.assert_frame_equal(smoke.run.cases.drop(columns=timed), smoke_by_torchrun.run.cases.drop(columns=timed))
     for finished in (smoke, smoke_by_torchrun):
         assert finished.output.rstrip().endswith("report.md")

@@ -91,10 +91,10 @@ def run_of(measure: Measure, *overrides: str) -> Run:
 def test_adaptive_stopping_says_why_it_stopped(measure: Measure) -> None:
     overrides = ("until.relative=0.9", "until.seconds=600", "iterations=8", "normalization=[global_mean,rank_mean]")
     run = run_of(measure, *overrides)
-    assert set(run.cases.stopped) == {"precise"}
+    assert set(run.cases.stop_reason) == {"precise"}
     overrides = ("until.relative=1e-9", "until.seconds=600", "until.most=12", "iterations=4", "fault=[stale_rank]")
     run = run_of(measure, *overrides)
-    assert set(run.cases.stopped) == {"limit"}
+    assert set(run.cases.stop_reason) == {"limit"}
     assert set(run.cases.iterations) == {12}
     samples = run.samples
     steps = samples[(samples.phase == "step") & ~samples.warm_up].groupby("rank").size()
@@ -104,7 +104,7 @@ def test_adaptive_stopping_says_why_it_stopped(measure: Measure) -> None:
 
 def test_the_time_budget_ends_a_case(measure: Measure) -> None:
     run = run_of(measure, "until.relative=1e-9", "until.seconds=1e-6", "iterations=30", "until.most=1000000")
-    assert set(run.cases.stopped) == {"budget"}
+    assert set(run.cases.stop_reason) == {"budget"}
     assert set(run.cases.iterations) == {30}
 
 
@@ -149,7 +149,7 @@ def test_twins_leave_memory_as_it_is(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         measured.append(load_run(results / "default" / "latest").cases.set_index("case_id"))
     without, beside = measured
-    for column in ("above_bare_bytes", "peak_memory_bytes"):
+    for column in ("above_baseline_bytes", "peak_memory_bytes"):
         more = beside[column] - without[column]
         assert (more < without.gradient_bytes.max() / 2).all(), f"{column}: not what the twins take, too"
 

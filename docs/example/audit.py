@@ -47,5 +47,5 @@ if rank == 0:
     print(verdict)
     for weight in verdict.weights:
         if weight.sample < 0:
-            print(f"rank {weight.rank} weighs {weight.weight / weight.should:.4f} of what it should")
+            print(f"rank {weight.rank} weighs {weight.weight / weight.expected:.4f} of what it should")
 dist.destroy_process_group()

@@ -32,7 +32,7 @@ from harness.rank.writer import Writer
 from harness.schema.case import Case
 from harness.schema.config import BenchmarkConfig, UntilConfig
 from harness.schema.rank_state import RankState
-from harness.schema.record import CUDA_QUEUED, FAILED, OK, QUEUED_STEP, SKIPPED, Discrepancy, Finding, Outcome
+from harness.schema.record import CUDA_QUEUED, FAILED, OK, QUEUED_STEP, SKIPPED, Discrepancy, Finding, Memory, Outcome
 
 
 @dataclass
@@ -198,21 +198,22 @@ class CaseWork:
         measured = whole(self._seen[case])
         trial = replace(trial, measured=measured.visits[-1][1])  # as many as were made, where that was left open
         made = sum(made for _, made in measured.visits)
-        blank = replace(blank, iterations=made, stopped=measured.stopped, clock_uncertainty_s=self._uncertain_s[case])
+        blank = replace(blank, iterations=made, stop_reason=measured.stopped, clock_uncertainty_s=self._uncertain_s[case])
         self.state.enter("drift")
         drifts = self.drifts.of(case, trial)
         self.state.enter("compare")
         taken = self.footprint.of(trial, measured, bare)
         peak, above, declared = taken.amax(0).tolist()
-        blank = replace(blank, peak_memory_bytes=peak, above_bare_bytes=above, declared_bytes=declared)
+        blank = replace(blank, peak_memory_bytes=peak, above_baseline_bytes=above, declared_bytes=declared)
         devices = self.telemetry.rows(case, measured.device_memory)
         evaluated = self._evaluate(case, trial, measured, blank)
         if self.world.rank == 0:
-            self.writer.write_memory(case, taken)
+            memory = [Memory(case.case_id, rank, *figures) for rank, figures in enumerate(taken.tolist())]
+            self.writer.write("memory", case.case_id, memory)
             if devices:
-                self.writer.write_devices(case, devices)
+                self.writer.write("devices", case.case_id, devices)
             if self.config.drift.steps:
-                self.writer.write_drifts(case, drifts)
+                self.writer.write("drifts", case.case_id, drifts)
         return evaluated
 
     def _blank(self, case: Case, trial: Trial) -> Outcome:
@@ -243,7 +244,7 @@ class CaseWork:
         samples, losses = self.world.control.gather(measured.seconds), self._losses(measured)
         if self.world.rank == 0:
             self.writer.write_samples(case, measured.columns, samples, measured.visits)
-            self.writer.write_norms(case, compared.norms)
+            self.writer.write("norms", case.case_id, compared.norms)
             self._write_verdicts(case, trial, measured, compared.rows, apart, told)
             blank = _with_norms(blank, compared, trial.cut.loss(losses))
         return replace(
@@ -287,10 +288,10 @@ class CaseWork:
     def _write_verdicts(
         self, case: Case, trial: Trial, measured: Measured, rows: list[Discrepancy], apart: Apart, told: list[Finding]
     ) -> None:
-        self.writer.write_discrepancies(case, rows)
+        self.writer.write("discrepancies", case.case_id, rows)
         found = [*told, *findings(case, trial, measured, rows, apart), *changed_settings(case, self._changed[case])]
         found += self.rehearsal.findings(case)
-        self.writer.write_findings(case, found)
+        self.writer.write("findings", case.case_id, found)
 
 
 def _with_norms(blank: Outcome, compared: Compared, loss: float) -> Outcome:

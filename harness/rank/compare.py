@@ -22,7 +22,6 @@ from harness.schema.case import USUAL, Baseline, Case, kept_in
 from harness.schema.record import (
     CASE,
     FULL_BATCH,
-    METRICS,
     PREDICTED,
     RANK_0,
     REFERENCE,
@@ -227,7 +226,7 @@ class Comparisons:
     def _with_rank_0(self, case: Case, gradient: list[tuple[str, Tensor]]) -> list[Discrepancy]:
         """All ranks must hold the same bits. Parameters are listed for the ranks that do not."""
         rows = self._gathered(case, RANK_0, together(self.control, lambda: _rows(gradient, self._rank_0s(gradient))))
-        unequal = {row.rank for row in rows if not row.metrics[METRICS.index("bitwise_equal")]}
+        unequal = {row.rank for row in rows if not row.bitwise_equal}
         return [row for row in rows if row.rank in unequal or (row.rank != 0 and row.parameter == "")]
 
     def _rank_0s(self, gradient: Gradient) -> Gradient:
@@ -276,7 +275,7 @@ class Comparisons:
 
 
 def _records(case: Case, rank: int, against: str, rows: list[Row]) -> list[Discrepancy]:
-    return [Discrepancy(case.case_id, rank, against, parameter, metrics) for parameter, metrics in rows]
+    return [Discrepancy.of(case.case_id, rank, against, parameter, metrics) for parameter, metrics in rows]
 
 
 def _rows(value: Gradient, against: Gradient) -> list[Row]:

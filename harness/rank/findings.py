@@ -9,7 +9,7 @@ from harness.rank.compare import Apart
 from harness.rank.theory import acts, other_function
 from harness.rank.trial import Measured, Trial
 from harness.schema.case import USUAL, Case
-from harness.schema.record import METRICS, RANK_0, REFERENCE, Discrepancy, Finding
+from harness.schema.record import RANK_0, REFERENCE, Discrepancy, Finding
 
 COUPLED = 1e-9
 """Two float64 gradients of one function are equal to about 1e-15; batch statistics move them by more than 1e-3."""
@@ -17,7 +17,7 @@ COUPLED = 1e-9
 
 def findings(case: Case, trial: Trial, measured: Measured, rows: Sequence[Discrepancy], apart: Apart) -> Iterator[Finding]:
     """Verdicts on a case; `apart` is what lies between its yardsticks."""
-    whole = {(row.against, row.rank): dict(zip(METRICS, row.metrics, strict=True)) for row in rows if row.parameter == ""}
+    whole = {(row.against, row.rank): row.metrics for row in rows if row.parameter == ""}
     from_reference = furthest_from_reference(rows)
     yield from _nonfinite(case, rows)
     yield from _ranks_disagree(case, whole)
@@ -46,8 +46,7 @@ def furthest_from_reference(rows: Sequence[Discrepancy]) -> float:
 
     Where ranks share their gradient, rank 0 has the one row.
     """
-    whole = [row.metrics for row in rows if row.against == REFERENCE and row.parameter == ""]
-    distances = [metrics[METRICS.index("relative_l2")] for metrics in whole]
+    distances = [row.relative_l2 for row in rows if row.against == REFERENCE and row.parameter == ""]
     return max(math.inf if math.isnan(distance) else distance for distance in distances)
 
 
@@ -71,7 +70,7 @@ def _fault(case: Case, trial: Trial, distance: float) -> Finding:
 
 
 def _nonfinite(case: Case, rows: Sequence[Discrepancy]) -> Iterator[Finding]:
-    counted = [(row, row.metrics[METRICS.index("nonfinite")]) for row in rows if row.against == REFERENCE]
+    counted = [(row, row.nonfinite) for row in rows if row.against == REFERENCE]
     bad = [(row, count) for row, count in counted if count]
     if bad:
         where = ", ".join(dict.fromkeys(row.parameter for row, _ in bad if row.parameter))

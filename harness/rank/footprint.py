@@ -10,7 +10,7 @@ from harness.rank.agreement import together
 from harness.rank.trial import Measured, Trial
 from harness.schema.case import Baseline, Case, kept_in
 
-COLUMNS = ("peak_memory_bytes", "above_bare_bytes", "declared_bytes")
+COLUMNS = ("peak_memory_bytes", "above_baseline_bytes", "declared_bytes")
 
 
 @dataclass

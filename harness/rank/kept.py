@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 import pyarrow as pa
 
 from harness.rank.writer import Seen, Writer
+from harness.schema.declare import PROBES, Table
 from harness.schema.progress import read_parts
-from harness.schema.record import OK, Asked, Observation, Timing
+from harness.schema.record import OK, TABLES, Asked
 from harness.schema.run_dir import RunDir
 
 EVERY_S = 1.0
@@ -33,8 +34,8 @@ class Kept:
             answered = [row for row in _asked(rows["probes"]) if row.status == OK]
             names = {row.subject for row in answered} - {row.subject for row in asked}
             asked += [row for row in answered if row.subject in names]
-            for table, kind in (("observations", Observation), ("collectives", Timing)):
-                seen += [row for row in _seen(rows[table], kind) if row[0] in names]
+            for table in rows.keys() - {PROBES}:
+                seen += [row for row in _seen(rows[table], TABLES[table]) if row[0] in names]
         self._written = len(asked), len(seen)
         return asked, seen
 
@@ -51,6 +52,6 @@ def _asked(rows: pa.Table) -> list[Asked]:
     return [Asked(**row) for row in rows.select([column.name for column in fields(Asked)]).to_pylist()]
 
 
-def _seen(rows: pa.Table, kind: type[Observation] | type[Timing]) -> list[Seen]:
-    selected = rows.select(["subject", "rank", *(column.name for column in fields(kind))]).to_pylist()
-    return [(row.pop("subject"), row.pop("rank"), kind(**row)) for row in selected]
+def _seen(rows: pa.Table, table: Table) -> list[Seen]:
+    found = rows.drop_columns(["probe"]).to_pylist()
+    return [(row.pop("subject"), row.pop("rank"), table.row(**row)) for row in found]

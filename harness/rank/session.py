@@ -100,7 +100,7 @@ class Session:
         state.enter("resume")  # rank 0 alone reads; the others wait for it
         done = take_up(run_dir, config, launch, world.control, retry=order.retry)
         waiting = [inquiry for inquiry in inquiries if inquiry.name not in done.probes]
-        writer = Writer(run_dir, launch)
+        writer = Writer(run_dir, launch, config)
         for inquiry in waiting:
             inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
         state.enter("assemble")

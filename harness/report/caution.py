@@ -35,7 +35,9 @@ def cautions(run: Run, timing: Timing) -> pd.DataFrame:
     steps = timing.phases.merge(timing.cases, on=["case_id", "clock"])
     steps = steps[steps.phase == "step"]
     rows = [(row.case_id, *told) for row in steps.itertuples() for told in _of_step(row)]
-    rows += [(case_id, "not precise", "") for case_id in run.launched[run.launched.stopped.isin(("budget", "limit"))].case_id]
+    rows += [
+        (case_id, "not precise", "") for case_id in run.launched[run.launched.stop_reason.isin(("budget", "limit"))].case_id
+    ]
     rows += [(case_id, "left out", detail) for case_id, detail in _left_out(timing)]
     rows += [(case_id, "clocks", "") for case_id in _uncertain(run, timing)]
     rows += [(case_id, "bits differ", "") for case_id in _unlike_bits(run)]

@@ -1,10 +1,10 @@
 """A run as pandas DataFrames. Whatever of it is finished loads; what is missing is said."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -12,19 +12,61 @@ import pyarrow as pa
 from harness.report.case_times import CaseTimes, reduced
 from harness.report.distance import furthest
 from harness.report.nccl_log import NcclLog, load_nccl_log
+from harness.schema.arrow import coded, parameter_values, parameters_of, schema_of
 from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
+from harness.schema.declare import CASES
+from harness.schema.matrix import expand_cases
 from harness.schema.progress import Entry, Progress, damaged_files, read_entries
 from harness.schema.reading import NotWholeError, is_there
-from harness.schema.record import CASE, FAILED, OK
+from harness.schema.record import CASE, FAILED, OK, TABLES
 from harness.schema.refusal import RefusedError
-from harness.schema.run_dir import DIAGNOSED, RunDir
-from harness.schema.tables import COLUMNS, read_rows, read_samples
+from harness.schema.run_dir import RunDir
+from harness.schema.tables import read_rows, read_samples
+
+
+class Frames:
+    """Frames of the declared tables, as attributes.
+
+    Those that the report reads are typed here. Every other declared table has its attribute as well; `frame` takes any name.
+    """
+
+    discrepancies: pd.DataFrame
+    norms: pd.DataFrame
+    findings: pd.DataFrame
+    """Of all launches, one of a kind a case: the first launch's that has it."""
+    drifts: pd.DataFrame
+    diagnoses: pd.DataFrame
+    weights: pd.DataFrame
+    budget: pd.DataFrame
+    floors: pd.DataFrame
+    memory: pd.DataFrame
+    devices: pd.DataFrame
+    probes: pd.DataFrame
+    """Unlike the files, with the answers of a probe that is not finished."""
+    observations: pd.DataFrame
+    collectives: pd.DataFrame
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> pd.DataFrame:
+            return self.frame(name)
+
+    def frame(self, table: str) -> pd.DataFrame:
+        """Frame of a table. Raise AttributeError for a name that is none."""
+        frames = vars(self).get("frames", {})
+        if table not in frames:
+            raise AttributeError(f"Run has no attribute, and no table, {table!r}; tables: {', '.join(TABLES)}")
+        found: pd.DataFrame = frames[table]
+        return found
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run directory, read. Every frame has a column case_id; see docs/run_directory.md for the others."""
+class Run(Frames):
+    """A run directory, read. Each table of docs/run_directory.md is an attribute: a frame of its rows of the first launch.
+
+    `every` has those of all launches: that frame equals `pandas.read_parquet(run / table)` but for the order of rows.
+    """
 
     path: Path
     config: BenchmarkConfig
@@ -33,26 +75,8 @@ class Run:
     failed. The axes are categories."""
     launched: pd.DataFrame
     """One row a finished case and launch."""
-    discrepancies: pd.DataFrame
-    """Of the first launch, as `drifts`; `every` has those of all launches."""
-    norms: pd.DataFrame
-    """One row a case and group of parameters."""
-    findings: pd.DataFrame
-    """Of all launches, one of a kind a case: the first launch's that has it."""
-    drifts: pd.DataFrame
-    diagnoses: pd.DataFrame
-    """Where the run was asked for them: one row a case, and of the next three one a weight, a step and a parameter."""
-    weights: pd.DataFrame
-    budget: pd.DataFrame
-    floors: pd.DataFrame
-    devices: pd.DataFrame
-    """One row a case and rank of a run on GPUs."""
-    probes: pd.DataFrame
-    """One row a question of a finished probe."""
-    observations: pd.DataFrame
-    """What probes saw: one number a row."""
-    collectives: pd.DataFrame
-    """Timed calls of a collective sweep."""
+    frames: dict[str, pd.DataFrame]
+    """Table to its frame, for every table but `cases` and `samples`."""
     environment: dict[str, Any]
     missing: tuple[str, ...]
     """case_ids, and names of probes, that the configuration asks for and the run never finished."""
@@ -60,6 +84,10 @@ class Run:
     """Worlds that ended before all was done: see failures.json."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Files in the run directory that are missing, not whole, or not what their names say, and why."""
+
+    def with_frames(self, **frames: pd.DataFrame) -> "Run":
+        """Return the run with other frames of these tables."""
+        return replace(self, frames=self.frames | frames)
 
     @cached_property
     def nccl(self) -> NcclLog | None:
@@ -79,19 +107,20 @@ class Run:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """All samples at once; large runs are better read by samples_of."""
-        return _concatenate([self.samples_of(case_id) for case_id in self.cases.case_id], "samples")
+        """All samples at once, of all launches; large runs are better read by samples_of."""
+        return _as_frame(pa.concat_tables([schema_of("samples").empty_table(), *map(self.raw_samples, self.cases.case_id)]))
 
     def samples_of(self, case_id: str) -> pd.DataFrame:
         """The samples of one case, of all launches; see docs/run_directory.md. Empty when it was not measured."""
-        return self.raw_samples(case_id).to_pandas()
+        return _as_frame(self.raw_samples(case_id))
 
     def raw_samples(self, case_id: str) -> pa.Table:
         """As samples_of, for arrays."""
         finished = self.launched.launch[(self.launched.case_id == case_id) & (self.launched.status == OK)]
         files = [RunDir(self.path).case_file("samples", case_id, launch) for launch in finished]
-        tables = [_unchanged(file, partial(read_samples, file)) for file in files]
-        return pa.concat_tables(tables) if tables else pa.table({name: [] for name in COLUMNS["samples"]})
+        return pa.concat_tables(
+            [schema_of("samples").empty_table(), *(_unchanged(file, partial(read_samples, file)) for file in files)]
+        )
 
     def times(self, case_id: str) -> CaseTimes:
         """Return the times of a case, of all launches. Its samples are read at the first call; only the result is kept."""
@@ -110,76 +139,79 @@ class Run:
         return furthest(self.discrepancies if first_alone else self.every("discrepancies"))
 
     def every(self, table: str) -> pd.DataFrame:
-        """A small table as all launches wrote it."""
+        """A table as all launches wrote it."""
+        if table == CASES:
+            return self.launched
+        if TABLES[table].large:
+            return self.samples
+        if not TABLES[table].launched:
+            return self.frame(table)
         rows = zip(self.launched.case_id, self.launched.launch, strict=True)
         files = [(RunDir(self.path).case_file(table, name, launch), name, launch) for name, launch in rows]
         found = [_again(*file) for file in files if is_there(file[0])]
-        return _of_known(_concatenate([rows.to_pandas() for rows in found], table), set(self.launched.case_id))
+        return _of_known(_frame(table, found), set(self.launched.case_id))
 
 
 def load_run(path: Path | str) -> Run:
     """Read a run directory. Raises RefusedError when `path` is none."""
     run_dir = RunDir.open(path)
     config = run_dir.config()
+    cases = expand_cases(config)
     read = _read_all(run_dir, config)
-    tables = {table: _concatenate(read.frames[table], table) for names in _SMALL.values() for table in names}
-    launched = _with_categories(tables.pop("cases"), config)
+    launched = _as_frame(_with_parameters(_concatenated(CASES, read.rows[CASES]), cases, config))
     known = set(launched.case_id)
-    tables = {table: _of_known(rows, known) for table, rows in tables.items()}
-    findings = tables.pop("findings").drop_duplicates(["case_id", "kind"], ignore_index=True)
+    frames = {table: _of_known(_frame(table, rows), known) for table, rows in read.rows.items() if table != CASES}
     progress = Progress(tuple(read.entries))
     return Run(
         path=run_dir.path,
         config=config,
         cases=_one_a_case(launched),
         launched=launched,
-        findings=findings,
+        frames={table: _of_first_launch(table, rows) for table, rows in frames.items()},
         environment=run_dir.environment(),
         missing=tuple(entry.label for entry in progress.unfinished),
         failures=tuple(run_dir.failures()),
         damaged=damaged_files(run_dir, progress),
-        **{table: _of_first_launch(rows) for table, rows in tables.items()},
     )
-
-
-_SMALL = {
-    "cases": ("cases", "devices", "discrepancies", "norms", "findings", "drifts", *DIAGNOSED),
-    "probes": ("probes", "observations", "collectives"),
-}
-"""Those of them that are read at once."""
 
 
 @dataclass
 class _Read:
     """Rows of finished cases and probes, launch after launch, in the order of the configuration."""
 
-    frames: dict[str, list[pd.DataFrame]]
+    rows: dict[str, list[pa.Table]] = field(default_factory=lambda: {name: [] for name in TABLES if not TABLES[name].large})
     entries: list[Entry] = field(default_factory=list)
 
     def add(self, rows: Mapping[str, pa.Table]) -> None:
         """Keep the rows of one case or probe."""
-        for table in self.frames.keys() & rows.keys():
-            self.frames[table].append(rows[table].to_pandas())
+        for table in self.rows.keys() & rows.keys():
+            self.rows[table].append(rows[table])
 
 
 def _read_all(run_dir: RunDir, config: BenchmarkConfig) -> _Read:
     """Read all finished cases and probes; a damaged file excludes only its own case or probe."""
-    read = _Read({table: [] for names in _SMALL.values() for table in names})
+    read = _Read()
     for loaded in read_entries(run_dir, config):
         read.entries.append(loaded.entry)
-        if loaded.case is not None and loaded.rows:
-            _add_case(read, loaded.rows, loaded.case)
-        else:
-            for rows in (loaded.rows, *loaded.parts):
-                read.add(rows)
+        for rows in (loaded.rows, *loaded.parts):
+            read.add(rows)
     return read
 
 
-def _add_case(read: _Read, rows: Mapping[str, pa.Table], case: Case) -> None:
-    """Add the rows of one case, with the options and parameters of the configuration; the case_id has a digest of them."""
-    read.add({table: own for table, own in rows.items() if table != "cases"})
-    own = rows["cases"].to_pandas()
-    read.frames["cases"].append(own.assign(**{name: [value] for name, value in case.parameters}))
+def _with_parameters(rows: pa.Table, cases: Sequence[Case], config: BenchmarkConfig) -> pa.Table:
+    """Rows of `cases` with the axes and parameters of the configuration; the case_id has a digest of them."""
+    known, parameters = {case.case_id: case for case in cases}, parameters_of(cases)
+    own = [known[name] for name in rows["case_id"].to_pylist()]
+    values = [parameter_values(case, parameters) for case in own]
+    schema = schema_of(CASES, parameters)
+    made = {axis: _option_column(axis, own, config) for axis in AXES}
+    made |= {name: pa.array([one[name] for one in values], schema.field(name).type) for name in parameters}
+    return pa.table([made[name] if name in made else rows[name] for name in schema.names], schema=schema)
+
+
+def _option_column(axis: str, cases: Sequence[Case], config: BenchmarkConfig) -> pa.DictionaryArray:
+    options = list(getattr(config, axis))
+    return coded([options.index(case.options[axis]) for case in cases], options)
 
 
 def _again(file: Path, name: str, launch: int) -> pa.Table:
@@ -211,15 +243,21 @@ def _one_a_case(launched: pd.DataFrame) -> pd.DataFrame:
     return cases.assign(status=cases.case_id.map(status), reason=cases.case_id.map(reason))
 
 
-def _of_first_launch(rows: pd.DataFrame) -> pd.DataFrame:
-    """Probes are asked in the first launch only, and have no column for it."""
-    return rows[rows.launch == 0].reset_index(drop=True) if "launch" in rows else rows
+def _of_first_launch(table: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first launch; findings of all, each kind once a case."""
+    if table == "findings":
+        return rows.drop_duplicates(["case_id", "kind"], ignore_index=True)
+    return rows[rows.launch == 0].reset_index(drop=True) if TABLES[table].launched else rows
 
 
-def _concatenate(frames: list[pd.DataFrame], table: str) -> pd.DataFrame:
-    frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS[table], dtype=object)
+def _concatenated(table: str, rows: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables([schema_of(table).empty_table(), *rows])
 
 
-def _with_categories(cases: pd.DataFrame, config: BenchmarkConfig) -> pd.DataFrame:
-    return cases.assign(**{axis: pd.Categorical(cases[axis], categories=list(getattr(config, axis))) for axis in AXES})
+def _frame(table: str, rows: Sequence[pa.Table]) -> pd.DataFrame:
+    return _as_frame(_concatenated(table, rows))
+
+
+def _as_frame(rows: pa.Table) -> pd.DataFrame:
+    """Rows as pandas reads them from the files."""
+    return rows.to_pandas()

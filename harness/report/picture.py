@@ -22,7 +22,7 @@ _NOISE_MIB = 24
 _MARKERS = "osD^vP*XhdsoD"
 _PANELS = (
     ("step_s", 1e3, "median step of the slowest rank, ms"),
-    ("above_bare_bytes", 2**-20, "peak memory above the bare step, MiB"),
+    ("above_baseline_bytes", 2**-20, "peak memory above the bare step, MiB"),
     ("relative_l2", 1.0, "relative L2 from the reference"),
 )
 _WIDTH, _ROW, _FRAME = 13.0, 0.32, 1.9
@@ -49,7 +49,7 @@ def _draw(workload: str, rows: pd.DataFrame, resident: bool) -> Figure:
                 values = values.where(np.isfinite(values), _NOT_FINITE).clip(lower=_EXACT)
             style = {"marker": _MARKERS[index % len(_MARKERS)], "color": f"C{index % 10}", "alpha": 0.75}
             panel.scatter(values, ways[own].map(places), label=kind or "all cases", s=34, **style)
-        if resident and column == "above_bare_bytes":
+        if resident and column == "above_baseline_bytes":
             panel.axvspan(-_NOISE_MIB, _NOISE_MIB, color="grey", alpha=0.15, linewidth=0)
             title += "\n(grey: not told from the resident set's own movement)"
         if column == "relative_l2" and not np.isfinite(rows[column]).all():

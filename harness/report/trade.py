@@ -26,7 +26,7 @@ def trade(run: Run, costs: pd.DataFrame, discrepancies: pd.DataFrame) -> pd.Data
         pd.DataFrame(
             {
                 "step_s": costs[f"{clock}.step.median"],
-                "above_bare_bytes": cases.above_bare_bytes,
+                "above_baseline_bytes": cases.above_baseline_bytes,
                 "gradient_bytes": cases.gradient_bytes,
                 "declared_bytes": cases.declared_bytes,
                 "allowed_bytes": BUFFERS * cases.gradient_bytes + cases.declared_bytes,
@@ -47,7 +47,7 @@ def trade_table(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[labels_of(rows)].assign(
         **{
             "step, ms": rows.step_s.map(milliseconds),
-            "above the bare step, MiB": rows.above_bare_bytes.map(mebibytes),
+            "above the bare step, MiB": rows.above_baseline_bytes.map(mebibytes),
             "gradient, MiB": rows.gradient_bytes.map(mebibytes),
             "declared, MiB": rows.declared_bytes.map(mebibytes),
             "allowed, MiB": rows.allowed_bytes.map(mebibytes),

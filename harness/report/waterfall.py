@@ -53,7 +53,7 @@ def _draw(panel: Axes, steps: pd.DataFrame) -> None:
     """Each bar begins where the last one ended; all together reach 100 %."""
     reached = 0.0
     names, shares = (
-        list(steps.step.astype(str).map(picture_text)),
+        list(steps.stage.astype(str).map(picture_text)),
         [min(max(float(share), -_WIDEST), _WIDEST) for share in steps.share],
     )
     for place, share in enumerate(shares):

@@ -69,7 +69,7 @@ def _largest_steps(run: Run) -> dict[str, str]:
     found = {}
     for case_id, own in rows.groupby("case_id", sort=False):
         shown = own.head(_SHOWN)
-        found[str(case_id)] = ", ".join(f"{step} {share:.0%}" for step, share in zip(shown.step, shown.share, strict=True))
+        found[str(case_id)] = ", ".join(f"{stage} {share:.0%}" for stage, share in zip(shown.stage, shown.share, strict=True))
     return found
 
 
@@ -80,9 +80,9 @@ def _wrong_weights(run: Run) -> pd.DataFrame:
     rows = rows[rows.case_id.isin(set(suspects))]
     if rows.empty:
         return rows
-    whole = rows.groupby("case_id").should.transform(lambda should: should.abs().max())
+    whole = rows.groupby("case_id").expected.transform(lambda expected: expected.abs().max())
     rows = rows.assign(weight=rows.weight.where(~(rows.weight.abs() < _NOTHING * whole), 0.0))
-    differs = ((rows.weight - rows.should).abs() > _DIFFERS * rows.should.abs()) | rows.weight.isna()
+    differs = ((rows.weight - rows.expected).abs() > _DIFFERS * rows.expected.abs()) | rows.weight.isna()
     by_sample = set(rows.case_id[rows["sample"] >= 0])  # where samples of a rank differ, the rank has no one weight
     rows = rows[differs | ((rows["sample"] < 0) & (rows.lag == 0))]
     rows = rows[(rows["sample"] >= 0) | ~rows.case_id.isin(by_sample)]
@@ -92,8 +92,8 @@ def _wrong_weights(run: Run) -> pd.DataFrame:
             "rank": rows["rank"].astype(str) + rows.lag.map(lambda lag: ", iteration before" if lag else ""),
             "sample": rows["sample"].map(lambda place: "all" if place < 0 else str(place)),
             "weight": rows.weight.map(lambda value: "not identifiable" if value != value else number(value)),
-            "should be": rows.should.map(number),
-            "ratio": [_ratio(*both) for both in zip(rows.weight, rows.should, strict=True)],
+            "should be": rows.expected.map(number),
+            "ratio": [_ratio(*both) for both in zip(rows.weight, rows.expected, strict=True)],
         }
     )
 

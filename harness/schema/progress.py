@@ -156,12 +156,12 @@ def read_parts(run_dir: RunDir, probe: str) -> "list[dict[str, pa.Table]]":
     names = run_dir.parts(probe)
     if not names:
         return []
-    from harness.schema.tables import read_rows
+    from harness.schema.tables import part_files, read_rows
 
     found = []
     for part in names:
         with suppress(NotWholeError):  # the world may have ended between two files of a part
-            found.append({table: read_rows(run_dir.case_file(table, part), probe) for table in HELD["probes"]})
+            found.append({table: read_rows(file, probe) for table, file in part_files(run_dir, part).items()})
     return found
 
 

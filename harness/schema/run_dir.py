@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.schema.config import BenchmarkConfig, dump_config, load_config
+from harness.schema.declare import CASES, PROBES
 from harness.schema.environment import ENVIRONMENT, FAILURES, Fitted, read_fitted
 from harness.schema.file_names import file_name
 from harness.schema.ranks_dir import RanksDir
 from harness.schema.reading import is_regular, is_there
-from harness.schema.record import SCHEMA_VERSION
+from harness.schema.record import READ_VERSIONS, SCHEMA_VERSION, TABLES
 from harness.schema.refusal import RefusedError
 from harness.schema.text import plain
 from harness.schema.whole_files import (
@@ -32,14 +33,8 @@ from harness.schema.whole_files import (
     write_whole,
 )
 
-DIAGNOSED = ("diagnoses", "weights", "budget", "floors")
-"""Tables of a run with diagnose=true."""
-HELD = {
-    "cases": ("cases", "samples", "memory", "devices", "discrepancies", "norms", "findings", "drifts", *DIAGNOSED),
-    "probes": ("probes", "observations", "collectives"),
-}
+HELD = {kind: tuple(table for table in TABLES if TABLES[table].of == kind) for kind in (CASES, PROBES)}
 """What is finished with a row in `cases`, and what with one in `probes`."""
-TABLES = tuple(table for tables in HELD.values() for table in tables)
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system answers that is mounted without them, as Lustre may be."""
@@ -107,10 +102,26 @@ class RunDir:
             raise RefusedError(f"{path} is not a run directory: it has no config.yaml")
         for folder in (*TABLES, *_FOLDERS):
             check_no_link(run_dir.path / folder)
-        version = run_dir.environment().get("schema_version", SCHEMA_VERSION)
-        if version != SCHEMA_VERSION:
-            raise RefusedError(f"{path} is of schema_version {version}, and this version reads {SCHEMA_VERSION}: see CHANGELOG")
+        version = run_dir.schema_version
+        if version not in READ_VERSIONS:
+            hint = "see CHANGELOG" if version is None or version < SCHEMA_VERSION else "try a newer version of reducebench"
+            read = " and ".join(map(str, READ_VERSIONS))
+            raise RefusedError(f"{path} is of schema_version {version}, and this version reads {read}: {hint}")
         return run_dir
+
+    @property
+    def schema_version(self) -> int | None:
+        """Version of the files: the current one before the ranks have written it, None if environment.json has null."""
+        version: int | None = self.environment().get("schema_version", SCHEMA_VERSION)
+        return version
+
+    def check_writable(self) -> None:
+        """Raise RefusedError for a run of an earlier version: files of two schemas would stand in one table."""
+        if self.schema_version != SCHEMA_VERSION:
+            raise RefusedError(
+                f"resume={self.path}: is of schema_version {self.schema_version}, which is read but not written; "
+                f"accepted: a run of schema_version {SCHEMA_VERSION}; try a new run"
+            )
 
     @property
     def ranks(self) -> RanksDir:

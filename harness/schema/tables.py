@@ -1,7 +1,7 @@
-"""Content of the Parquet files of a run directory: the columns of each table, and reading that checks them."""
+"""Reading the Parquet files of a run directory, and checking them against the declarations of their tables."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -12,140 +12,38 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from harness.schema.case import AXES, Case
+from harness.schema.arrow import schema_of, type_of, words_of
+from harness.schema.case import Case
+from harness.schema.declare import CASES, GROUP, MEASURED, OPTIONAL, PROBES, Column, Table
 from harness.schema.reading import NotWholeError, is_there, open_file, reason
-from harness.schema.record import (
-    CASE,
-    CUDA_QUEUED,
-    FAILED,
-    METRICS,
-    OK,
-    REFERENCE,
-    SKIPPED,
-    Asked,
-    Device,
-    Diagnosis,
-    Drift,
-    Finding,
-    Floor,
-    Memory,
-    Norm,
-    Observation,
-    Outcome,
-    Step,
-    Timing,
-    Weight,
-)
-from harness.schema.run_dir import DIAGNOSED, HELD, RunDir
+from harness.schema.record import CASE, OK, TABLES
+from harness.schema.run_dir import HELD, RunDir
 from harness.schema.without_pandas import keep_pandas_out
 
 keep_pandas_out()
 
-_TEXT, _WHOLE, _REAL, _FLAG = str, int, float, bool
-_OF_CASE = {"case_id": _TEXT, "launch": _WHOLE}
-_OF_PROBE = {"probe": _TEXT, "subject": _TEXT, "rank": _WHOLE}
-
-
-def _kinds(row: type) -> dict[str, type]:
-    """Map each field to its type."""
-    return {field.name: field.type for field in fields(row)}  # type: ignore[misc]
-
-
-KINDS: dict[str, dict[str, type]] = {
-    "cases": {"launch": _WHOLE, **dict.fromkeys(AXES, _TEXT), **_kinds(Outcome)},
-    "samples": {
-        **_OF_CASE,
-        **dict.fromkeys(("rank", "visit", "iteration"), _WHOLE),
-        "warm_up": _FLAG,
-        **dict.fromkeys(("phase", "clock"), _TEXT),
-        "seconds": _REAL,
-    },
-    "memory": {"launch": _WHOLE, **_kinds(Memory)},
-    "devices": {"launch": _WHOLE, **_kinds(Device)},
-    "discrepancies": {
-        **_OF_CASE,
-        "rank": _WHOLE,
-        **dict.fromkeys(("against", "parameter"), _TEXT),
-        **dict.fromkeys(METRICS, _REAL),
-        "bitwise_equal": _FLAG,
-        "nonfinite": _WHOLE,
-    },
-    "norms": {"launch": _WHOLE, **_kinds(Norm)},
-    "findings": {"launch": _WHOLE, **_kinds(Finding)},
-    "drifts": {"launch": _WHOLE, **_kinds(Drift)},
-    "diagnoses": {"launch": _WHOLE, **_kinds(Diagnosis)},
-    "weights": {"launch": _WHOLE, **_kinds(Weight)},
-    "budget": {"launch": _WHOLE, **_kinds(Step)},
-    "floors": {"launch": _WHOLE, **_kinds(Floor)},
-    "probes": _kinds(Asked),
-    "observations": {**_OF_PROBE, **_kinds(Observation)},
-    "collectives": {**_OF_PROBE, **_kinds(Timing)},
-}
-"""Columns of every file of a table, by table, and their types."""
-COLUMNS = {table: list(kinds) for table, kinds in KINDS.items()}
-"""Names of the columns, by table."""
-KEYS = {
-    "cases": ["case_id"],
-    "memory": ["case_id", "rank"],
-    "devices": ["case_id", "rank"],
-    "discrepancies": ["case_id", "rank", "against", "parameter"],
-    "norms": ["case_id", "group"],
-    "drifts": ["case_id", "against", "optimizer", "step"],
-    "diagnoses": ["case_id"],
-    "weights": ["case_id", "rank", "sample", "lag"],
-    "budget": ["case_id", "step"],
-    "floors": ["case_id", "parameter"],
-    "probes": ["subject"],
-}
-"""Columns whose values together identify one row of a file."""
-_ADDED = {"cases": ("loss", "reference_loss", "gradient_norm", "reference_gradient_norm")}
-"""Columns that runs made before reducebench 0.2 lack; NaN there."""
-MEASURED = ("samples", "memory", "discrepancies", "findings")
-"""Tables in which each case with status ok has a file."""
-
-_MOST_ROWS = {"samples": 2**24, "collectives": 2**24, "discrepancies": 2**22}
-_MOST_OTHERS = 2**20
-"""Largest number of rows of a file: a small file can declare more than fit into memory. A case of
-1,024 ranks has 2**18 samples a launch."""
+COLUMNS = {name: list(table.columns) for name, table in TABLES.items()}
+"""Names of the columns that every file of a table has, by table; `cases` has those of the parameters besides."""
 LONGEST = 2**18
 """Largest number of bytes of a text: reports format texts character by character."""
-_FITTING: dict[type, tuple[str, Callable[[pa.DataType], bool], pa.DataType]] = {
-    _TEXT: ("text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), pa.string()),
-    _WHOLE: ("whole numbers", lambda kind: _is_number(kind), pa.int64()),
-    _REAL: ("numbers", lambda kind: _is_number(kind), pa.float64()),
-    _FLAG: ("truth values", lambda kind: _is_number(kind) or pa.types.is_boolean(kind), pa.bool_()),
-}
-"""Map the type of a column to its name, to the accepted Arrow types, and to the type after reading."""
-_SECONDS = ("seconds", "wall_s", "reference_s", "compare_s", "clock_uncertainty_s", "exact_seconds")
-_COUNTS = (
-    *("launch", "iteration", "visit", "position", "world_size", "num_parameters", "gradient_bytes", "iterations", "warm_up"),
-    *("bytes", "count", "step", "independent", "samples", "idle", "reserved_bytes", "alloc_retries"),
-)
-"""Columns without negative numbers."""
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def read_rows(file: Path, name: str, launch: int = 0) -> pa.Table:
     """Rows of a file, in the declared columns and types. `name`: the case, or probe, that it is of; of a part, the probe.
 
-    Raise NotWholeError for any other file: one that cannot be read, belongs to another case, lacks a column,
-    or contains values that no rank writes.
+    Columns that are not declared are ignored: a later version may have added them. Raise NotWholeError for a file that cannot
+    be read, belongs to another case, lacks a column, or contains values that no rank writes.
     """
-    table = file.parent.name
+    table = TABLES[file.parent.name]
     rows = _typed(table, _read(file, table))
     _check_owner(table, rows, name, launch)
-    _check_key(table, rows)
-    for check in _CHECKS.get(table, ()):
-        check(rows)
+    _check_rows(table, rows)
     return rows
 
 
 def read_samples(file: Path) -> pa.Table:
     """Rows of a file of samples that read_rows has read before; not checked again. Raise NotWholeError."""
-    return _typed("samples", _read(file, "samples"))
+    return _typed(TABLES["samples"], _read(file, TABLES["samples"]))
 
 
 def why_not_whole(file: Path, name: str, launch: int = 0) -> str:
@@ -167,7 +65,7 @@ class Finished:
     """Files of a finished case, or probe, as one launch wrote them."""
 
     rows: dict[str, pa.Table]
-    """Table to its rows; rows of samples are checked and not kept, because there are many."""
+    """Table to its rows; rows of a large table are checked and not kept."""
     damaged: dict[Path, str]
     """Files that are missing or not whole, and why."""
 
@@ -185,7 +83,7 @@ def read_finished(run_dir: RunDir, kind: str, name: str, launch: int = 0) -> Fin
         if read is None:
             absent[table] = file
         else:
-            rows[table] = read if table != "samples" else read.slice(0, 0)
+            rows[table] = read.slice(0, 0) if TABLES[table].large else read
     damaged |= {file: "missing" for table, file in absent.items() if table in _needed(kind, rows)}
     return Finished(rows, damaged)
 
@@ -199,27 +97,33 @@ def read_case(run_dir: RunDir, case: Case, launch: int = 0) -> Finished:
     return Finished(found.rows, found.damaged | damaged)
 
 
-def _needed(kind: str, rows: dict[str, pa.Table]) -> Sequence[str]:
+def _needed(kind: str, rows: dict[str, pa.Table]) -> list[str]:
     """Tables in which a file must be there."""
-    if kind == "probes":
-        return HELD[kind]
-    diagnosed = DIAGNOSED if rows.keys() & set(DIAGNOSED) else ()
-    return (*MEASURED, *diagnosed) if "cases" in rows and rows["cases"]["status"][0].as_py() == OK else ()
+    needed = {name: TABLES[name].needed for name in HELD[kind]}
+    if kind == PROBES:
+        return [name for name, when in needed.items() if when != OPTIONAL]
+    if CASES not in rows or rows[CASES]["status"][0].as_py() != OK:
+        return []
+    grouped = any(needed[name] == GROUP for name in rows)
+    return [name for name, when in needed.items() if when == MEASURED or (when == GROUP and grouped)]
 
 
-def _read(file: Path, table: str) -> pa.Table:
-    """All rows, in the columns that are declared and there, valid by Arrow's own rules."""
+def part_files(run_dir: RunDir, part: str) -> dict[str, Path]:
+    """Table to the file of a part of a probe; without the optional tables that have none."""
+    files = {table: run_dir.case_file(table, part) for table in HELD[PROBES]}
+    return {table: file for table, file in files.items() if TABLES[table].needed != OPTIONAL or is_there(file)}
+
+
+def _read(file: Path, table: Table) -> pa.Table:
+    """All rows, in the declared columns as far as they are there, valid by Arrow's own rules."""
     try:
         with open_file(file, folders=1) as opened, pq.ParquetFile(opened) as parquet:
             names, rows = parquet.schema_arrow.names, parquet.metadata.num_rows
-            there = [column for column in KINDS[table] if column in names or column not in _ADDED.get(table, ())]
-            lacking = [column for column in there if names.count(column) != 1]
-            if lacking:
-                raise NotWholeError(f"no column {lacking[0]}, or several")
-            most = _MOST_ROWS.get(table, _MOST_OTHERS)
-            if rows > most:
-                raise NotWholeError(f"{rows} rows, of which {most} are read at most")
-            read = parquet.read(columns=there)
+            sources = {name: _source(name, column, names) for name, column in table.columns.items()}
+            if rows > table.most_rows:
+                raise NotWholeError(f"{rows} rows, of which {table.most_rows} are read at most")
+            there = {name: source for name, source in sources.items() if source}
+            read = parquet.read(columns=list(there.values())).select(list(there.values())).rename_columns(list(there))
         read.validate(full=True)
         read = read.unify_dictionaries()  # row groups may have their own
     except (OSError, ValueError, TypeError, MemoryError, NotImplementedError, pa.ArrowException) as error:
@@ -227,162 +131,130 @@ def _read(file: Path, table: str) -> pa.Table:
     return read.replace_schema_metadata(None)
 
 
-def _typed(table: str, read: pa.Table) -> pa.Table:
-    """Each column as it is declared; texts of samples stay dictionaries, as there are many."""
+def _source(name: str, column: Column, names: Sequence[str]) -> str:
+    """Name of a column in a file: its own or its former one; empty if the file lacks it and may."""
+    for source in filter(None, (name, column.formerly)):
+        if names.count(source) == 1:
+            return source
+        if source in names:
+            break
+    else:
+        if column.since:
+            return ""
+    raise NotWholeError(f"no column {name}, or several")
+
+
+def _typed(table: Table, read: pa.Table) -> pa.Table:
+    """Each column as it is declared; what a file lacks has its default."""
     columns = {}
-    for name in _ADDED.get(table, ()):
-        if name not in read.column_names:
-            read = read.append_column(name, pa.repeat(pa.scalar(nan), read.num_rows))
-    for name in read.column_names:
-        column, expected = read[name], KINDS[table][name]
-        words, fits, target = _FITTING[expected]
-        coded = pa.types.is_dictionary(column.type)
-        if not fits(column.type.value_type if coded else column.type):
-            raise NotWholeError(f"column {name}: expected {words}, found {str(column.type)[:40]}")
-        if column.null_count and expected is not _REAL:
-            raise NotWholeError(f"column {name}: {column.null_count} rows without a value")
-        try:
-            columns[name] = column if coded and table == "samples" else column.cast(target)
-            if expected is _REAL:
-                columns[name] = columns[name].fill_null(nan)  # pandas writes one for the other
-        except pa.ArrowException as error:
-            raise NotWholeError(f"column {name}: {reason(error)}") from error
-        _check_values(table, name, columns[name])
-    return pa.table(columns)
+    for name, column in table.columns.items():
+        if name in read.column_names:
+            columns[name] = _cast(name, column, read[name])
+        else:
+            columns[name] = pa.chunked_array([pa.repeat(pa.scalar(column.default, type_of(column)), read.num_rows)])
+        _check_values(table.name, name, columns[name])
+    return pa.table(columns, schema=schema_of(table.name))
 
 
-def _check_finite(name: str, column: pa.ChunkedArray) -> None:
-    if not pc.all(pc.is_finite(column)).as_py():
-        raise NotWholeError(f"column {name}: expected finite seconds")
+def _cast(name: str, column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    plain = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if not _fits(column.kind, plain):
+        raise NotWholeError(f"column {name}: expected {words_of(column)}, found {str(values.type)[:40]}")
+    try:
+        if column.coded and not pa.types.is_dictionary(values.type):
+            values = values.cast(pa.string()).dictionary_encode()
+        values = values.cast(type_of(column))
+        if column.kind is float:
+            return values.fill_null(nan)  # pandas writes one for the other
+    except pa.ArrowException as error:
+        raise NotWholeError(f"column {name}: {reason(error)}") from error
+    if values.null_count:
+        raise NotWholeError(f"column {name}: {values.null_count} rows without a value")
+    return values
 
 
-def _check_reading(name: str, column: pa.ChunkedArray) -> None:
-    """Raise NotWholeError for what no sampler writes; NaN stands for a missing reading."""
-    values = column.to_numpy()
-    known, most = values[~np.isnan(values)], 1.0 if name in _SHARES else _LARGEST_READING
-    if ((known < 0) | (known > most)).any():
-        raise NotWholeError(f"column {name}: expected numbers from 0 to {most:g}, or NaN")
+def _fits(kind: type, found: pa.DataType) -> bool:
+    """True if values of an Arrow type can be read as values of a kind."""
+    if kind is str:
+        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
+    number = pa.types.is_integer(found) or pa.types.is_floating(found)
+    return bool(number or (kind is bool and pa.types.is_boolean(found)))
 
 
-_SHARES = ("slowed_by_power", "slowed_by_heat")
-_LARGEST_READING = 1e15
-"""MHz, W, degrees Celsius, percent or bytes."""
-
-
-def _check_values(table: str, name: str, column: pa.ChunkedArray) -> None:
-    if not len(column):
+def _check_values(table: str, name: str, values: pa.ChunkedArray) -> None:
+    """Raise NotWholeError for values that the declaration of the column excludes."""
+    column = TABLES[table].columns[name]
+    if not len(values):
         return
-    if pa.types.is_string(column.type) and pc.max(pc.binary_length(column)).as_py() > LONGEST:
+    if column.kind is str:
+        _check_texts(name, column, values)
+    elif column.kind in (int, float):
+        _check_numbers(name, column, values.to_numpy())
+
+
+def _check_texts(name: str, column: Column, values: pa.ChunkedArray) -> None:
+    texts = pa.chunked_array([chunk.dictionary for chunk in values.chunks] if column.coded else values.chunks, pa.string())
+    if texts.null_count:
+        raise NotWholeError(f"column {name}: a null among its texts")
+    if len(texts) and pc.max(pc.binary_length(texts)).as_py() > LONGEST:
         raise NotWholeError(f"column {name}: a text of more than {LONGEST} bytes")
-    if name in _SECONDS and table != "samples":
-        _check_finite(name, column)
-    if table == "devices" and pa.types.is_floating(column.type):
-        _check_reading(name, column)
-    if name in _COUNTS and pa.types.is_integer(column.type) and pc.min(column).as_py() < 0:
-        raise NotWholeError(f"column {name}: expected numbers of at least 0")
+    if column.values and set(texts.unique().to_pylist()) - set(column.values):
+        *first, last = column.values
+        raise NotWholeError(f"column {name}: expected {', '.join(first)} or {last}")
 
 
-def _check_owner(table: str, rows: pa.Table, name: str, launch: int) -> None:
+def _check_numbers(name: str, column: Column, numbers: NDArray[Any]) -> None:
+    if column.finite and not np.isfinite(numbers).all():
+        raise NotWholeError(f"column {name}: expected finite {'seconds' if column.unit == 's' else 'numbers'}")
+    least, above, most = column.least, column.above, column.most
+    if least is None and above is None and most is None:
+        return
+    known = numbers[~np.isnan(numbers)] if column.kind is float else numbers
+    if least is not None and most is not None and ((known < least) | (known > most)).any():
+        raise NotWholeError(f"column {name}: expected numbers from {least:g} to {most:g}, or NaN")
+    if least is not None and (known < least).any():
+        raise NotWholeError(f"column {name}: expected numbers of at least {least:g}")
+    if above is not None and (known <= above).any():
+        raise NotWholeError(f"column {name}: expected numbers above {above:g}")
+    if least is None and most is not None and (known > most).any():
+        raise NotWholeError(f"column {name}: expected numbers of at most {most:g}")
+
+
+def _check_owner(table: Table, rows: pa.Table, name: str, launch: int) -> None:
     """Raise NotWholeError for rows of another case, probe or launch.
 
     After a resume the file may also contain rows of a later case that was compared with this one. A file that marks a case or
     probe as finished may not be empty.
     """
-    owners = _different(rows, "case_id" if "case_id" in rows.column_names else "probe")
-    if "against" in rows.column_names:
+    owners = _different(rows, "case_id" if table.of == CASES else "probe")
+    if "against" in table.columns:
         own = rows.filter(pc.not_equal(rows["against"], f"{CASE}{name}"))
         owners = _different(own, "case_id")
-    if owners - {name} or (table in HELD and not rows.num_rows):
+    if owners - {name} or (table.name == table.of and not rows.num_rows):
         raise NotWholeError(f"expected rows of {name}")
-    if "launch" in rows.column_names and _different(rows, "launch") - {launch}:
+    if table.launched and _different(rows, "launch") - {launch}:
         raise NotWholeError(f"expected rows of launch {launch}")
 
 
-def _check_key(table: str, rows: pa.Table) -> None:
-    key = KEYS.get(table, [])
+def _check_rows(table: Table, rows: pa.Table) -> None:
+    """Raise NotWholeError for rows that the declaration of the table excludes."""
+    key = list(table.key)
     if key and rows.select(key).group_by(key).aggregate([]).num_rows < rows.num_rows:
         raise NotWholeError(f"several rows of the same {', '.join(key)}")
+    if table.single and rows.num_rows != 1:
+        raise NotWholeError(f"expected one row, found {rows.num_rows}")
+    if table.required and not _has(rows, table.required):
+        wanted = ", ".join(f"{column} {value!r}" for column, value in table.required.items())
+        raise NotWholeError(f"no row with {wanted}")
+    if table.check is not None:
+        table.check(rows)
+
+
+def _has(rows: pa.Table, values: Mapping[str, str]) -> bool:
+    for column, value in values.items():
+        rows = rows.filter(pc.equal(rows[column], value))
+    return bool(rows.num_rows)
 
 
 def _different(rows: pa.Table, column: str) -> set[Any]:
     return set(rows[column].unique().to_pylist())
-
-
-def _check_case(rows: pa.Table) -> None:
-    if rows.num_rows != 1:
-        raise NotWholeError(f"expected one row, found {rows.num_rows}")
-    _check_status(rows)
-
-
-def _check_status(rows: pa.Table) -> None:
-    unknown = _different(rows, "status") - {OK, SKIPPED, FAILED}
-    if unknown:
-        raise NotWholeError(f"column status: expected {OK}, {SKIPPED} or {FAILED}")
-
-
-def _check_samples(rows: pa.Table) -> None:
-    """Check that each rank, iteration, phase and clock has one row, that steps were measured, and that durations are >= 0.
-
-    Durations of the clock cuda_queued are NaN in warm-ups, and where a hold ended early.
-    """
-    rank, iteration = (rows[name].to_numpy().astype(np.int64) for name in ("rank", "iteration"))
-    (phase, phases), (clock, clocks) = _codes(rows["phase"]), _codes(rows["clock"])
-    if len(rank) and (rank.min() < 0 or max(rank.max(), iteration.max()) >= _MOST_PLACES):
-        raise NotWholeError("column rank, or iteration: expected whole numbers of at least 0")
-    kind = clock * len(phases) + phase
-    if len(phases) * len(clocks) > _MOST_KINDS:
-        raise NotWholeError(f"more than {_MOST_KINDS} phases and clocks")
-    kinds = _count(kind)
-    expected = kinds * _count(rank) * _count(iteration)
-    if rows.num_rows != expected or _count((rank * _MOST_PLACES + iteration) * _MOST_KINDS + kind) != expected:
-        raise NotWholeError(f"expected one row a rank, iteration, phase and clock: {expected}; found {rows.num_rows}")
-    measured = {(phases[k % len(phases)], clocks[k // len(phases)]) for k in np.unique(kind[~_flags(rows)]).tolist()}
-    if not {("step", "host"), ("step", "cuda_event")} & measured:
-        raise NotWholeError("no measured step")
-    seconds = rows["seconds"].to_numpy()
-    may_lack = np.isin(clock, [place for place, name in enumerate(clocks) if name == CUDA_QUEUED])
-    _check_finite("seconds", pa.chunked_array([seconds[~(may_lack & np.isnan(seconds))]]))
-    if np.fmin.reduce(seconds[clock != (clocks.index("arrival") if "arrival" in clocks else -1)], initial=0.0) < 0:
-        raise NotWholeError("column seconds: expected numbers of at least 0")
-
-
-_MOST_PLACES = 2**20
-"""Ranks of a world, and iterations of a case."""
-_MOST_KINDS = 2**10
-"""Phases times clocks."""
-
-
-def _flags(rows: pa.Table) -> NDArray[np.bool_]:
-    return np.asarray(rows["warm_up"].to_numpy(), dtype=np.bool_)
-
-
-def _count(values: NDArray[np.int64]) -> int:
-    """Number of different values."""
-    return int(pc.count_distinct(pa.array(values)).as_py())
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the index of each row's text, and the texts."""
-    coded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).combine_chunks()
-    coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
-    return coded.indices.to_numpy().astype(np.int64), coded.dictionary.to_pylist()
-
-
-def _check_timed(rows: pa.Table) -> None:
-    if rows.num_rows and pc.min(rows["seconds"]).as_py() <= 0:
-        raise NotWholeError("column seconds: expected numbers above 0")
-
-
-def _check_discrepancies(rows: pa.Table) -> None:
-    whole = pc.and_(pc.equal(rows["against"], REFERENCE), pc.equal(rows["parameter"], ""))
-    if not pc.any(whole).as_py():
-        raise NotWholeError("no distance from the reference")
-
-
-_CHECKS: dict[str, tuple[Callable[[pa.Table], None], ...]] = {
-    "cases": (_check_case,),
-    "probes": (_check_status,),
-    "samples": (_check_samples,),
-    "discrepancies": (_check_discrepancies,),
-    "collectives": (_check_timed,),
-}

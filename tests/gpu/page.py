@@ -215,7 +215,7 @@ def billion(run: Run | None) -> pd.DataFrame:
         "backend, ranks": f"{case.backend}, {case.world_size}",
         "case, s": f"{case.wall_s:.0f} (reference {case.reference_s:.0f}, comparison {case.compare_s:.0f})",
         "peak allocated, GB": f"{case.peak_memory_bytes / 1e9:.1f}",
-        "above the bare step, MB": f"{case.above_bare_bytes / 1e6:.0f}",
+        "above the bare step, MB": f"{case.above_baseline_bytes / 1e6:.0f}",
         **{f"{phase}, ms ({clock})": f"{value:.3g}" for phase, value in phases.items()},
         "relative L2 from float64": f"{whole.relative_l2.max():.1e}",
     }

@@ -221,7 +221,9 @@ def with_ladder(found: Explanation, ladder: Ladder | None) -> Explanation:
     """With what the replay proves: that the sum was made of what the ranks brought, in that order. On rank 0."""
     if ladder is None:
         return found
-    found = replace(found, ladder=ladder, replayed=ladder.replayed, proved=ladder.proved, orders=" | ".join(ladder.orders))
+    found = replace(
+        found, ladder=ladder, replayed=ladder.replayed, proved=ladder.proved, summation_orders=" | ".join(ladder.orders)
+    )
     if not ladder.proved or found.verdict != ROUNDING:
         return found
     if ladder.share(SUM_ORDER) > _MOST:

@@ -15,7 +15,7 @@ from harness.schema.record import OK
 
 _PEAK = "peak_memory_bytes"
 """On a CPU it also holds what earlier cases have left."""
-_MEMORY = (_PEAK, "above_bare_bytes", "gradient_bytes")
+_MEMORY = (_PEAK, "above_baseline_bytes", "gradient_bytes")
 _KEYS = ("world_size", "backend", "device")
 
 

@@ -72,7 +72,7 @@ def test_a_lost_sample_is_named() -> None:
         assert (found.verdict, found.cause, found.rank, found.sample) == ("weighting", "dropped_sample", 0, 5)
         sample = next(weight for weight in found.weights if weight.sample == 5)
         assert abs(sample.weight) < 1e-5
-        assert sample.should == pytest.approx(1 / 12)
+        assert sample.expected == pytest.approx(1 / 12)
 
 
 def test_samples_that_influence_each_other_are_told_apart_by_unreduced_losses_alone() -> None:

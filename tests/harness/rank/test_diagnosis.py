@@ -66,8 +66,8 @@ def test_a_run_leads_with_its_verdicts(measure: Measure) -> None:
         assert verdicts[str(case.case_id)] == ("rounding" if one_pass else expected[str(case.fault)])
     lost = run.weights[run.weights.case_id.isin([name for name, cause in verdicts.items() if cause == "lost_rank"])]
     assert lost[lost["rank"] == 0].weight.abs().max() < 1e-9
-    assert (lost[lost["rank"] == 1].weight / lost[lost["rank"] == 1].should - 1).abs().max() < 1e-9
-    assert set(run.diagnoses.orders) == {"0 + 1"}, "two ranks, one order"
+    assert (lost[lost["rank"] == 1].weight / lost[lost["rank"] == 1].expected - 1).abs().max() < 1e-9
+    assert set(run.diagnoses.summation_orders) == {"0 + 1"}, "two ranks, one order"
     assert (run.budget.groupby("case_id").share.sum() - 1).abs().max() < 1e-6
     assert set(run.floors.parameter) == set(run.discrepancies.parameter)
     assert (run.floors[["permutation", "probable", "worst", "kernels"]] >= 0).all().all()

@@ -37,7 +37,7 @@ def test_what_was_there_before_is_not_charged_to_the_case(footprint: Footprint) 
     (row,) = footprint.of(trial(buffers=40), measured, bare=500).tolist()
     assert dict(zip(COLUMNS, row, strict=True)) == {
         "peak_memory_bytes": 900,
-        "above_bare_bytes": 200,
+        "above_baseline_bytes": 200,
         "declared_bytes": 40 + 3 * 1000,
     }
 

@@ -9,9 +9,9 @@ import pytest
 
 from harness.probes.control import Control
 from harness.rank.progress import take_up
+from harness.rank.writer import Writer
 from harness.report.frame import load_run
-from harness.schema.run_dir import DIAGNOSED, RunDir
-from harness.schema.tables import KINDS
+from harness.schema.run_dir import RunDir
 from tests.synthetic import make_run, steps
 
 
@@ -26,10 +26,8 @@ def _no_memory(run_dir: RunDir, case: str) -> None:
 
 
 def _no_verdict(run_dir: RunDir, case: str) -> None:
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    for table in set(DIAGNOSED) - {"diagnoses"}:
-        columns = {name: pa.array([], types[kind]) for name, kind in KINDS[table].items()}
-        pq.write_table(pa.table(columns), run_dir.case_file(table, case))
+    for table in ("weights", "budget", "floors"):
+        Writer(run_dir).write(table, case, [])
 
 
 @pytest.mark.parametrize("damage", [_other_option, _no_memory, _no_verdict])

@@ -51,7 +51,7 @@ def run_dir(tmp_path: Path) -> RunDir:
     writer = Writer(run_dir)
     for case, scale in ((sums, 1.0), (micro, 2.0)):
         write_measured(writer, case, scale)
-        writer.write_discrepancies(case, compared(case, 3e-8))
+        writer.write("discrepancies", case.case_id, compared(case, 3e-8))
     writer.write_outcome(mean, Outcome(case_id=mean.case_id, status="failed", reason="no"))
     run_dir.write_environment({"schema_version": SCHEMA_VERSION, "argv": ["<script>alert(1)</script>"], "commit": "abc"})
     return run_dir
@@ -172,7 +172,7 @@ def test_every_launch_is_exported(tmp_path: Path) -> None:
     (case,) = expand_cases(run_dir.config())
     for launch, scale in enumerate((1.0, 3.0)):
         write_measured(Writer(run_dir, launch), case, scale)
-        Writer(run_dir, launch).write_discrepancies(case, compared(case, 1e-8 * scale))
+        Writer(run_dir, launch).write("discrepancies", case.case_id, compared(case, 1e-8 * scale))
     first, second = contents(load_run(run_dir.path))
     assert (first.launch, second.launch) == (0, 1)
     assert dict(second.seconds["host/step"]) == pytest.approx({0: 0.06, 1: 0.09, 2: 0.15})
@@ -182,10 +182,10 @@ def test_every_launch_is_exported(tmp_path: Path) -> None:
 def test_the_distance_is_that_of_the_rank_that_is_furthest_away(run_dir: RunDir) -> None:
     case = next(case for case in expand_cases(run_dir.config()) if case.reduction == "sum")
     far = [
-        Discrepancy(case.case_id, rank, REFERENCE, "", metrics(relative_l2=value))
+        Discrepancy.of(case.case_id, rank, REFERENCE, "", metrics(relative_l2=value))
         for rank, value in enumerate((1e-8, 5e-8, 3e-8))
     ]
-    Writer(run_dir).write_discrepancies(case, far)
+    Writer(run_dir).write("discrepancies", case.case_id, far)
     one = next(one for one in contents(load_run(run_dir.path)) if one.case_id == case.case_id)
     assert one.figures["relative_l2/reference"] == pytest.approx(5e-8)
 
@@ -202,9 +202,9 @@ def test_the_peak_of_a_cpu_process_is_no_figure_of_a_case(run_dir: RunDir) -> No
 def test_nan_of_one_rank_is_exported_as_an_infinite_distance(run_dir: RunDir) -> None:
     case = next(case for case in expand_cases(run_dir.config()) if case.reduction == "sum")
     far = [
-        Discrepancy(case.case_id, rank, REFERENCE, "", metrics(relative_l2=value))
+        Discrepancy.of(case.case_id, rank, REFERENCE, "", metrics(relative_l2=value))
         for rank, value in enumerate((1e-8, math.nan))
     ]
-    Writer(run_dir).write_discrepancies(case, far)
+    Writer(run_dir).write("discrepancies", case.case_id, far)
     one = next(one for one in contents(load_run(run_dir.path)) if one.case_id == case.case_id)
     assert one.figures["relative_l2/reference"] == math.inf

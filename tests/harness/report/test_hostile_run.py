@@ -17,8 +17,8 @@ from harness.report.frame import load_run
 from harness.schema.file_names import file_name
 from harness.schema.matrix import expand_cases
 from harness.schema.progress import read_progress
-from harness.schema.record import OK, SCHEMA_VERSION, Asked, Observation, Outcome
-from harness.schema.run_dir import TABLES, RunDir
+from harness.schema.record import OK, SCHEMA_VERSION, TABLES, Asked, Observation, Outcome
+from harness.schema.run_dir import HELD, RunDir
 from launch.compose import compose_config
 from tests.running import HANG_S, ROOT
 from tests.synthetic import NOW, make_run, steps, write_case
@@ -200,11 +200,8 @@ def test_every_writer_makes_a_file_name_of_a_text(tmp_path: Path, home: Path) ->
         writer.write_samples(case, [("step", "host")], [torch.ones(3, 1)] * 2, [(1, 2)])
         writer.write_outcome(case, Outcome(case_id=case.case_id, status=OK))
         writer.write_diagnosis(case, [])
-        writer.write_memory(case, torch.ones(2, 3, dtype=torch.int64))
-        writer.write_devices(case, [])
-        writer.write_discrepancies(case, [])
-        writer.write_findings(case, [])
-        writer.write_drifts(case, [])
+        for table in HELD["cases"][2:]:
+            writer.write(table, case.case_id, [])
         writer.write_part(HOSTILE, answers, seen)
         writer.write_part(HOSTILE, answers, seen)
         assert run_dir.parts(HOSTILE) == [f"{HOSTILE}.part0", f"{HOSTILE}.part1"]

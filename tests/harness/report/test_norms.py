@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness.rank.writer import Writer
 from harness.report.__main__ import main
 from harness.report.discrepancy import discrepancy, discrepancy_table
 from harness.report.frame import load_run
@@ -44,11 +44,11 @@ def made(skeleton: RunDir, tmp_path: Path) -> Make:
     def copied(name: str, groups: dict[str, tuple[float, float, float]], **figures: float) -> RunDir:
         run_dir = RunDir(shutil.copytree(skeleton.path, tmp_path / name))
         (file,) = run_dir.table("cases").iterdir()
-        (row,) = pq.ParquetFile(file).read().to_pylist()
-        pq.write_table(pa.Table.from_pylist([row | FIGURES | figures]), file)
+        content = pq.ParquetFile(file).read()
+        (row,) = content.to_pylist()
+        pq.write_table(pa.Table.from_pylist([row | FIGURES | figures], content.schema), file)
         rows = [Norm(row["case_id"], group, 10, *lengths, lengths[2] / lengths[1]) for group, lengths in groups.items()]
-        own = [{**asdict(row), "launch": 0} for row in rows]
-        pq.write_table(pa.Table.from_pylist(own), run_dir.case_file("norms", row["case_id"], 0))
+        Writer(run_dir).write("norms", row["case_id"], rows)
         return run_dir
 
     return copied

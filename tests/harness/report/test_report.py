@@ -22,7 +22,19 @@ from harness.report.text import milliseconds, number
 from harness.report.timing import timing
 from harness.schema.case import Case
 from harness.schema.matrix import expand_cases
-from harness.schema.record import CASE, FAILED, FULL_BATCH, METRICS, RANK_0, REFERENCE, SKIPPED, Discrepancy, Finding, Outcome
+from harness.schema.record import (
+    CASE,
+    FAILED,
+    FULL_BATCH,
+    METRICS,
+    RANK_0,
+    REFERENCE,
+    SKIPPED,
+    Discrepancy,
+    Finding,
+    Memory,
+    Outcome,
+)
 from harness.schema.run_dir import RunDir
 from launch.compose import compose_config
 from tests.harness.schema.test_schema import NOW
@@ -41,12 +53,12 @@ def run_dir(tmp_path: Path) -> RunDir:
     writer = Writer(run_dir)
     for case, scale in ((sums, 1.0), (mean, 2.0)):
         write_measured(writer, case, scale)
-    apart = Discrepancy(
+    apart = Discrepancy.of(
         mean.case_id, 0, f"{CASE}{sums.case_id}", "", metrics(max_abs=0.25, relative_l2=0.125, bitwise_equal=0.0)
     )
-    writer.write_discrepancies(mean, [*compared(mean, 3e-8), apart])
-    writer.write_discrepancies(sums, compared(sums, 0.0))
-    writer.write_findings(mean, [Finding(mean.case_id, "test", "a <b>finding</b> | here", 1.0)])
+    writer.write("discrepancies", mean.case_id, [*compared(mean, 3e-8), apart])
+    writer.write("discrepancies", sums.case_id, compared(sums, 0.0))
+    writer.write("findings", mean.case_id, [Finding(mean.case_id, "test", "a <b>finding</b> | here", 1.0)])
     writer.write_outcome(none, Outcome(case_id=none.case_id, status=SKIPPED, reason="not today"))
     return run_dir
 
@@ -62,16 +74,16 @@ def write_measured(writer: Writer, case: Case, scale: float) -> None:
 
 def write_beside(writer: Writer, case: Case) -> None:
     """Other tables of a measured case."""
-    writer.write_memory(case, torch.zeros(2, 3, dtype=torch.int64))
-    writer.write_findings(case, [])
+    writer.write("memory", case.case_id, [Memory(case.case_id, rank, 0, 0, 0) for rank in range(2)])
+    writer.write("findings", case.case_id, [])
 
 
 def compared(case: Case, relative: float) -> list[Discrepancy]:
     return [
-        Discrepancy(case.case_id, 0, REFERENCE, "", metrics(relative_l2=relative, l2=relative)),
-        Discrepancy(case.case_id, 0, REFERENCE, "w", metrics(l2=relative)),
-        Discrepancy(case.case_id, 0, FULL_BATCH, "", metrics(relative_l2=0.5)),
-        Discrepancy(case.case_id, 1, RANK_0, "", metrics()),
+        Discrepancy.of(case.case_id, 0, REFERENCE, "", metrics(relative_l2=relative, l2=relative)),
+        Discrepancy.of(case.case_id, 0, REFERENCE, "w", metrics(l2=relative)),
+        Discrepancy.of(case.case_id, 0, FULL_BATCH, "", metrics(relative_l2=0.5)),
+        Discrepancy.of(case.case_id, 1, RANK_0, "", metrics()),
     ]
 
 
@@ -160,7 +172,7 @@ def test_pairs(run_dir: RunDir) -> None:
 def test_nan_is_further_than_any_number(run_dir: RunDir) -> None:
     case = expand_cases(run_dir.config())[1]
     rows = [row for row in compared(case, math.nan) if row.against == REFERENCE]
-    Writer(run_dir).write_discrepancies(case, rows)
+    Writer(run_dir).write("discrepancies", case.case_id, rows)
     assert "mean has no finite distance from it" in build(run_dir.path).answer[0]
 
 
@@ -184,8 +196,10 @@ def test_unequal_denominators_explain_a_distance_only_where_theory_does(
 ) -> None:
     case = expand_cases(run_dir.config())[1]
     writer = Writer(run_dir)
-    writer.write_discrepancies(case, compared(case, 0.25))
-    writer.write_findings(case, [Finding(case.case_id, "unequal_denominators", "ranks count between 1 and 2 terms", 2.0)])
+    writer.write("discrepancies", case.case_id, compared(case, 0.25))
+    writer.write(
+        "findings", case.case_id, [Finding(case.case_id, "unequal_denominators", "ranks count between 1 and 2 terms", 2.0)]
+    )
     writer.write_outcome(case, Outcome(case_id=case.case_id, status="ok", predicted_relative_l2=predicted))
     line = build(run_dir.path).answer[0]
     assert "mean is 0.25 away" in line

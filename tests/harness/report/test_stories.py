@@ -33,7 +33,7 @@ def observe(probe: str, value: float, quantity: str, subject: str = "", setting:
         hit &= rows.subject.astype(str).str.contains(subject, regex=False) & rows.setting.str.contains(setting, regex=False)
         assert hit.any()
         rows.loc[hit, "value"] = value
-        return replace(run, observations=rows)
+        return run.with_frames(observations=rows)
 
     return plant
 
@@ -53,14 +53,14 @@ def discrepancies(of_modes: bool, changed: dict[str, float]) -> Plant:
         rows = run.discrepancies.copy()
         for metric, value in changed.items():
             rows.loc[rows.against.str.startswith(CASE) == of_modes, metric] = value
-        return replace(run, discrepancies=rows)
+        return run.with_frames(discrepancies=rows)
 
     return plant
 
 
 def drift(run: Run) -> Run:
     """Losses that drift apart."""
-    return replace(run, drifts=run.drifts.assign(loss=run.drifts.loss * 2))
+    return run.with_frames(drifts=run.drifts.assign(loss=run.drifts.loss * 2))
 
 
 def both(*plants: Plant) -> Plant:
@@ -230,12 +230,12 @@ def test_batch_orders_or_thread_counts_show_that_summation_order_matters(
     ]
     run = load_run(make_run(tmp_path, steps(0.01), "workload=[mlp_digits]", "reduction=[mean]").path)
     claim = claim_of("unequal_derivatives", "the order of summation")
-    assert judge(claim, replace(run, observations=pd.DataFrame(rows))).verdict == verdict
+    assert judge(claim, run.with_frames(observations=pd.DataFrame(rows))).verdict == verdict
 
 
 def test_what_was_not_measured_is_not_judged(smoke: Finished) -> None:
     config = replace(smoke.run.config, story="reduction_modes")
-    run = replace(smoke.run, config=config, discrepancies=smoke.run.discrepancies[:0], cases=smoke.run.cases[:0])
+    run = replace(smoke.run, config=config, cases=smoke.run.cases[:0]).with_frames(discrepancies=smoke.run.discrepancies[:0])
     for story, module in STORIES.items():
         told = replace(run, config=replace(config, story=story))
         verdicts = {judge(claim, told).verdict for claim in module.CLAIMS}
@@ -250,7 +250,7 @@ def test_what_is_no_number_is_not_judged(reduction_modes: Finished) -> None:
     nan = compare(max_abs=math.nan, relative_l2=math.nan)(run)
     for words in ("reduction = none and one-by-one", "the two pairs differ", "they differ because", "(ours) the first"):
         assert judge(claim_of("reduction_modes", words), nan).verdict == UNTESTABLE
-    diverged = replace(run, drifts=run.drifts.assign(loss=math.nan))
+    diverged = run.with_frames(drifts=run.drifts.assign(loss=math.nan))
     assert judge(claim_of("reduction_modes", "(asked)"), diverged).verdict == HOLDS
     assert tell(nan)
 
@@ -260,7 +260,9 @@ def test_one_loss_that_is_no_number_is_not_averaged_away(unequal_derivatives: Fi
     first = run.observations.index[run.observations.quantity == "loss, one order"][0]
     claim = claim_of("unequal_derivatives", "averaging runs")
     assert judge(claim, run).verdict != UNTESTABLE
-    nan = replace(run, observations=run.observations.assign(value=run.observations.value.mask(run.observations.index == first)))
+    nan = run.with_frames(
+        observations=run.observations.assign(value=run.observations.value.mask(run.observations.index == first))
+    )
     assert judge(claim, nan).verdict == UNTESTABLE
 
 
@@ -272,7 +274,7 @@ def test_a_part_of_a_run_is_judged_by_what_it_has(reduction_modes: Finished, kep
     rows = run.discrepancies[run.discrepancies.case_id.astype(str).isin(ids)]
     rows = rows[rows.against.str.removeprefix(CASE).isin(ids) | ~rows.against.str.startswith(CASE)]
     drifts = run.drifts[run.drifts.case_id.astype(str).isin(ids) & run.drifts.against.str.removeprefix(CASE).isin(ids)]
-    part = replace(run, cases=cases, discrepancies=rows, drifts=drifts)
+    part = replace(run, cases=cases).with_frames(discrepancies=rows, drifts=drifts)
     judged = {claim.words: judge(claim, part) for claim in reduction_modes_story.CLAIMS}
     assert not any("NaN" in one.evidence for one in judged.values())
     alias = next(one for words, one in judged.items() if words.startswith("(ours) the first"))
@@ -284,7 +286,7 @@ def test_whether_a_fault_matters_is_asked_where_there_is_nothing_else(reduction_
     run = reduction_modes.run
     cases = run.cases[run.cases.fault == "alias"]
     drifts = run.drifts[run.drifts.case_id.astype(str).isin(set(cases.case_id))]
-    verdict = judge(claim_of("reduction_modes", "(asked)"), replace(run, cases=cases, drifts=drifts))
+    verdict = judge(claim_of("reduction_modes", "(asked)"), replace(run, cases=cases).with_frames(drifts=drifts))
     assert re.search(r"with fault=alias have parameters up to 7\.83e-03 apart", verdict.evidence), verdict.evidence
 
 

@@ -61,7 +61,7 @@ def last_held(value: float) -> Callable[[list[object]], list[object]]:
         ("samples", lambda rows: rows.slice(1), "expected one row a rank, iteration, phase and clock"),
         ("samples", lambda rows: pa.concat_tables([rows, rows]), "expected one row a rank, iteration, phase and clock"),
         ("discrepancies", lambda rows: pa.concat_tables([rows, rows]), "several rows of the same case_id, rank"),
-        ("discrepancies", lambda rows: rows.slice(0, 0), "no distance from the reference"),
+        ("discrepancies", lambda rows: rows.slice(0, 0), "no row with against 'reference', parameter ''"),
         ("cases", changed("status", first("fine")), "column status: expected ok, skipped or failed"),
         ("cases", changed("reason", first("x" * 2**19)), "column reason: a text of more than 262144 bytes"),
         ("cases", changed("wall_s", first(float("nan"))), "column wall_s: expected finite seconds"),
