@@ -17,6 +17,7 @@ from harness.report.frame import Run, load_run
 from harness.report.render import show
 from tests.rehearsal import REHEARSED, note_skipped, skipped_lines
 from tests.running import ENVIRONMENT, HIDDEN, launch, torchrun
+from tests.same_tables import assert_tables_equal
 from tests.sharing import group_by_fixture, turn
 from tests.worlds.pool import Pool, WorldError
 
@@ -103,7 +104,9 @@ def measure(worlds: Pool, tmp_path_factory: pytest.TempPathFactory) -> Measure:
             for log in results.glob("*/*/ranks/*.log"):
                 error.add_note(f"the end of {log.name}:\n{log.read_text()[-_SHOWN:]}")
             raise
-        return load_run(path)
+        run = load_run(path)
+        assert_tables_equal(run.path, run)
+        return run
 
     return measured
 
@@ -117,7 +120,9 @@ class Finished:
 
 
 def _finished(results: Path, name: str, output: str) -> Finished:
-    return Finished(load_run(results / name / "latest"), output)
+    run = load_run(results / name / "latest")
+    assert_tables_equal(run.path, run)
+    return Finished(run, output)
 
 
 def shown(run: Run) -> Finished:
