@@ -44,7 +44,7 @@ def _lines(table: Table) -> Iterator[str]:
         listed = list(names)
         yield f"| {', '.join(f'`{name}`' for name in listed)} | {' | '.join(column)} |"
         if table.name == CASES and set(listed) & set(AXES):
-            yield "| `<axis>.<option>.<parameter>` | see below | | Parameters of the options: equal columns in every file of a run. |"
+            yield "| `<axis>.<option>.<parameter>` | see below | | Parameters of the options: equal columns in all files. |"
 
 
 def _words(column: Column) -> tuple[str, str, str]:

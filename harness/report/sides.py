@@ -101,9 +101,9 @@ class Side:
         return {option for run in self.runs for option in getattr(run.config, axis)}
 
 
-def load_side(paths: Sequence[Path], apart: str = "", load: Callable[[Path], Run] = load_run) -> Side:
-    """Load the runs of a side by `load`. Raises RefusedError for a path that is no run directory."""
-    return Side(tuple(load(path) for path in dict.fromkeys(path.resolve() for path in paths)), apart)
+def load_side(paths: Sequence[Path], apart: str = "", reader: Callable[[Path], Run] = load_run) -> Side:
+    """Load the runs of a side by `reader`. Raises RefusedError for a path that is no run directory."""
+    return Side(tuple(reader(path) for path in dict.fromkeys(path.resolve() for path in paths)), apart)
 
 
 def check_orders(base: Side, new: Side) -> None:

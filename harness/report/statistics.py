@@ -13,6 +13,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 _FENCE = 1.5
 """Tukey's: so many interquartile ranges outside of the quartiles lies an outlier."""
+_FEWEST_FOR_TREND = 6
+"""With fewer values no order is significant."""
 _TREND_Z = 2.576
 """Of the Mann-Kendall test, two-sided at 1 %."""
 _TREND = 0.1
@@ -158,11 +160,11 @@ def trend(values: Floats) -> float:
     Both look at the medians of blocks, as long as those of the bootstrap: the test's variance (Mann 1945) is that of values
     that do not follow their neighbours.
     """
-    from scipy.stats import theilslopes  # takes 0.7 s: not for commands that need no statistics of a series
-
     middle, parts = float(np.median(values)), _block_medians(values)
-    if middle == 0 or not _rises_or_falls(parts):
+    if middle == 0 or len(parts) < _FEWEST_FOR_TREND or not _rises_or_falls(parts):
         return 0.0
+    from scipy.stats import theilslopes
+
     change = float(theilslopes(parts).slope) * len(parts) * (1 - 1 / len(values)) / middle
     return change if abs(change) >= _TREND else 0.0
 
@@ -178,11 +180,9 @@ def _rises_or_falls(parts: Floats) -> bool:
     The correction for continuity, which scipy's p-values lack, matters where parts are single iterations: without it 13 % of
     series of 10 are called a trend whose neighbours have a correlation of 0.6, with it 9 %.
     """
-    from scipy.stats import kendalltau
+    from scipy.stats import kendalltau  # takes 0.7 s: not for commands that need no statistics of a series
 
     count = len(parts)
-    if count < 2:
-        return False
     score = kendalltau(np.arange(count), parts, method="asymptotic").statistic * count * (count - 1) / 2
     deviation = np.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     return bool(abs(score) - 1 > _TREND_Z * deviation)  # False for NaN: all parts are equal
@@ -194,11 +194,11 @@ def two_modes(values: Floats) -> bool:
     The mvalue is the way up and down the density, over its height: 2 for a single hump (Gregg 2014, Frequency Trails: Modes and
     Modality). The density is a Gaussian kernel's, as wide as Silverman's rule of thumb says (Silverman 1986, equation 3.31).
     """
-    from scipy.stats import gaussian_kde
-
     spread = _robust_spread(values) if len(values) >= _FEWEST_FOR_MODES else 0.0
     if spread == 0:
         return False
+    from scipy.stats import gaussian_kde
+
     width = 0.9 * spread * len(values) ** -0.2
     inside = values[np.abs(values - np.median(values)) <= 10 * spread]
     grid = np.linspace(inside.min() - 3 * width, inside.max() + 3 * width, _GRID)

@@ -20,7 +20,6 @@ from harness.schema.declare import CASES, OPTIONAL, TABLES, Column, column, colu
 from harness.schema.reading import NotWholeError
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
-from harness.schema.run_dir import RunDir
 from harness.schema.tables import _read, _typed
 from launch.resume import configure_resume
 from tests import run_directory
@@ -39,7 +38,7 @@ SMALL = ("workload=[mlp_digits]", "reduction=[sum]", "global_batch_size=8")
 
 
 def case(**parameters: object) -> Case:
-    return Case(*"abcdefg", parameters=tuple(sorted(parameters.items())))
+    return Case(*"abcdefg", nodes={"reduction": parameters})
 
 
 def test_the_page_has_the_declared_columns() -> None:
@@ -66,10 +65,10 @@ def test_the_page_has_the_declared_columns() -> None:
 def test_a_parameter_column_has_one_type(values: list[Any], kind: type, stored: list[Any]) -> None:
     cases = [case(x=value) for value in values] + [case(y=1)]
     parameters = parameters_of(cases)
-    assert parameters == {"x": kind, "y": int}
-    written = [parameter_values(one, parameters)["x"] for one in cases]
+    assert parameters == {"reduction.b.x": kind, "reduction.b.y": int}
+    written = [parameter_values(one, parameters)["reduction.b.x"] for one in cases]
     assert written == [*stored, None]
-    assert pa.array(written, schema_of(CASES, parameters).field("x").type).to_pylist() == written
+    assert pa.array(written, schema_of(CASES, parameters).field("reduction.b.x").type).to_pylist() == written
 
 
 @pytest.mark.parametrize(
@@ -124,7 +123,7 @@ def test_a_run_of_version_4_is_read() -> None:
     }.items():
         for old, new in renamed.items():
             assert sorted(run.every(name)[new].astype(str)) == sorted(before[name][old].astype(str))
-    assert sorted(run.cases["reduction.size"].dropna()) == [4]
+    assert sorted(run.cases["reduction.micro_batch.size"].dropna()) == [4]
     assert len(run.samples) == len(pd.read_parquet(V4 / "samples"))
 
 
@@ -132,7 +131,7 @@ def test_a_sweep_of_version_4_is_read() -> None:
     """Its files of `cases` have unequal types of a parameter."""
     run = load_run(DATA / "run_v4_sweep")
     assert (run.damaged, run.missing) == ({}, ())
-    assert sorted(run.launched["workload.samples"].fillna(0)) == [0, 0, 64, 64]
+    assert sorted(run.launched["workload.mlp_digits.samples"].fillna(0)) == [0, 0, 64, 64]
 
 
 def test_a_run_of_version_4_is_shown_and_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,4 +206,4 @@ def test_a_run_of_which_a_table_is_younger_is_whole(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, steps(0.01, iterations=3), *SMALL)
     (run_dir.path / "devices").rmdir()
     assert load_run(run_dir.path).damaged == {}
-    assert RunDir.open(run_dir.path).missing() == []
+    assert load_run(run_dir.path).missing == ()
