@@ -164,7 +164,7 @@ MUTANTS = (
     ),
     Mutant(
         "later-warm-ups-not-marked",
-        "Writer.write_samples",
+        "sample_rows",
         "place < counts[0] for counts in visits for place in range(sum(counts))",
         "place < visits[0][0] for place in range(sum(map(sum, visits)))",
         "The warm-ups of all visits but the first are marked as measured iterations.",

@@ -24,6 +24,7 @@ from harness.schema.run_dir import RunDir
 from harness.schema.tables import _read, _typed
 from launch.resume import configure_resume
 from tests import run_directory
+from tests.conftest import Measure
 from tests.same_tables import assert_tables_equal
 from tests.synthetic import make_run, steps
 
@@ -87,6 +88,14 @@ def test_pandas_reads_the_tables_that_load_run_gives(swept: tuple[str, ...], tmp
     assert list(cases.reduction.cat.categories) == list(run_dir.config().reduction)
 
 
+def test_pandas_reads_the_tables_of_a_measured_sweep(measure: Measure) -> None:
+    swept = ("aggregation=[bucketed]", "aggregation.bucketed.bytes=[65536,1048576]", "workload.mlp_digits.samples=[null,64]")
+    run = measure(*SMALL, *swept, "iterations=1", "warm_up=0", "diagnose=true", "drift.steps=1")
+    assert_tables_equal(run.path, run)
+    read = pd.read_parquet(run.path / "cases")
+    assert sorted(read[next(name for name in read if name.endswith(".samples"))].fillna(0)) == [0, 0, 64, 64]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_pandas_reads_the_tables_of_every_experiment(name: str, tmp_path: Path) -> None:
@@ -124,7 +133,7 @@ def test_a_run_of_version_4_is_read() -> None:
     }.items():
         for old, new in renamed.items():
             assert sorted(run.every(name)[new].astype(str)) == sorted(before[name][old].astype(str))
-    assert sorted(run.cases["reduction.size"].dropna()) == [4]
+    assert [set(run.cases[name].dropna()) for name in run.cases if name.endswith(".size")] == [{4}]
     assert len(run.samples) == len(pd.read_parquet(V4 / "samples"))
 
 
@@ -132,7 +141,8 @@ def test_a_sweep_of_version_4_is_read() -> None:
     """Its files of `cases` have unequal types of a parameter."""
     run = load_run(DATA / "run_v4_sweep")
     assert (run.damaged, run.missing) == ({}, ())
-    assert sorted(run.launched["workload.samples"].fillna(0)) == [0, 0, 64, 64]
+    (name,) = (name for name in run.launched if name.endswith(".samples"))
+    assert sorted(run.launched[name].fillna(0)) == [0, 0, 64, 64]
 
 
 def test_a_run_of_version_4_is_shown_and_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
