@@ -1,15 +1,19 @@
-"""The tables of docs/run_directory.md, written from the declarations: `python -m tests.run_directory`."""
+"""Write the tables of docs/run_directory.md, and the golden file of the schemas: `python -m tests.run_directory`."""
 
+import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from harness.schema.arrow import type_of, words_of
+from harness.schema.arrow import schema_of, type_of, words_of
 from harness.schema.case import AXES
 from harness.schema.declare import CASES, GROUP, MEASURED, PROBES, Column, Table
-from harness.schema.record import TABLES
+from harness.schema.record import SCHEMA_VERSION, TABLES
 
-PAGE = Path(__file__).parent.parent / "docs" / "run_directory.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "run_directory.md"
+GOLDEN = ROOT / "tests" / "harness" / "schema" / f"golden_v{SCHEMA_VERSION}.json"
+"""Schemas of the current version; those of former versions stay, for the tests of the reader."""
 BEGIN, END = "<!-- tables: written by python -m tests.run_directory -->", "<!-- end of tables -->"
 
 
@@ -18,6 +22,12 @@ def page(text: str) -> str:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + "\n\n" + "\n".join(_tables()) + "\n" + END + after
+
+
+def golden() -> str:
+    """Return the golden file: table to column to Arrow type, without the parameters of options."""
+    schemas = {name: {field.name: str(field.type) for field in schema_of(name)} for name in TABLES}
+    return json.dumps(schemas, indent=1) + "\n"
 
 
 def _tables() -> Iterator[str]:
@@ -56,3 +66,5 @@ def _words(column: Column) -> tuple[str, str, str]:
 
 if __name__ == "__main__":
     PAGE.write_text(page(PAGE.read_text()))
+    GOLDEN.parent.mkdir(parents=True, exist_ok=True)
+    GOLDEN.write_text(golden())

@@ -23,6 +23,7 @@ from harness.schema.refusal import RefusedError
 from harness.schema.tables import _read, _typed
 from launch.resume import configure_resume
 from tests import run_directory
+from tests.conftest import Measure
 from tests.same_tables import assert_tables_equal
 from tests.synthetic import make_run, steps
 
@@ -84,6 +85,14 @@ def test_pandas_reads_the_tables_that_load_run_gives(swept: tuple[str, ...], tmp
     assert_tables_equal(run_dir.path)
     cases = pd.read_parquet(run_dir.path / "cases")
     assert list(cases.reduction.cat.categories) == list(run_dir.config().reduction)
+
+
+def test_pandas_reads_the_tables_of_a_measured_sweep(measure: Measure) -> None:
+    swept = ("aggregation=[bucketed]", "aggregation.bucketed.bytes=[65536,1048576]", "workload.mlp_digits.samples=[null,64]")
+    run = measure(*SMALL, *swept, "iterations=1", "warm_up=0", "diagnose=true", "drift.steps=1")
+    assert_tables_equal(run.path, run)
+    read = pd.read_parquet(run.path / "cases")
+    assert sorted(read[next(name for name in read if name.endswith(".samples"))].fillna(0)) == [0, 0, 64, 64]
 
 
 @pytest.mark.full

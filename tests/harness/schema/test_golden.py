@@ -12,9 +12,8 @@ from harness.schema.matrix import expand_cases
 from harness.schema.record import OK, TABLES, Outcome
 from harness.schema.run_dir import HELD, RunDir
 from launch.compose import compose_config
+from tests.run_directory import GOLDEN
 from tests.synthetic import NOW
-
-GOLDEN = Path(__file__).parent / "golden_v5.json"
 
 
 def written(folder: Path) -> dict[str, dict[str, str]]:
