@@ -291,7 +291,7 @@ def test_training_on_goes_the_same_way_under_every_strategy(measure: Measure) ->
         "deadline_s=30",
     )
     assert (run.cases.status == "ok").all(), run.cases.reason
-    drifts = run.drifts.assign(case_id=run.drifts.case_id.astype(str)).merge(run.cases, on="case_id")
+    drifts = run.drifts.assign(case_id=run.drifts.case_id.astype(str)).merge(run.cases[["case_id", "precision"]], on="case_id")
     for _, rows in drifts.groupby(["precision", "optimizer", "step"], observed=True):
         assert rows.loss.max() - rows.loss.min() < 1e-4, "one gradient, one path"
 

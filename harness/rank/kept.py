@@ -34,7 +34,7 @@ class Kept:
             answered = [row for row in _asked(rows["probes"]) if row.status == OK]
             names = {row.subject for row in answered} - {row.subject for row in asked}
             asked += [row for row in answered if row.subject in names]
-            for table in rows.keys() - {PROBES}:
+            for table in (name for name in rows if name != PROBES):
                 seen += [row for row in _seen(rows[table], TABLES[table]) if row[0] in names]
         self._written = len(asked), len(seen)
         return asked, seen

@@ -29,7 +29,7 @@ def test_a_finding_states_the_distance_of_the_furthest_rank() -> None:
 
     def row(rank: int, distance: float, parameter: str = "") -> Discrepancy:
         values = dict.fromkeys(METRICS, 0.0) | {"relative_l2": distance}
-        return Discrepancy("case", rank, REFERENCE, parameter, tuple(values.values()))
+        return Discrepancy.of("case", rank, REFERENCE, parameter, tuple(values.values()))
 
     assert furthest_from_reference([row(0, 1e-8), row(0, 0.5, "weight"), row(1, 3e-8)]) == 3e-8
     for ranks in ((0, 1), (1, 0)):
