@@ -39,7 +39,6 @@ lint: $(STAMP) ## style and format
 
 types: $(STAMP) ## strict types
 	$(BIN)/mypy
-	$(BIN)/mypy alias/__init__.py alias/__main__.py
 
 check: lint types test wheel ## all of CI: lint, types, tests, the wheel in a fresh environment
 

@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["harness", "harness.*", "launch", "launch.*"]), "harness.conf", "reducebench"],
-    package_dir={"harness.conf": "conf", "reducebench": "alias"},
+    packages=[*find_packages(include=["harness*", "launch*"], exclude=["harness.alias"]), "harness.conf", "reducebench"],
+    package_dir={"harness.conf": "conf", "reducebench": "harness/alias"},
     package_data={"harness.conf": ["*.yaml", "*/*.yaml"], "harness": ["py.typed"], "reducebench": ["py.typed"]},
 )

@@ -39,11 +39,11 @@ def test_the_older_places_hold_the_same_objects() -> None:
 
 def test_reducebench_has_the_same_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an installation maps it; tests/try_wheel.py imports it from the wheel."""
-    (tmp_path / "reducebench").symlink_to(ROOT / "alias")
+    (tmp_path / "reducebench").symlink_to(ROOT / "harness" / "alias")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "reducebench", raising=False)
     reducebench = importlib.import_module("reducebench")
     monkeypatch.delitem(sys.modules, "reducebench")
     assert reducebench.__all__ == harness.__all__ == dir(reducebench)
     assert all(getattr(reducebench, name) is getattr(harness, name) for name in harness.__all__)
-    assert (ROOT / "alias" / "py.typed").is_file()
+    assert (ROOT / "harness" / "alias" / "py.typed").is_file()
