@@ -110,6 +110,8 @@ def _run(overrides: list[str], flags: Mapping[str, Any], config_dir: str | None)
     if is_resume(overrides, flags):
         return _resume(overrides, flags)
     request = compose_request(overrides, flags, config_dir=config_dir)
+    if request.arguments.resume:
+        raise RefusedError(f"resume={request.arguments.resume}: an experiment cannot resume a run; try --resume RUN_DIR")
     if request.arguments.world_sizes:
         return _run_sizes(overrides, config_dir, request.arguments)
     if request.arguments.nccl_matrix.asked:

@@ -36,6 +36,8 @@ def configure_sides(
         raise RefusedError("resume goes on with one run; an A/B run begins two")
     common = [f"launches={LAUNCHES}", *overrides] if not _says_launches(overrides) else list(overrides)
     requests = [compose_request([*common, *own], flags, config_dir=config_dir) for own in (base, new)]
+    if any(request.arguments.resume for request in requests):
+        raise RefusedError("resume goes on with one run; an A/B run begins two")
     configs = [settle(request.config) for request in requests]
     if any(isinstance(config.launcher, Slurm) for config in configs):
         raise RefusedError("launch=slurm starts one run; an A/B run alternates two: start it inside a job")

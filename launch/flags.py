@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         if isinstance(each.default, bool):
             parser.add_argument(flag(each.name), dest=each.name, action="store_const", const=True)
         else:
-            parser.add_argument(flag(each.name), dest=each.name)
+            parser.add_argument(flag(each.name), dest=each.name, metavar=metavar(each).strip())
 
 
 def flags_of(parsed: argparse.Namespace) -> dict[str, Any]:

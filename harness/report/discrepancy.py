@@ -55,8 +55,8 @@ def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     reference = by_case[REFERENCE]
     worst = _worst_parameter(run)
     columns = {
-        "loss": reference.index.map(beside_reference(run, LOSS).get),
-        "gradient norm": reference.index.map(beside_reference(run, NORM).get),
+        "loss": beside_reference(run, LOSS, reference.launch),
+        "gradient norm": beside_reference(run, NORM, reference.launch),
         "max abs": reference.max_abs.map(number),
         "relative L2": reference.relative_l2.map(number),
         "most of it from": reference.index.map(worst.get).where(reference.launch == 0),

@@ -55,9 +55,9 @@ class Frames:
     def frame(self, table: str) -> pd.DataFrame:
         """Frame of a table. Raise AttributeError for a name that is none."""
         frames = vars(self).get("frames", {})
-        if table not in frames:
+        found: pd.DataFrame | None = getattr(self, table) if table in (CASES, "samples") else frames.get(table)
+        if found is None:
             raise AttributeError(f"Run has no attribute, and no table, {table!r}; tables: {', '.join(TABLES)}")
-        found: pd.DataFrame = frames[table]
         return found
 
 

@@ -22,12 +22,17 @@ def known(run: Run, column: str) -> bool:
     return bool(run.cases[[column, f"reference_{column}"]].notna().to_numpy().any())
 
 
-def beside_reference(run: Run, column: str) -> dict[str, str]:
-    """case_id to a figure of `cases`, with its reference in parentheses where the shown digits differ; empty if not known."""
+def beside_reference(run: Run, column: str, launches: pd.Series) -> pd.Series:
+    """Return a figure of `cases` of each case, with its reference in parentheses where the shown digits differ.
+
+    launches: case_id to the launch whose figure is shown. Empty texts in a run without these figures.
+    """
     if not known(run, column):
-        return {}
-    rows = zip(run.cases.case_id, run.cases[column], run.cases[f"reference_{column}"], strict=True)
-    return {case_id: _both(value, reference) for case_id, value, reference in rows}
+        return pd.Series("", launches.index)
+    figures = run.launched.set_index(["case_id", "launch"])
+    rows = figures.reindex(pd.MultiIndex.from_arrays([launches.index.astype(str), launches]))
+    shown = [_both(*pair) for pair in zip(rows[column], rows[f"reference_{column}"], strict=True)]
+    return pd.Series(shown, launches.index, dtype=object)
 
 
 def digits(value: float) -> str:
@@ -73,7 +78,7 @@ def norms_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _largest(groups: pd.DataFrame) -> pd.DataFrame:
-    """What is not finite leads."""
+    """Return the groups with the largest distance; NaN counts as infinite."""
     l2 = groups.l2.astype(float).fillna(np.inf)
     return groups.loc[l2.sort_values(ascending=False, kind="stable").index].head(_GROUPS)
 

@@ -61,7 +61,7 @@ class DriftConfig:
 
     steps: int = config_key(
         0,
-        affects="selection",
+        affects="times",
         help="Optimizer steps from the initial parameters, for every case and optimizer; 0: none.",
     )
     optimizers: dict[str, float] = config_key(
@@ -148,7 +148,7 @@ class BenchmarkConfig:
         help="Measured iterations a case; where `until.relative` is given, the fewest, and as many more at a time.",
     )
     warm_up: int = config_key(
-        2, affects="times", help="Iterations before the measured ones: recorded, marked, and never mixed in."
+        2, affects="results", help="Iterations before the measured ones: recorded, marked, and never mixed in."
     )
     launches: int = config_key(
         1,
@@ -219,13 +219,13 @@ class BenchmarkConfig:
     )
     diagnose: bool = config_key(
         False,
-        affects="selection",
+        affects="times",
         help="Find out why each case's gradient is not its float64 reference, and prove it where that can be "
         "(docs/diagnosis.md).",
     )
     single_rank: bool = config_key(
         False,
-        affects="selection",
+        affects="times",
         help="Hold every case also against what rank 0 computes alone on the whole batch, in the case's own precision.",
     )
     nccl_debug: bool = config_key(

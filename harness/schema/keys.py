@@ -1,7 +1,7 @@
 """Declaration of a configuration key: its default, what it affects, and its help text, in the field's metadata.
 
 - results: other bits or other numbers in the gradients, under at least one option; times may change with them
-- times: other times only
+- times: other times, or other memory, only; analyses between the cases are among them
 - conduct: how the run proceeds; no figure depends on it
 - location: where things lie
 - selection: which cases, probes, launches and analyses there are

@@ -137,6 +137,8 @@ def _loaded(
     damaged: Mapping[Path, str],
     case: Case | None = None,
 ) -> Loaded:
+    if table not in rows and not damaged:  # it was removed after it was listed, by a run that goes on
+        return _missing(table, name, launch, case)
     if damaged:
         return Loaded(Entry(table, name, launch, DAMAGED, damaged=tuple(damaged.items())), {}, case=case)
     statuses = set(rows[table]["status"].to_pylist())

@@ -429,11 +429,6 @@ class Drift:
     bitwise_equal: Annotated[bool, column("True if all parameters have equal bits.")]
 
 
-_DIRECTIONS = (
-    "Independent directions among the ranks' gradients; and, of these scaled to length 1, largest over smallest singular value."
-)
-
-
 @table("diagnoses", of=CASES, a_row="measured case, with `diagnose=true`", beside=_LAUNCH, key=("case_id",), needed=GROUP)
 @dataclass(frozen=True)
 class Diagnosis:
@@ -480,8 +475,10 @@ class Diagnosis:
             formerly="orders",
         ),
     ] = ""
-    independent: Annotated[int, column(_DIRECTIONS, least=0)] = 0
-    condition: Annotated[float, column(_DIRECTIONS)] = nan
+    independent: Annotated[int, column("Independent directions among the ranks' gradients.", least=0)] = 0
+    condition: Annotated[
+        float, column("Largest over smallest singular value of the ranks' gradients, each scaled to length 1.")
+    ] = nan
     residual: Annotated[float, column("Part of the gradient that no weights of the ranks explain, relative to it.")] = nan
     seconds: Annotated[float, column("Time of the diagnosis, without the float64 rerun.", unit="s", finite=True)] = 0.0
     exact_seconds: Annotated[float, column("Time of the float64 rerun.", unit="s", finite=True)] = 0.0
