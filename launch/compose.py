@@ -290,9 +290,10 @@ def _existing(group: str) -> str:
 
 def _explain(error: Exception) -> str:
     """Message of Hydra or OmegaConf in terms of this configuration."""
-    cause = error.__cause__ or error
-    key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
-    if not key:
+    # Hydra wraps OmegaConf's error; OmegaConf wraps its own, without a key, under a debugger and with OC_CAUSE=1
+    known = (one for one in (error, error.__cause__) if isinstance(one, OmegaConfBaseException) and one.full_key)
+    cause = next(known, None)
+    if cause is None or not (key := cause.full_key):
         return _first_line(error)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _explain_missing(key)
