@@ -101,8 +101,6 @@ class Session:
         done = take_up(run_dir, config, launch, world.control, retry=order.retry)
         waiting = [inquiry for inquiry in inquiries if inquiry.name not in done.probes]
         writer = Writer(run_dir, launch, config)
-        if order.retry and world.rank == 0:
-            writer.renew_outcomes()
         for inquiry in waiting:
             inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
         state.enter("assemble")
