@@ -83,6 +83,7 @@ def copy(folder: Path, edits: dict[str, dict[str, str]]) -> None:
             assert text.count(before) == 1, (file, before)
             text = text.replace(before, after)
         (folder / file).write_text(text)
+    (folder / "harness" / "conf").unlink(missing_ok=True)
     (folder / "harness" / "conf").symlink_to(folder / "conf")  # precedes the conf/ of an editable install
 
 
