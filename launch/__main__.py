@@ -24,7 +24,7 @@ from harness.schema.terminal import reader_may_leave
 from harness.schema.text import message_lines, plain
 from launch.ab import compare_arguments, configure_sides, run_sides
 from launch.compose import Request, available_options, compose_request, split_sweep
-from launch.flags import add_flags, flags_of
+from launch.flags import add_flags, flag, flags_of
 from launch.help import help_text
 from launch.job import configure, launch, resume, settle
 from launch.matrix import again, matrix_runs
@@ -63,7 +63,9 @@ def _do(arguments: argparse.Namespace) -> int:
     if arguments.sided:
         return _run_sides(arguments, flags)
     if is_resume(arguments.overrides, flags) and (arguments.multirun or arguments.config_dir or arguments.cfg):
-        raise RefusedError("resume goes on with one run as it was configured; no --multirun, no --config-dir, no --cfg")
+        raise RefusedError(
+            "--resume: continues one run as it was configured; accepted: neither --multirun nor --config-dir nor --cfg"
+        )
     if arguments.cfg:
         request = compose_request(arguments.overrides, flags, config_dir=arguments.config_dir)
         print(dump_config(settle(request.config)), end="")
@@ -112,6 +114,9 @@ def _run(overrides: list[str], flags: Mapping[str, Any], config_dir: str | None)
     request = compose_request(overrides, flags, config_dir=config_dir)
     if request.arguments.resume:
         raise RefusedError(f"resume={request.arguments.resume}: an experiment cannot resume a run; try --resume RUN_DIR")
+    alone = next((name for name in ("accept_changes", "accept_owner") if getattr(request.arguments, name)), "")
+    if alone:
+        raise RefusedError(f"{flag(alone)}: applies to a run that is resumed; accepted: beside --resume RUN_DIR")
     if request.arguments.world_sizes:
         return _run_sizes(overrides, config_dir, request.arguments)
     if request.arguments.nccl_matrix.asked:

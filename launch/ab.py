@@ -33,11 +33,11 @@ def configure_sides(
     Raises RefusedError.
     """
     if is_resume([*overrides, *base, *new], flags):
-        raise RefusedError("resume goes on with one run; an A/B run begins two")
+        raise RefusedError("--resume: continues one run, and an A/B run starts two; try one of them")
     common = [f"launches={LAUNCHES}", *overrides] if not _says_launches(overrides) else list(overrides)
     requests = [compose_request([*common, *own], flags, config_dir=config_dir) for own in (base, new)]
     if any(request.arguments.resume for request in requests):
-        raise RefusedError("resume goes on with one run; an A/B run begins two")
+        raise RefusedError("--resume: continues one run, and an A/B run starts two; try one of them")
     configs = [settle(request.config) for request in requests]
     if any(isinstance(config.launcher, Slurm) for config in configs):
         raise RefusedError("launch=slurm starts one run; an A/B run alternates two: start it inside a job")

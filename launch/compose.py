@@ -53,7 +53,7 @@ ConfigStore.instance().store(name="benchmark", node=_Composed)
 
 @dataclass(frozen=True)
 class Request:
-    """What a command asks for."""
+    """Configuration and arguments of a command."""
 
     config: BenchmarkConfig
     arguments: Arguments
@@ -176,7 +176,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
             warnings.simplefilter("ignore", UserWarning)
             composed = compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise RefusedError(_explain(error)) from error
+        raise RefusedError(explain(error)) from error
     OmegaConf.set_struct(composed, True)
     return composed
 
@@ -288,7 +288,7 @@ def _existing(group: str) -> str:
     return f"the options of {group} are: {', '.join(_options(group))}"
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Message of Hydra or OmegaConf in terms of this configuration."""
     # Hydra wraps OmegaConf's error; OmegaConf wraps its own, without a key, under a debugger and with OC_CAUSE=1
     known = (one for one in (error, error.__cause__) if isinstance(one, OmegaConfBaseException) and one.full_key)
@@ -359,13 +359,13 @@ def _check_mappings(resolved: Any) -> None:
 
 
 def _resolved(composed: DictConfig) -> dict[str, Any]:
-    """What was composed, with its interpolations resolved. Raises RefusedError."""
+    """Return the composed configuration with its interpolations resolved. Raises RefusedError."""
     try:
         resolved = OmegaConf.to_container(composed, resolve=True)
     except RecursionError as error:
         raise RefusedError("an interpolation ${...} refers to itself; accepted: one that leads to a value") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise RefusedError(_explain(error)) from error
+        raise RefusedError(explain(error)) from error
     assert isinstance(resolved, dict)
     _check_mappings(resolved)
     return {str(name): value for name, value in resolved.items()}
@@ -376,7 +376,7 @@ def typed(kind: type[Any], values: Mapping[str, Any]) -> DictConfig:
     try:
         node = OmegaConf.merge(OmegaConf.structured(kind), literal(dict(values)))
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise RefusedError(_explain(error)) from error
+        raise RefusedError(explain(error)) from error
     assert isinstance(node, DictConfig)
     return node
 

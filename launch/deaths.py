@@ -48,7 +48,7 @@ class Death:
 
     @property
     def record(self) -> dict[str, Any]:
-        """As it stands in failures.json."""
+        """Entry for failures.json."""
         return asdict(self)
 
 

@@ -17,7 +17,7 @@ from harness.schema.record import FAILED, OK
 from harness.schema.refusal import RefusedError
 from harness.schema.run_dir import RunDir
 from launch.brought import check_owner
-from launch.compose import GROUPS, arguments_of, check_typed, compose_config, with_options
+from launch.compose import GROUPS, arguments_of, check_typed, compose_config, explain, with_options
 from launch.flags import check_given_once, key_of
 
 
@@ -45,6 +45,8 @@ def configure_resume(overrides: Sequence[str], flags: Mapping[str, Any] | None =
     check_given_once(overrides, flags)
     given = (override.partition("=")[2].strip("'\"") for override in overrides if key_of(override) == "resume")
     path = flags["resume"] if "resume" in flags else next(given)
+    if path in ("", "null"):
+        raise RefusedError(f"resume={path}: names no run; accepted: the path of a run directory; try --resume RUN_DIR")
     if "\0" in path:  # no path may have one; a command line of a shell cannot, and a caller in Python can
         raise RefusedError("resume: has a null byte; accepted: the path of a run directory")
     run_dir = RunDir.open(Path(path).resolve())  # `latest` may lead elsewhere a moment later
@@ -72,7 +74,7 @@ _MOST = 20
 
 @dataclass(frozen=True)
 class _Undone:
-    """What is left of a run: its progress, and cases that lack their traces."""
+    """Progress of a run, and the number of cases that lack their traces."""
 
     progress: Progress
     untraced: int
@@ -129,15 +131,22 @@ def _changed(stored: BenchmarkConfig, overrides: Sequence[str], flags: Mapping[s
     """The stored configuration with the overrides upon it, and the arguments of the resume."""
     chosen = [override for override in overrides if key_of(override) == "launch"]
     others = [override.lstrip("+") for override in overrides if override not in chosen and key_of(override) != "resume"]
+    deleted = next((override for override in others if override.startswith("~")), "")
+    if deleted:
+        raise RefusedError(f"{deleted}: resume deletes no key of a run; accepted: key=value; try --accept-changes with a value")
     groups = [key_of(override) for override in others if key_of(override) in GROUPS]
     if groups:
-        raise RefusedError(f"{groups[0]}: a run that goes on keeps its cases; other ones are another run")
+        raise RefusedError(
+            f"{groups[0]}: resume cannot change which cases run; accepted: the options of the run; try a new run"
+        )
     base = node_of(replace(stored, launch=compose_config(chosen).launch) if chosen else stored)
     try:
         values = {str(name): value for name, value in OmegaConf.to_container(OmegaConf.from_dotlist(others)).items()}  # type: ignore[union-attr]
         asked = {name: values.pop(name) for name in ARGUMENTS if name in values}
         merged = OmegaConf.merge(base, values)
-    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+    except OmegaConfBaseException as error:
+        raise RefusedError(explain(error)) from error
+    except (ValueError, yaml.YAMLError) as error:
         raise RefusedError(f"resume: cannot read the overrides: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
     for name, value in (values | asked).items():
@@ -150,7 +159,7 @@ def _arguments(given: Mapping[str, Any], config: BenchmarkConfig) -> Arguments:
     """Raise RefusedError for arguments that make several runs."""
     several = [name for name in ("world_sizes", "nccl_matrix") if given.get(name)]
     if several:
-        raise RefusedError(f"--resume goes on with one run, {several[0]} makes several; try to leave {several[0]} out")
+        raise RefusedError(f"{several[0]}: makes several runs, and --resume continues one; try --resume without {several[0]}")
     return arguments_of(given, config)
 
 
@@ -165,12 +174,14 @@ def _refuse_changes(run_dir: RunDir, stored: BenchmarkConfig, config: BenchmarkC
         )
     began_with = environment.get("config_sha256")
     if began_with and began_with != figures_digest(stored):
-        raise RefusedError(f"{run_dir.path}/config.yaml has changed since the run began; --accept-changes goes on with it")
+        raise RefusedError(
+            f"{run_dir.path}/config.yaml has changed since the run began; try --accept-changes to continue with it"
+        )
     before, now = (values_affecting(one, "results", "times", "selection", "location") for one in (stored, config))
     changed = {name for name in now if before.get(name) != now[name]}
     changing = [override for override in overrides if any(_touches(key_of(override), name) for name in changed)]
     if changing:
-        raise RefusedError(f"{changing[0]}: the run began with another configuration; --accept-changes goes on with this")
+        raise RefusedError(f"{changing[0]}: not the value that the run began with; accepted: that value; try --accept-changes")
 
 
 def _touches(given: str, name: str) -> bool:
@@ -184,5 +195,5 @@ def check_ranks_stay(going: Going) -> None:
     if began.torchrun != now.torchrun and not going.arguments.accept_changes:
         raise RefusedError(
             f"the run began with {began.world_size} ranks on {began.torchrun.nnodes} hosts, and this would be {now.world_size} "
-            f"on {now.torchrun.nnodes}; --accept-changes goes on"
+            f"on {now.torchrun.nnodes}; accepted: as many as before; try --accept-changes"
         )

@@ -45,7 +45,9 @@ def _files(table: Table) -> str:
         return "each finished case" if table.name == CASES else "each finished probe"
     if table.of == PROBES:
         return "each finished probe" if table.needed == MEASURED else "some probes"
-    return {MEASURED: "each measured case", GROUP: "each diagnosed case"}.get(table.needed, "some measured cases")
+    return {MEASURED: "each measured case", GROUP: "each diagnosed case"}.get(
+        table.needed, "measured cases that have such rows"
+    )
 
 
 def _lines(table: Table) -> Iterator[str]:

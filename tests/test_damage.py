@@ -100,6 +100,7 @@ ELSEWHERE = {
     ("harness/schema/terminal.py", "_drop"),  # /dev/null
     ("harness/schema/terminal.py", "_open_missing"),
     ("harness/schema/tables.py", "_read"),  # what open_file has opened
+    ("harness/schema/tables.py", "has_schema"),
     ("launch/devices.py", "_has_amd_gpu"),  # /sys
     ("launch/source.py", "_read"),
     ("harness/schema/rank_state.py", "note_death"),  # writes

@@ -11,7 +11,7 @@ from harness.axes.workload.base import Workload
 from harness.probes.bits import digest
 from harness.rank.agreement import CaseFailedError, together
 from harness.rank.common_clock import CommonClock
-from harness.rank.compare import CUT, Apart, Compared, Comparisons
+from harness.rank.compare import SHARDS, Apart, Compared, Comparisons
 from harness.rank.diagnose import Diagnoses
 from harness.rank.diagnosis_rows import rows_of, verdicts
 from harness.rank.drift import Drifts
@@ -274,7 +274,7 @@ class CaseWork:
         self.state.enter("diagnose")
         try:
             known = self.comparisons.known(case, trial)
-            found = together(self.world.control, lambda: self.diagnoses.of(case.key(CUT), trial, measured.gradient, known))
+            found = together(self.world.control, lambda: self.diagnoses.of(case.key(SHARDS), trial, measured.gradient, known))
         except CaseFailedError as error:
             self.world.rebuild_measured()
             self.diagnoses.forget()

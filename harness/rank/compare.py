@@ -18,7 +18,7 @@ from harness.rank.norms import norms
 from harness.rank.reference import References, Rounding
 from harness.rank.theory import expected, ideal
 from harness.rank.trial import Trial
-from harness.schema.case import USUAL, Baseline, Case, kept_in
+from harness.schema.case import USUAL, Baseline, Case, Reference, kept_in
 from harness.schema.record import (
     CASE,
     FULL_BATCH,
@@ -31,8 +31,8 @@ from harness.schema.record import (
     Norm,
 )
 
-CUT = ("workload", "sharding")
-"""Axes that give each rank its samples: all that a float64 reference is computed from."""
+SHARDS, FULL = kept_in(Reference.SHARD_WISE), kept_in(Reference.FULL_BATCH)
+"""Axes that a float64 reference depends on."""
 Gradient = Iterable[tuple[str, Tensor]]
 Row = tuple[str, tuple[float, ...]]
 """(parameter, metrics); the first row of a comparison is the whole gradient's, its parameter empty."""
@@ -65,11 +65,11 @@ class Apart:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a case's comparisons found. On rank 0."""
+    """Results of a case's comparisons, on rank 0."""
 
     rows: list[Discrepancy]
     norms: list[Norm]
-    """Of rank 0's gradient and its reference: the whole first, then each group of parameters."""
+    """Norms of rank 0's gradient and of its reference: the whole gradient first, then each group of parameters."""
     reference_loss: float
 
 
@@ -94,26 +94,24 @@ class Comparisons:
 
     def yardsticks(self, case: Case, trial: Trial) -> Yardsticks:
         """Compute what the case is held against, where it is the first to need it. Raises CaseFailedError."""
-        cut = case.key(CUT)
         coarse = trial.parts.precision.rounded(torch.ones(())) is not None
         found = Yardsticks(
-            reference=self._reference(case, trial, cut),
+            reference=self._reference(case, trial),
             full_batch=self._full_batch(case, trial) if trial.cut.spans_ranks else None,
-            predicted=self._prediction(cut, trial),
-            rounded=self._reference(case, trial, cut, trial.parts.precision.rounded) if coarse else None,
+            predicted=self._prediction(case, trial),
+            rounded=self._reference(case, trial, trial.parts.precision.rounded) if coarse else None,
             single_rank=self._single_rank(case, trial) if self.single_rank and trial.cut.spans_ranks else None,
         )
         return found if case.clip == USUAL["clip"] else self._clipped(found, case, trial)
 
     def known(self, case: Case, trial: Trial) -> Known:
         """The float64 gradients on the way to a case, none of them clipped. Raises CaseFailedError."""
-        cut = case.key(CUT)
         spans, precision = trial.cut.spans_ranks, trial.parts.precision
         rounding: Rounding | None = precision.rounded if precision.rounded(torch.ones(())) is not None else None
         return Known(
-            right=self._reference(case, trial, cut),
+            right=self._reference(case, trial),
             full_batch=self._full_batch(case, trial) if spans else None,
-            rounded=self._reference(case, trial, cut, rounding) if rounding is not None else None,
+            rounded=self._reference(case, trial, rounding) if rounding is not None else None,
             full_rounded=self._full_batch(case, trial, rounding) if rounding is not None and spans else None,
         )
 
@@ -133,17 +131,17 @@ class Comparisons:
             rounded=short(found.rounded),
         )
 
-    def _reference(self, case: Case, trial: Trial, cut: str, rounding: Rounding | None = None) -> str:
+    def _reference(self, case: Case, trial: Trial, rounding: Rounding | None = None) -> str:
         """As the case's samples meet: rank by rank, or all of them; or this rank's own, where nothing is summed."""
+        key = _rounded(case.key(SHARDS), case, rounding)
         if not trial.cut.spans_ranks:
-            own = trial.cut.shards()[self.control.rank]
-            return self.references.own_shard(_rounded(cut, case, rounding), trial.material, own, rounding)
+            return self.references.own_shard(key, trial.material, trial.cut.shards()[self.control.rank], rounding)
         if trial.parts.batchnorm.synced:
             return self._full_batch(case, trial, rounding)
-        return self.references.shard_wise(_rounded(cut, case, rounding), trial.material, trial.cut.shards(), rounding)
+        return self.references.shard_wise(key, trial.material, trial.cut.shards(), rounding)
 
     def _full_batch(self, case: Case, trial: Trial, rounding: Rounding | None = None) -> str:
-        return self.references.full_batch(_rounded(case.key(["workload"]), case, rounding), trial.material, rounding)
+        return self.references.full_batch(_rounded(case.key(FULL), case, rounding), trial.material, rounding)
 
     def _single_rank(self, case: Case, trial: Trial) -> str | None:
         """Computed once for all cases that share this baseline."""
@@ -205,7 +203,7 @@ class Comparisons:
             {against: name for against, name in known.items() if against not in own},
         )
 
-    def _prediction(self, cut: str, trial: Trial) -> str | None:
+    def _prediction(self, case: Case, trial: Trial) -> str | None:
         """The gradient that theory expects where it is not the reference; cases that expect the same share it."""
         shares = expected(trial.cut, trial.iterations)
         if shares is None or (not trial.parts.fault.leaves_own and shares == ideal(trial.cut)):
@@ -215,7 +213,7 @@ class Comparisons:
         shard = trial.cut.shards(share.lag)[self.control.rank]
         entering = [(index, weight) for index, weight in zip(shard, share.weights, strict=True) if weight is not None]
         batch = trial.material.batches[share.lag][torch.tensor([index for index, _ in entering], dtype=torch.long)]
-        key = f"{cut}.{hashlib.sha256(repr((shares, over_ranks)).encode()).hexdigest()}"
+        key = f"{case.key(SHARDS)}.{hashlib.sha256(repr((shares, over_ranks)).encode()).hexdigest()}"
         weights = [weight for _, weight in entering]
         return self.references.weighted(key, trial.material, batch, weights, over_ranks=over_ranks)
 

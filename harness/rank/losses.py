@@ -1,4 +1,4 @@
-"""A loss as a precision has it computed: under autocast, and scaled. What a rank's losses come to in one iteration."""
+"""Losses in a precision (under autocast, scaled), and the record of the losses of one iteration."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,8 +27,9 @@ class AdaptedLosses:
 
 
 class LossRecord:
-    """What one iteration's losses come to on this rank: sum of losses / denominator, in float64, of losses as the step has
-    computed them; NaN until one has been noted.
+    """Sum of losses / denominator of one iteration on this rank, in float64, from the losses that the step has computed.
+
+    NaN until a loss has been noted.
 
     Losses are kept detached, so that no graph outlives its backward, and read when the iteration has ended.
     """

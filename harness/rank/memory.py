@@ -88,7 +88,7 @@ def available_bytes(device: torch.device, ranks: int) -> int:
 
 
 def _available() -> int:
-    """Of this host's memory, without swapping."""
+    """Return the memory in bytes that this host can give without swapping."""
     try:
         return int(psutil.virtual_memory().available)
     except (OSError, ValueError):
@@ -117,7 +117,7 @@ def _resident() -> int:
 
 
 def _peak_resident() -> int:
-    """Of this process since the last reset; psutil does not tell it on Linux."""
+    """Return the peak resident set of this process since the last reset. psutil has no such figure on Linux."""
     try:
         lines = [line.split() for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
     except OSError:

@@ -30,7 +30,7 @@ class LaunchProgress:
     """Finished cases and probes of one launch; equal on all ranks. One that failed is finished, too, unless it is retried."""
 
     cases: dict[str, Row]
-    """By case_id."""
+    """case_id to its row."""
     probes: frozenset[str]
     """Names of those that have been asked."""
     pairs: frozenset[tuple[str, str]] = frozenset()

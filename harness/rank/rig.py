@@ -1,4 +1,4 @@
-"""Where the options of a case meet: its parts, its cut (who has which samples), and its rig, which is ready to iterate."""
+"""Parts of a case (the objects of its options), its cut (the samples of each rank), and its rig, which is ready to iterate."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -60,7 +60,7 @@ class Cut:
 
     @property
     def spans_ranks(self) -> bool:
-        """Whether anything is summed over ranks."""
+        """True if the aggregation sums over ranks."""
         return self.parts.aggregation.spans_ranks
 
     def shards(self, lag: int = 0) -> list[list[int]]:
@@ -68,7 +68,7 @@ class Cut:
         return self.parts.sharding.shards(self.material.batch_terms[lag], self.world_size)
 
     def terms(self, lag: int = 0) -> list[list[float]]:
-        """What each sample counts: [rank][sample]."""
+        """Return the terms of each sample's loss: [rank][sample]."""
         counts = self.material.batch_terms[lag]
         return [[counts[index] for index in shard] for shard in self.shards(lag)]
 
@@ -78,19 +78,19 @@ class Cut:
         return [[shard[place] for place in enters(rank, len(shard))] for rank, shard in enumerate(self.shards(lag))]
 
     def counts(self, lag: int = 0) -> list[float]:
-        """What each rank's batch counts."""
+        """Return the terms of the loss of each rank's batch."""
         terms = self.material.batch_terms[lag]
         return [sum(terms[index] for index in shard) for shard in self.entering(lag)]
 
     @property
     def divisor(self) -> int:
-        """What the sum over ranks is divided by: by the aggregation, where it averages; 1, where nothing is summed."""
+        """Divisor of the sum over ranks; the aggregation divides where it averages. 1 where nothing is summed."""
         if not self.spans_ranks:
             return 1
         return self.world_size if self.parts.aggregation.averages else self.parts.normalization.divisor(self.world_size)
 
     def denominators(self, lag: int = 0) -> list[float]:
-        """What each rank's sum of losses is divided by. With the divisor it makes what the normalization asks for."""
+        """Return the divisor of each rank's sum of losses; with `divisor` it gives the normalization."""
         normalization, counts = self.parts.normalization, self.counts(lag)
         if not self.spans_ranks:
             return [normalization.denominator(own, own) for own in counts]
@@ -120,7 +120,7 @@ class Rig:
     phases: list[Phases]
     scaler: GradScaler | None
     loss: LossRecord
-    """Of the compared batch."""
+    """Losses of the compared batch."""
 
     def names(self) -> list[str]:
         """Of the phases."""

@@ -101,6 +101,8 @@ class Session:
         done = take_up(run_dir, config, launch, world.control, retry=order.retry)
         waiting = [inquiry for inquiry in inquiries if inquiry.name not in done.probes]
         writer = Writer(run_dir, launch, config)
+        if order.retry and world.rank == 0:
+            writer.renew_outcomes()
         for inquiry in waiting:
             inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
         state.enter("assemble")
@@ -192,7 +194,7 @@ def _write_environment(run_dir: RunDir, world: World, described: dict[str, Any],
     told: list[str] = json.loads(world.control.all_gather_text(json.dumps(found))[0])
     if told and order.retry and not order.accept:
         lines = "\n".join(f"  {line}" for line in told)
-        raise RefusedError(f"the environment is not the one that the run began in (--accept-changes goes on):\n{lines}")
+        raise RefusedError(f"the environment is not the one that the run began in; try --accept-changes to continue:\n{lines}")
     if world.rank == 0:
         kept = {key: before[key] for key in ("conditions", "changed") if key in before}
         noted = {"changed": [*before.get("changed", []), {"launch": order.launch, "lines": told}]} if told else {}

@@ -29,7 +29,7 @@ class Usage:
 
 
 class Cut(Protocol):
-    """What is asked of a case's cut (rank/rig.py)."""
+    """Methods of a case's cut (rank/rig.py) that are used here."""
 
     def shards(self, lag: int = 0) -> list[list[int]]:
         """Each rank's samples."""

@@ -1,6 +1,8 @@
 """The rows of a case, as Parquet files. The row in `cases` is written last: with it the case is finished."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from functools import cached_property
 
 import pyarrow as pa
@@ -13,10 +15,12 @@ from harness.schema.arrow import Parameters, coded, parameter_values, parameters
 from harness.schema.case import AXES, Case
 from harness.schema.config import BenchmarkConfig
 from harness.schema.declare import CASES, GROUP, PROBES
+from harness.schema.file_names import file_name
 from harness.schema.matrix import expand_cases
+from harness.schema.reading import NotWholeError
 from harness.schema.record import TABLES, Asked, Observation, Outcome, Timing
 from harness.schema.run_dir import HELD, RunDir
-from harness.schema.tables import LONGEST
+from harness.schema.tables import LONGEST, has_schema, read_rows
 from harness.schema.whole_files import make_folder, writing
 
 Seen = tuple[str, int, Observation | Timing]
@@ -89,6 +93,22 @@ class Writer:
             for column in schema.names
         ]
         self._save(CASES, case.case_id, pa.Table.from_arrays(arrays, schema=schema))
+
+    def renew_outcomes(self) -> None:
+        """Write the rows of finished cases again whose files lack a column, or have one of another type.
+
+        A resumed run may have other parameters than it began with, or may have begun under an earlier version.
+        """
+        schema = schema_of(CASES, self._parameters)
+        listed = self._run_dir.listed_by_launch(CASES)
+        for case in expand_cases(self._config):
+            for launch in (launch for launch, names in listed.items() if file_name(case.case_id) in names):
+                file = self._run_dir.case_file(CASES, case.case_id, launch)
+                with suppress(NotWholeError):  # a damaged file is measured again, or named by the report
+                    if not has_schema(file, schema):
+                        (row,) = read_rows(file, case.case_id, launch).to_pylist()
+                        outcome = Outcome(**{each.name: row[each.name] for each in fields(Outcome)})
+                        Writer(self._run_dir, launch, self._config).write_outcome(case, outcome)
 
     def _axis(self, axis: str, option: str) -> pa.DictionaryArray:
         """An option, with all options of the configuration in their order: a reader of all files gets these as categories."""

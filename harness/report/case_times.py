@@ -1,4 +1,4 @@
-"""What the report needs of a case's samples. They are read and reduced once a run; the samples themselves are not kept."""
+"""Reduced samples of a case, for all parts of the report. Samples are read and reduced once a run, and not kept."""
 
 from dataclasses import dataclass
 from functools import cached_property

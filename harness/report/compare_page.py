@@ -53,12 +53,16 @@ def headlines(compared: Comparison, judged: Sequence[Judged]) -> list[str]:
     lines = []
     for metric, rows in compared.rows.groupby("metric", sort=False):
         counts = rows.verdict.value_counts()
-        told = (MORE, LESS, EQUAL, SAME, UNCLEAR) if metric in FIGURES else (MORE, LESS, SAME, UNCLEAR)
-        words = [word(str(metric), verdict) for verdict in told]
+        accepted = (MORE, LESS, EQUAL, SAME, UNCLEAR) if metric in FIGURES else (MORE, LESS, SAME, UNCLEAR)
+        words = [word(str(metric), verdict) for verdict in accepted]
         lines.append(f"{metric}: " + ", ".join(f"{counts.get(each, 0)} {each}" for each in words) + f" of {len(rows)} cases.")
-    if compared.rows.low.isna().any():
+    measured = compared.rows[~compared.rows.metric.isin([*FIGURES, DISCREPANCY])]
+    undecided = ", ".join(dict.fromkeys(measured.metric[measured.low.isna()]))
+    if undecided:
         few = fewest_launches()
-        lines.append(f"Too few launches for a verdict: each side needs {few} at least (launches={few}, or several runs).")
+        lines.append(
+            f"Too few launches for a verdict on {undecided}: each side needs {few} at least (launches={few}, or several runs)."
+        )
     if not compared.in_turn:
         lines.append("All launches of one side came before those of the other: a drift of the machine looks like a difference.")
     return [*lines, counted(judged)] if judged else lines
@@ -132,17 +136,22 @@ def _cells(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def _figures(rows: pd.DataFrame) -> pd.DataFrame:
-    """As many digits as a difference needs to be seen stand in its own column."""
-    moved = rows.moved_most.fillna("")
+    """Return the columns of the figures; their relative difference has a column of its own, with three digits."""
+    pairs = zip(rows.moved_most.fillna(""), rows.moved_most_difference.map(_share), strict=True)
+    moved = pd.Series([f"{group}: {share}" if group else "" for group, share in pairs], rows.index)
     columns = {
         "base": rows.base.map(digits),
         "new": rows.new.map(digits),
-        "difference": rows.difference.map(lambda share: "NaN" if math.isnan(share) else f"{share:+.2e}" if share else "0"),
+        "difference": rows.difference.map(_share),
         **({"moved most": moved} if moved.any() else {}),
         "verdict": rows.verdict,
         "launches": [f"{row.base_launches}, {row.new_launches}" for row in rows.itertuples()],
     }
     return pd.DataFrame(columns)
+
+
+def _share(difference: float) -> str:
+    return "NaN" if math.isnan(difference) else f"{difference:+.2e}" if difference else "0"
 
 
 def _interval(ratio: float, low: float, high: float) -> str:

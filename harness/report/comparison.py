@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from math import inf, isnan
+from math import inf, isnan, nan
 
 import pandas as pd
 
@@ -47,7 +47,8 @@ class Comparison:
     rows: pd.DataFrame
     """One row a case that both sides measured, and metric: `case`, its place in `cases`; metric; the fields of Ratio, with the
     metric's own word as verdict; of FIGURES also `difference`, new less base over |base|, and of a gradient's norm that is not
-    equal `moved_most`, the group of parameters whose norm has moved most. These columns are there if a figure is."""
+    equal `moved_most`, the group of parameters whose norm has moved most, with its relative difference. These columns are
+    there if a figure is."""
     apart: dict[int, str]
     """Why a case is not compared, by its place in `cases`."""
     lost: list[int]
@@ -131,20 +132,19 @@ def _ratios(key: Key, base: Side, new: Side, again: Side | None, *, margin: floa
 
 
 def _of_figure(key: Key, metric: str, ratio: Ratio, base: Side, new: Side) -> dict[str, object]:
-    moved = _moved_most(base.norms(key), new.norms(key)) if metric == NORM and ratio.verdict != EQUAL else ""
-    return {"difference": _relative(ratio.base, ratio.new), "moved_most": moved}
+    group, moved = _moved_most(base.norms(key), new.norms(key)) if metric == NORM and ratio.verdict != EQUAL else ("", nan)
+    return {"difference": _relative(ratio.base, ratio.new), "moved_most": group, "moved_most_difference": moved}
 
 
-def _moved_most(base: pd.Series, new: pd.Series) -> str:
+def _moved_most(base: pd.Series, new: pd.Series) -> tuple[str, float]:
     """Group of parameters, and its norm's relative difference; empty where no group is known on both sides, or none moved."""
     both = pd.concat([base, new], axis=1, join="inner", keys=["base", "new"])
     apart = (both.new - both.base).abs()
     apart = apart.where(apart.notna() | (both.base.isna() & both.new.isna()), inf).fillna(0.0)
     if both.empty or not apart.max():
-        return ""
-    group = apart.idxmax()
-    moved = _relative(both.base[group], both.new[group])
-    return f"{group} NaN" if isnan(moved) else f"{group} {moved:+.1e}"
+        return "", nan
+    group = str(apart.idxmax())
+    return group, _relative(both.base[group], both.new[group])
 
 
 def _relative(base: float, new: float) -> float:

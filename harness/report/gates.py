@@ -11,7 +11,7 @@ from harness.report.comparison import Comparison
 from harness.report.discrepancy import furthest_distances
 from harness.report.frame import Run
 from harness.report.labels import labelled
-from harness.report.sides import DISCREPANCY, MEMORY, TIME
+from harness.report.sides import DISCREPANCY, FIGURES, MEMORY, TIME
 from harness.report.text import mebibytes, milliseconds, number
 from harness.report.timing import Timing
 from harness.schema.record import OK
@@ -46,6 +46,8 @@ def parse_gate(text: str) -> Gate:
     found = _LIMIT.fullmatch(text)
     metric = found["metric"] if found else ""
     if not found or (metric.split(".")[0] if metric.startswith(f"{TIME}.") else metric) not in (TIME, MEMORY, DISCREPANCY):
+        if metric in FIGURES:
+            raise RefusedError(f"--gate {text}: {metric} has no gate; accepted: {TIME}, {TIME}.PHASE, {MEMORY}, {DISCREPANCY}")
         raise RefusedError(
             f"--gate {text}: expected METRIC=LIMIT, as time=5%, memory=10%, relative_l2=2x or time.aggregate=10%: "
             "by how many per cent the metric may grow, or to how many times as much"

@@ -13,7 +13,7 @@ LOSS, NORM = "loss", "gradient_norm"
 """Columns of `cases`; each has a reference."""
 FAR = 1e-6
 """Relative L2 from which the groups of a case are shown: below, they show how float32 rounds."""
-_GROUPS, _CASES = 3, 3
+GROUPS, CASES = 3, 3
 """Number of groups of a case, and of cases of a workload, that are shown."""
 
 
@@ -63,7 +63,7 @@ def norms_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows[rows.group != ""]
     several = groups.groupby("case_id").group.nunique() > 1
     far = [case_id for case_id in distance.index[distance > FAR] if several.get(case_id, False)]
-    chosen = pd.Series(far, dtype=object).groupby(whole.workload.reindex(far).to_numpy(dtype=object)).head(_CASES)
+    chosen = pd.Series(far, dtype=object).groupby(whole.workload.reindex(far).to_numpy(dtype=object)).head(CASES)
     parts = [_largest(groups[groups.case_id == case_id]) for case_id in chosen]
     shown = pd.concat(parts) if parts else groups.head(0)
     labels = shown[["case_id", *labelled(run.cases).columns]]
@@ -80,7 +80,7 @@ def norms_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
 def _largest(groups: pd.DataFrame) -> pd.DataFrame:
     """Return the groups with the largest distance; NaN counts as infinite."""
     l2 = groups.l2.astype(float).fillna(np.inf)
-    return groups.loc[l2.sort_values(ascending=False, kind="stable").index].head(_GROUPS)
+    return groups.loc[l2.sort_values(ascending=False, kind="stable").index].head(GROUPS)
 
 
 def _both(value: float, reference: float) -> str:

@@ -22,7 +22,7 @@ _NOISE_MIB = 24
 _MARKERS = "osD^vP*XhdsoD"
 _PANELS = (
     ("step_s", 1e3, "median step of the slowest rank, ms"),
-    ("above_baseline_bytes", 2**-20, "peak memory above the bare step, MiB"),
+    ("above_baseline_bytes", 2**-20, "peak memory above the baseline, MiB"),
     ("relative_l2", 1.0, "relative L2 from the reference"),
 )
 _WIDTH, _ROW, _FRAME = 13.0, 0.32, 1.9

@@ -27,7 +27,7 @@ from harness.report.failures import damaged_table, failure_tables
 from harness.report.frame import Run, load_run
 from harness.report.nccl import choices_frame, nccl_tables
 from harness.report.nccl_matrix import is_matrix, matrix, matrix_tables
-from harness.report.norms import FAR, LOSS, NORM, known, norms, norms_table
+from harness.report.norms import CASES, FAR, GROUPS, LOSS, NORM, known, norms, norms_table
 from harness.report.pairwise import pairwise, pairwise_table
 from harness.report.prediction import prediction, prediction_table
 from harness.report.price import price, price_note, price_table
@@ -85,8 +85,9 @@ _LOSS = (
 )
 """Sentences for runs that have them."""
 _NORMS = (
-    f"Of the cases further than {FAR:g} from the reference, furthest first: rank 0's norm, in parentheses the reference's "
-    "where the shown digits differ, and what the group has of the squared distance. All groups stand in norms.csv."
+    f"Of up to {CASES} cases further than {FAR:g} from the reference, furthest first, up to {GROUPS} groups each: "
+    "rank 0's norm, in parentheses the reference's where the shown digits differ, and the group's share of the squared "
+    "distance. All groups stand in norms.csv."
 )
 _PAIRWISE = "Largest absolute difference between rank 0's gradients under two modes, and their relative L2. 0 is exact."
 _PREDICTION = (

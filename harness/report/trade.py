@@ -9,11 +9,11 @@ from harness.report.text import mebibytes, milliseconds, number
 from harness.schema.record import REFERENCE
 
 BUFFERS = 2
-"""Gradient-sized buffers that a case may take above the bare step, beside what its options declare."""
+"""Gradient-sized buffers that a case may take above the baseline, beside what its options declare."""
 
 
 def trade(run: Run, costs: pd.DataFrame, discrepancies: pd.DataFrame) -> pd.DataFrame:
-    """One row a measured case: seconds of a step, bytes above the bare step and allowed, relative L2. Indexed by case_id.
+    """One row a measured case: seconds of a step, bytes above the baseline and allowed, relative L2. Indexed by case_id.
 
     Empty where the run has one way of aggregating alone.
     """
@@ -47,7 +47,7 @@ def trade_table(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[labels_of(rows)].assign(
         **{
             "step, ms": rows.step_s.map(milliseconds),
-            "above the bare step, MiB": rows.above_baseline_bytes.map(mebibytes),
+            "above the baseline, MiB": rows.above_baseline_bytes.map(mebibytes),
             "gradient, MiB": rows.gradient_bytes.map(mebibytes),
             "declared, MiB": rows.declared_bytes.map(mebibytes),
             "allowed, MiB": rows.allowed_bytes.map(mebibytes),

@@ -68,7 +68,7 @@ def judge_exact(base: Floats, new: Floats, *, margin: float = MARGIN) -> Ratio:
 
 
 def judge_figure(base: Floats, new: Floats, *, margin: float = MARGIN) -> Ratio:
-    """As `judge_exact`, of a number of any sign, as a loss: EQUAL where all launches of both sides have the same bits."""
+    """Judge a number of any sign, such as a loss, like `judge_exact`. EQUAL: all launches of both sides have the same bits."""
     if len(np.unique(base)) == len(np.unique(new)) == 1:
         equal = np.array_equal(base[:1], new[:1], equal_nan=True)
         verdict = EQUAL if equal else LESS if new[0] < base[0] else MORE  # NaN is more than any number

@@ -56,7 +56,7 @@ class NcclMatrixConfig:
 @declared
 @dataclass
 class Arguments:
-    """What `python -m launch` does with a configuration."""
+    """Arguments of `python -m launch`: what is done with a configuration."""
 
     resume: str | None = argument(
         None, help="Resume the run in this directory: only what is missing in it, or failed, is measured."

@@ -18,6 +18,13 @@ class Baseline(Enum):
     BARE_STEP = "forward and backward of each rank's mean loss"
 
 
+class Reference(Enum):
+    """Float64 gradient that a case's gradient is compared with. Rounding and clipping of a reference have keys of their own."""
+
+    SHARD_WISE = "each rank's shard, or all shards summed"
+    FULL_BATCH = "the whole batch in one forward"
+
+
 @dataclass(frozen=True)
 class Axis:
     """Facts of one axis that other modules depend on."""
@@ -26,9 +33,9 @@ class Axis:
     help: str
     usual: str | None = None
     """Option that goes without saying; None where none does. An axis that is added later has one, so that case_ids stay."""
-    replaced_in: frozenset[Baseline] = frozenset()
-    """Baselines that do not depend on this axis: the option is replaced by one without effect. The others keep the option,
-    and are measured once for each option."""
+    replaced_in: frozenset[Baseline | Reference] = frozenset()
+    """Baselines and references that do not depend on this axis: the option is replaced by one without effect. The others keep
+    the option, and are computed once for each option."""
     in_sum: bool = False
     """True if its options change nothing but the sum over ranks: all are equal where nothing is summed (aggregation=local)."""
     always_shown: bool = False
@@ -66,13 +73,14 @@ class ParameterName(NamedTuple):
         return f"{self.axis}.{self.parameter}"
 
 
-def _axis(help: str, *replaced_in: Baseline, usual: str | None = None, **facts: bool) -> Any:  # noqa: A002
+def _axis(help: str, *replaced_in: Baseline | Reference, usual: str | None = None, **facts: bool) -> Any:  # noqa: A002
     metadata = {"help": help, "usual": usual, "replaced_in": frozenset(replaced_in), **facts}
     return field(metadata=metadata) if usual is None else field(metadata=metadata, default=usual)
 
 
-_SILENT, _ONE_RANK, _BARE = Baseline.WITHOUT_COMMUNICATION, Baseline.ONE_RANK, Baseline.BARE_STEP
-_ALL = tuple(Baseline)
+_ONE_RANK, _BARE, _FULL = Baseline.ONE_RANK, Baseline.BARE_STEP, Reference.FULL_BATCH
+_REFERENCES = tuple(Reference)
+_ALL = (*Baseline, *Reference)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,18 +88,20 @@ class Case:
     """One option of every axis, with its node."""
 
     workload: str = _axis("model, loss and data", always_shown=True)
-    reduction: str = _axis("how one rank turns its batch into its local gradient", _BARE, always_shown=True, compared=True)
-    normalization: str = _axis("what the sum over ranks is divided by", _BARE)
-    sharding: str = _axis("how the global batch is cut over the ranks", _ONE_RANK)
+    reduction: str = _axis(
+        "how one rank turns its batch into its local gradient", _BARE, *_REFERENCES, always_shown=True, compared=True
+    )
+    normalization: str = _axis("what the sum over ranks is divided by", _BARE, *_REFERENCES)
+    sharding: str = _axis("how the global batch is cut over the ranks", _ONE_RANK, _FULL)
     aggregation: str = _axis("how local gradients become the global one", *_ALL, in_sum=True)
     sync: str = _axis("where host and device, and rank and rank, wait for each other", *_ALL)
-    precision: str = _axis("dtypes of parameters and of computing")
+    precision: str = _axis("dtypes of parameters and of computing", *_REFERENCES)
     fault: str = _axis("a known mistake, planted", *_ALL, usual="none")
     communication: str = _axis("dtype in which gradients travel", *_ALL, usual="same", in_sum=True)
-    determinism: str = _axis("whether torch may choose kernels whose result varies", usual="default")
-    execution: str = _axis("how the model's operations come to run", usual="eager")
+    determinism: str = _axis("whether torch may choose kernels whose result varies", *_REFERENCES, usual="default")
+    execution: str = _axis("how the model's operations come to run", *_REFERENCES, usual="eager")
     batchnorm: str = _axis("over which samples BatchNorm takes its statistics", *_ALL, usual="per_rank")
-    clip: str = _axis("what limits the aggregated gradient", _BARE, usual="none")
+    clip: str = _axis("what limits the aggregated gradient", _BARE, *_REFERENCES, usual="none")
     nodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     """Axis to the node of its option: `_target_` and parameters, of a swept one the value in this case. Read-only."""
 
@@ -167,13 +177,13 @@ PROBE = "probe"
 TABLE: Mapping[str, Axis] = MappingProxyType(
     {declared.name: Axis(declared.name, **declared.metadata) for declared in fields(Case) if declared.metadata}
 )
-"""Every axis by its name, in the order of case_id."""
+"""Name to axis, in the order of case_id."""
 AXES = tuple(TABLE)
 USUAL = {name: axis.usual for name, axis in TABLE.items()}
 """Axis to the option that goes without saying; None where none does."""
 (COMPARED,) = (name for name, axis in TABLE.items() if axis.compared)
 
 
-def kept_in(baseline: Baseline) -> tuple[str, ...]:
-    """Axes on which a baseline has the case's own option: all that it depends on."""
-    return tuple(name for name, axis in TABLE.items() if baseline not in axis.replaced_in)
+def kept_in(step: Baseline | Reference) -> tuple[str, ...]:
+    """Axes on which a baseline, or a reference, has the case's own option: all that it depends on."""
+    return tuple(name for name, axis in TABLE.items() if step not in axis.replaced_in)

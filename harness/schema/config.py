@@ -208,12 +208,12 @@ class BenchmarkConfig:
     rendezvous_s: float = config_key(
         RENDEZVOUS_S,
         affects="conduct",
-        help="Seconds in which every rank must come to the others, from when the first is there.",
+        help="Timeout of the rendezvous in seconds, from the arrival of the first rank.",
     )
     restarts: int = config_key(
         4,
         affects="conduct",
-        help="How many worlds may die one after the other, with nothing finished between, before the run ends with the last; "
+        help="Largest number of consecutive worlds that may fail without finishing a case before the run ends; "
         "after each a new one is started for the cases that remain. 0: the run ends with the first. A case in which the "
         "world has died twice is set aside as failed.",
     )

@@ -54,7 +54,7 @@ class Table:
     of: str
     """CASES or PROBES."""
     a_row: str
-    """What a row stands for, as in `one row per ...`."""
+    """Subject of a row, as in `one row per ...`."""
     columns: Mapping[str, Column]
     key: tuple[str, ...] = ()
     """Columns whose values together identify a row of a file; empty: no such columns."""

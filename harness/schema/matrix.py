@@ -11,7 +11,7 @@ from harness.schema.sweep import variants
 
 
 def expand_cases(config: BenchmarkConfig) -> list[Case]:
-    """Every combination of the selected options; the cases of one setting stand together.
+    """Return every combination of the selected options; the cases of one setting stand together.
 
     Raises RefusedError for more cases than a run may have.
     """

@@ -52,7 +52,7 @@ def name_of(process: psutil.Process) -> str:
 
 
 def all_processes() -> Iterator[psutil.Process]:
-    """Every process that can be seen. Not psutil.process_iter, which keeps processes whose pid is another one's by now."""
+    """Return all visible processes. psutil.process_iter is not used: it caches a process after its pid was reused."""
     for pid in psutil.pids():
         try:
             yield psutil.Process(pid)

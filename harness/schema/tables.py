@@ -131,6 +131,15 @@ def _read(file: Path, table: Table) -> pa.Table:
     return read.replace_schema_metadata(None)
 
 
+def has_schema(file: Path, schema: pa.Schema) -> bool:
+    """True if a file has just these columns and types. Raise NotWholeError for a file that cannot be read."""
+    try:
+        with open_file(file, folders=1) as opened, pq.ParquetFile(opened) as parquet:
+            return bool(parquet.schema_arrow.equals(schema))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise NotWholeError(reason(error)) from error
+
+
 def _source(name: str, column: Column, names: Sequence[str]) -> str:
     """Name of a column in a file: its own or its former one; empty if the file lacks it and may."""
     for source in filter(None, (name, column.formerly)):

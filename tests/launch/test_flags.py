@@ -41,8 +41,8 @@ REFUSED = {
     "dry_run=-1": "dry_run=-1: is a whole number; accepted: true or false",
     "dry_run=maybe": "dry_run: ",
     "dry_rum=true": "dry_rum: no such key of the configuration; did you mean dry_run?",
-    "--resume a --multirun": "resume goes on with one run as it was configured; no --multirun",
-    "--resume a --base --new": "resume goes on with one run; an A/B run begins two",
+    "--resume a --multirun": "--resume: continues one run as it was configured; accepted: neither --multirun",
+    "--resume a --base --new": "--resume: continues one run, and an A/B run starts two",
     "--resume a resume=b": "resume=b and --resume: given twice",
 }
 
@@ -77,9 +77,12 @@ def test_a_resume_by_flags_and_by_keys(run: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["until.seconds=3"], "until.seconds=3: the run began with another configuration; --accept-changes goes on with this"),
-        (["name=other"], "name=other: the run began with another configuration"),
-        (["world_sizes=[1,2]"], "--resume goes on with one run, world_sizes makes several"),
+        (
+            ["until.seconds=3"],
+            "until.seconds=3: not the value that the run began with; accepted: that value; try --accept-changes",
+        ),
+        (["name=other"], "name=other: not the value that the run began with"),
+        (["world_sizes=[1,2]"], "world_sizes: makes several runs, and --resume continues one"),
         (["accept_changes=-1"], "accept_changes=-1: is a whole number; accepted: true or false"),
     ],
 )

@@ -14,7 +14,7 @@ from harness.rank.assemble import base_of
 from harness.rank.compare import Comparisons
 from harness.rank.footprint import Footprint
 from harness.rank.rig import Parts
-from harness.schema.case import AXES, Baseline, Case, kept_in
+from harness.schema.case import AXES, Baseline, Case, Reference, kept_in
 
 CASE = Case(*"abcdefg", nodes={axis: {"_target_": "a.B", "size": 1} for axis in AXES})
 BASELINES: dict[Baseline, Callable[[Parts], Parts]] = {
@@ -72,6 +72,24 @@ def test_cases_share_a_baseline_that_does_not_depend_on_what_they_differ_in(base
         replace(CASE, nodes={**CASE.nodes, axis: {"_target_": "a.B", "size": "1"}}),
     ):
         assert (found.look_up(baseline, other) is not of_case) == (axis in kept(baseline)), other
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("reference", Reference, ids=lambda reference: reference.name)
+def test_cases_share_a_reference_that_does_not_depend_on_what_they_differ_in(reference: Reference, axis: str) -> None:
+    """`harness/rank/reference.py` takes workload and shards alone; rounding and clipping are in other keys."""
+    named: Any = SimpleNamespace(full_batch=lambda key, *rest: key, shard_wise=lambda key, *rest: key)
+    found = Comparisons(Control(None, 0, 1), store=None, references=named)  # type: ignore[arg-type]
+    cut = SimpleNamespace(spans_ranks=True, shards=list)
+    trial: Any = SimpleNamespace(cut=cut, material=None, parts=SimpleNamespace(batchnorm=SimpleNamespace(synced=False)))
+
+    def key(case: Case) -> str:
+        return found._full_batch(case, trial) if reference is Reference.FULL_BATCH else found._reference(case, trial)
+
+    needed = {Reference.SHARD_WISE: {"workload", "sharding"}, Reference.FULL_BATCH: {"workload"}}[reference]
+    other = replace(CASE, **{axis: "other"})
+    assert key(CASE) == key(replace(CASE))
+    assert (key(other) != key(CASE)) == (axis in needed)
 
 
 @pytest.mark.parametrize("baseline", Baseline, ids=lambda baseline: baseline.name)

@@ -130,15 +130,15 @@ def test_compare_shows_both_sides_and_the_group_that_moved_most(made: Make) -> N
     assert (found["loss"]["verdict"], found["loss"]["difference"]) == (EQUAL, 0.0)
     norm = found["gradient_norm"]
     assert (norm["base"], norm["new"], norm["verdict"]) == (5.0, 6.0, "higher")
-    assert (norm["difference"], norm["moved_most"]) == (pytest.approx(0.2), "layers.0 +2.5e-01")
-    assert "layers.0 +2.5e-01" in (new.path / "report" / "compare.md").read_text()
+    assert (norm["difference"], norm["moved_most"], norm["moved_most_difference"]) == pytest.approx((0.2, "layers.0", 0.25))
+    assert "layers.0: +2.50e-01" in (new.path / "report" / "compare.md").read_text()
 
 
 def test_compare_shows_a_norm_that_has_become_nan(made: Make) -> None:
     lost = {"": (math.nan, 5.0, math.nan), "embed": (3.5, 3.0, 0.1), "layers.0": (math.nan, 4.0, math.nan)}
     found = compared(made("base", FAR), made("new", lost, loss=3.0, gradient_norm=math.nan))
     assert found["loss"]["verdict"] == found["gradient_norm"]["verdict"] == "higher"
-    assert (found["gradient_norm"]["new"], found["gradient_norm"]["moved_most"]) == (None, "layers.0 NaN")
+    assert (found["gradient_norm"]["new"], found["gradient_norm"]["moved_most"]) == (None, "layers.0")
 
 
 @pytest.mark.parametrize(

@@ -12,20 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness.rank.writer import Writer
 from harness.report.__main__ import main
 from harness.report.frame import load_run
 from harness.schema.arrow import parameter_values, parameters_of, schema_of
 from harness.schema.case import Case
 from harness.schema.declare import CASES, OPTIONAL, TABLES, Column, column, columns_of, table
+from harness.schema.matrix import expand_cases
 from harness.schema.reading import NotWholeError
 from harness.schema.record import SCHEMA_VERSION
 from harness.schema.refusal import RefusedError
 from harness.schema.tables import _read, _typed
+from launch.compose import compose_config
 from launch.resume import configure_resume
 from tests import run_directory
 from tests.conftest import Measure
 from tests.same_tables import assert_tables_equal
-from tests.synthetic import make_run, steps
+from tests.synthetic import make_run, steps, write_case
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
@@ -216,3 +219,15 @@ def test_a_run_of_which_a_table_is_younger_is_whole(tmp_path: Path) -> None:
     (run_dir.path / "devices").rmdir()
     assert load_run(run_dir.path).damaged == {}
     assert load_run(run_dir.path).missing == ()
+
+
+def test_a_run_that_goes_on_with_other_parameters_has_equal_files(tmp_path: Path) -> None:
+    """`samples` is null everywhere at first, and a column of texts; then it is a column of numbers."""
+    run_dir = make_run(tmp_path, steps(0.01, iterations=3), *SMALL)
+    config = compose_config([*SMALL, "workload.mlp_digits.samples=[null,64]", "iterations=3"], nproc_per_node=2)
+    run_dir.write_config(config)
+    Writer(run_dir).renew_outcomes()
+    kept, added = expand_cases(config)
+    write_case(run_dir, config, added, 0, steps(0.01, iterations=3)(added, 0))
+    assert_tables_equal(run_dir.path)
+    assert pd.read_parquet(run_dir.path / "cases").set_index("case_id").loc[kept.case_id, "status"] == "ok"
