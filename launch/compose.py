@@ -304,6 +304,9 @@ def _explain_missing(key: str) -> str:
     axis, _, rest = key.partition(".")
     option, _, parameter = rest.partition(".")
     if axis in LISTS and option:
+        if GlobalHydra.instance().is_initialized() and option not in _options(axis):
+            meant = _meant(option, _options(axis))
+            return f"{key}: {axis} has no option {option}{meant}; accepted: {axis}.OPTION.PARAMETER=VALUE; {_existing(axis)}"
         if parameter:
             return f"{key}: {option} has no parameter {parameter}"
         return f"{key}: {option} is not selected; select it with {axis}=[{option},...] or drop its parameters"

@@ -62,4 +62,6 @@ def _numbers(name: str, text: str) -> list[int]:
     try:
         return [int(number) for number in inner.split(",")]
     except ValueError as error:
-        raise RefusedError(f"{flag(name)} {text}: not a list of whole numbers; accepted: as {flag(name)} 1,2,4") from error
+        raise RefusedError(
+            f"{flag(name)} {text or repr(text)}: not a list of whole numbers; accepted: as {flag(name)} 1,2,4"
+        ) from error

@@ -253,7 +253,7 @@ def asked(config: BenchmarkConfig, launch: int) -> int:
 def counted(expected: dict[str, list[str]]) -> str:
     """What will run, as `24 cases and 2 probes`."""
     cases, probes = (len(expected[table]) for table in ("cases", "probes"))
-    return f"{cases} cases" + (f" and {probes} probe{'s' * (probes > 1)}" if probes else "")
+    return f"{cases} case{'s' * (cases != 1)}" + (f" and {probes} probe{'s' * (probes > 1)}" if probes else "")
 
 
 def _show(run_dir: RunDir, line: ProgressLine, before: int) -> None:

@@ -43,7 +43,7 @@ class Frames:
     memory: pd.DataFrame
     devices: pd.DataFrame
     probes: pd.DataFrame
-    """Unlike the files, with the answers of a probe that is not finished."""
+    """One row a question; those of a probe that is not finished lie in its parts."""
     observations: pd.DataFrame
     collectives: pd.DataFrame
 

@@ -62,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_dry_run_of_each_size_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ONE, f"results_dir={tmp_path}", "--world-sizes", "1,2", "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("would run 1 cases") == 2
+    assert capsys.readouterr().out.count("would run 1 case:") == 2
     assert not list(tmp_path.iterdir())
 
 

@@ -58,7 +58,7 @@ class LocalWork:
     """Context of every one of several passes, told whether it is the last: a planted fault interferes here."""
     note: Callable[[Tensor, float], None] = lambda losses, denominator: None
     """Takes every loss whose gradient a reduction adds, of any shape, and what is still to be divided by: `cases` shows the
-    rank's sum of losses / denominator. It computes nothing in a timed iteration."""
+    rank's sum of losses / denominator. After a warm-up it keeps nothing in a timed iteration."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -90,6 +90,7 @@ def test_pandas_reads_the_tables_that_load_run_gives(swept: tuple[str, ...], tmp
     assert list(cases.reduction.cat.categories) == list(run_dir.config().reduction)
 
 
+@pytest.mark.full
 def test_pandas_reads_the_tables_of_a_measured_sweep(measure: Measure) -> None:
     swept = ("aggregation=[bucketed]", "aggregation.bucketed.bytes=[65536,1048576]", "workload.mlp_digits.samples=[null,64]")
     run = measure(*SMALL, *swept, "iterations=1", "warm_up=0", "diagnose=true", "drift.steps=1")
