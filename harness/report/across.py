@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from harness.report.cost import cost
+from harness.report.differing_keys import differing_keys
 from harness.report.discrepancy import WORST, discrepancy
 from harness.report.frame import Run
 from harness.report.labels import columns_but_of, labelled
 from harness.report.machine import cores, ranks, threads
 from harness.report.text import milliseconds, number, yes
 from harness.report.timing import timing
-from harness.report.unlike_keys import unlike_keys
 from harness.schema.case import TABLE
 from harness.schema.record import FULL_BATCH, REFERENCE, SINGLE_RANK
 
@@ -83,7 +83,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if threads(run) > cores(run)
     ]
-    unlike = [name for name in unlike_keys([run.config for run in runs]) if not name.startswith(_VARIED)]
+    unlike = [name for name in differing_keys([run.config for run in runs]) if not name.startswith(_VARIED)]
     unlike = [name for name in unlike if name not in _MACHINE]  # auto and cpu may have found the same
     unlike += [name for name, of in _MACHINE.items() if len({repr(of(run)) for run in runs}) > 1]
     return lines + ([f"The runs differ in more than their ranks: {', '.join(unlike)}."] if unlike else [])

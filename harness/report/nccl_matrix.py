@@ -7,11 +7,11 @@ from string import ascii_uppercase
 import pandas as pd
 
 from harness.report.collectives import collectives, of_bandwidth
+from harness.report.differing_keys import differing_keys
 from harness.report.frame import Run
 from harness.report.nccl_log import NcclLog
 from harness.report.probes import SUMMATION_ORDER
 from harness.report.tables import Table
-from harness.report.unlike_keys import unlike_keys
 from harness.schema.config import BenchmarkConfig
 from harness.schema.nccl_settings import Combination, combination_of
 from harness.schema.record import OK
@@ -103,7 +103,7 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
     yield from (f"(!) {_IGNORED.format(backend)}." for backend in backends if backend != "nccl")
     if runs[0].config.world_size in _FEW_RANKS:
         yield _FEW_RANKS[runs[0].config.world_size]
-    unlike = unlike_keys([_without_nccl(run.config) for run in runs])
+    unlike = differing_keys([_without_nccl(run.config) for run in runs])
     if unlike:
         yield f"(!) The runs differ in more than NCCL's settings: {', '.join(unlike)}."
 
