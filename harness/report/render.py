@@ -291,7 +291,7 @@ def _tables(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief: 
         yield from _of_times(run, timed, frames, brief=brief)
     if len(frames["discrepancy"]):
         note = _DISCREPANCY + (_LOSS if known(run, LOSS) or known(run, NORM) else "")
-        yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), note)
+        yield from _by_workload("Discrepancy", discrepancy_table(run, frames["discrepancy"]), note, common=["loss"])
     if len(frames["norms"]):
         yield from _by_workload("Norms by parameter group", norms_table(run, frames["norms"]), _NORMS)
     memory = _MEMORY.get(str(run.environment.get("device")), "")
@@ -330,11 +330,14 @@ def _of_times(run: Run, timed: Timing, frames: dict[str, pd.DataFrame], *, brief
         yield from _by_workload("Stragglers", stragglers, _STRAGGLERS)
 
 
-def _by_workload(title: str, rows: pd.DataFrame, note: str) -> Iterator[Table]:
+def _by_workload(title: str, rows: pd.DataFrame, note: str, common: Sequence[str] = ()) -> Iterator[Table]:
+    """Split a table by workload. Columns of `common` stand in the title where all rows have the same text."""
     for position, (workload, group) in enumerate(rows.groupby("workload", sort=False)):
         group = group.drop(columns=["workload", "case_id"], errors="ignore")
         empty = [column for column in group.columns if (group[column] == "").all()]
-        yield Table(f"{title}: {workload}", group.drop(columns=empty), "" if position else note)
+        same = [column for column in common if column not in empty and group[column].nunique() == 1]
+        shared = "".join(f"; {column} {group[column].iloc[0]}" for column in same)
+        yield Table(f"{title}: {workload}{shared}", group.drop(columns=empty + same), "" if position else note)
 
 
 def _pictures(run: Run, traded: pd.DataFrame, swept: pd.DataFrame) -> Iterator[tuple[str, bytes]]:

@@ -18,7 +18,7 @@ from harness.report.__main__ import main
 from harness.report.discrepancy import discrepancy, discrepancy_table
 from harness.report.frame import load_run
 from harness.report.norms import norms, norms_table
-from harness.report.render import build, write
+from harness.report.render import _by_workload, build, write
 from harness.report.verdict import EQUAL, LESS, MORE, SAME, UNCLEAR, judge_figure
 from harness.schema.record import Norm
 from harness.schema.run_dir import RunDir
@@ -68,6 +68,13 @@ def test_a_reference_stands_beside_a_figure_where_the_shown_digits_differ(made: 
     assert (row["loss"], row["gradient norm"]) == ("2", "NaN (0.25)")
     row = columns_of(made("apart", FAR, loss=2.002, gradient_norm=math.inf))
     assert (row["loss"], row["gradient norm"]) == ("2.002 (2)", "inf (5)")
+
+
+def test_a_loss_that_all_cases_share_stands_in_the_title() -> None:
+    rows = pd.DataFrame({"workload": ["a", "a", "b", "b"], "loss": ["2", "2", "2", "3"], "max abs": ["0", "1", "0", "1"]})
+    shared, own = _by_workload("Discrepancy", rows, "", common=["loss"])
+    assert (shared.title, list(shared.rows)) == ("Discrepancy: a; loss 2", ["max abs"])
+    assert (own.title, list(own.rows)) == ("Discrepancy: b", ["loss", "max abs"])
 
 
 def test_the_groups_that_a_distance_comes_from(made: Make) -> None:
