@@ -45,6 +45,8 @@ def _files(table: Table) -> str:
         return "each finished case" if table.name == CASES else "each finished probe"
     if table.of == PROBES:
         return "each finished probe" if table.needed == MEASURED else "some probes"
+    if table.needed_with:
+        return f"each measured case whose `{table.needed_with}` is a number"
     return {MEASURED: "each measured case", GROUP: "each diagnosed case"}.get(
         table.needed, "measured cases that have such rows"
     )

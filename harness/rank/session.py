@@ -102,7 +102,7 @@ class Session:
         waiting = [inquiry for inquiry in inquiries if inquiry.name not in done.probes]
         writer = Writer(run_dir, launch, config)
         if order.retry and world.rank == 0:
-            writer.renew_outcomes()
+            writer.renew_files()
         for inquiry in waiting:
             inquiry.take_up(Kept(run_dir, inquiry.name, writer), world.control)
         state.enter("assemble")

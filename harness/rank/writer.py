@@ -94,21 +94,31 @@ class Writer:
         ]
         self._save(CASES, case.case_id, pa.Table.from_arrays(arrays, schema=schema))
 
-    def renew_outcomes(self) -> None:
-        """Write the rows of finished cases again whose files lack a column, or have one of another type.
+    def renew_files(self) -> None:
+        """Write the files of finished cases and probes again that lack a column, or have one of another type.
 
-        A resumed run may have other parameters than it began with, or may have begun under an earlier version.
+        A resumed run may have other parameters than it began with, or may have begun under another version.
         """
-        schema = schema_of(CASES, self._parameters)
-        listed = self._run_dir.listed_by_launch(CASES)
-        for case in expand_cases(self._config):
-            for launch in (launch for launch, names in listed.items() if file_name(case.case_id) in names):
-                file = self._run_dir.case_file(CASES, case.case_id, launch)
-                with suppress(NotWholeError):  # a damaged file is measured again, or named by the report
-                    if not has_schema(file, schema):
-                        (row,) = read_rows(file, case.case_id, launch).to_pylist()
-                        outcome = Outcome(**{each.name: row[each.name] for each in fields(Outcome)})
-                        Writer(self._run_dir, launch, self._config).write_outcome(case, outcome)
+        cases = {case.case_id: case for case in expand_cases(self._config)}
+        for table in TABLES.values():
+            names = cases if table.of == CASES else self._config.probe
+            for launch, listed in self._run_dir.listed_by_launch(table.name).items():
+                writer = Writer(self._run_dir, launch, self._config)
+                for name in (name for name in names if file_name(name) in listed):
+                    with suppress(NotWholeError):  # a damaged file is measured again, or named by the report
+                        writer._renew(table.name, name, cases.get(name))
+
+    def _renew(self, table: str, name: str, case: Case | None) -> None:
+        """`case`: None of a probe."""
+        file = self._run_dir.case_file(table, name, self._launch)
+        if has_schema(file, schema_of(table, self._parameters)):
+            return
+        rows = read_rows(file, name, self._launch)
+        if table == CASES and case:
+            (row,) = rows.to_pylist()
+            self.write_outcome(case, Outcome(**{each.name: row[each.name] for each in fields(Outcome)}))
+        else:
+            self._save(table, name, rows)
 
     def _axis(self, axis: str, option: str) -> pa.DictionaryArray:
         """An option, with all options of the configuration in their order: a reader of all files gets these as categories."""

@@ -41,12 +41,12 @@ def furthest_distances(run: Run) -> pd.Series:
 
 
 def parameters(run: Run) -> pd.DataFrame:
-    """One row a measured case, reference, rank and parameter."""
-    each = run.discrepancies
+    """One row a measured case, reference, rank and parameter, of the launch whose gradient is furthest from `reference`."""
+    each = run.all_discrepancies
     if each.empty:
         return each
-    each = each[each.against.isin(REFERENCES) & (each.parameter != "")]
-    return _joined(run, each[["case_id", "against", "rank", "parameter", *METRICS]])
+    each = run.at_furthest(each[each.against.isin(REFERENCES) & (each.parameter != "")])
+    return _joined(run, each[["case_id", "against", "launch", "rank", "parameter", *METRICS]])
 
 
 def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
         "gradient norm": beside_reference(run, NORM, reference.launch),
         "max abs": reference.max_abs.map(number),
         "relative L2": reference.relative_l2.map(number),
-        "most of it from": reference.index.map(worst.get).where(reference.launch == 0),
+        "most of it from": reference.index.map(worst.get),
         **{
             name: by_case[against][WORST].map(number).reindex(reference.index, fill_value="")
             for against, name in _BESIDE.items()
@@ -73,9 +73,9 @@ def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _worst_parameter(run: Run) -> dict[str, str]:
-    """Map case_id to the parameter that most of the first launch's distance comes from, with its share of the square."""
-    rows = run.discrepancies
-    rows = rows[(rows.against == REFERENCE) & (rows.parameter != "")]
+    """Map case_id to the parameter that most of the furthest launch's distance comes from, with its share of the square."""
+    rows = run.all_discrepancies
+    rows = run.at_furthest(rows[(rows.against == REFERENCE) & (rows.parameter != "")])
     rows = rows.assign(squared=as_distance(rows.l2**2), case_id=rows.case_id.astype(str))
     total = rows.groupby("case_id").squared.sum()
     worst = rows.loc[rows.groupby("case_id").squared.idxmax()]
@@ -84,7 +84,9 @@ def _worst_parameter(run: Run) -> dict[str, str]:
 
 
 def _ranks_equal(run: Run) -> dict[str, str]:
-    rows = run.discrepancies[(run.discrepancies.against == RANK_0) & (run.discrepancies.parameter == "")]
+    """Map case_id to `yes` where all ranks have equal bits in every launch, else `no`."""
+    rows = run.all_discrepancies
+    rows = rows[(rows.against == RANK_0) & (rows.parameter == "")]
     equal = rows.assign(case_id=rows.case_id.astype(str)).groupby("case_id").bitwise_equal.all()
     return {case_id: yes(value) for case_id, value in equal.items()}
 

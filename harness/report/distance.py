@@ -23,3 +23,10 @@ def furthest(rows: pd.DataFrame) -> pd.DataFrame:
     texts = {column: whole[column].astype(str) for column in ("case_id", "against")}
     whole = whole.assign(**texts, relative_l2=as_distance(whole.relative_l2))
     return whole.loc[whole.groupby(["case_id", "launch", "against"], sort=False).relative_l2.idxmax()].reset_index(drop=True)
+
+
+def furthest_launches(rows: pd.DataFrame) -> pd.Series:
+    """Map case_id to the launch that is furthest from `reference`, the first of equals. `rows`: result of `furthest`."""
+    own = rows[rows.against == REFERENCE]
+    launches: pd.Series = own.loc[own.groupby("case_id", sort=False).relative_l2.idxmax()].set_index("case_id").launch
+    return launches

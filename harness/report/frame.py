@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from harness.report.case_times import CaseTimes, reduced
-from harness.report.distance import furthest
+from harness.report.distance import furthest, furthest_launches
 from harness.report.nccl_log import NcclLog, load_nccl_log
 from harness.schema.arrow import coded, parameter_values, parameters_of, schema_of
 from harness.schema.case import AXES, Case
@@ -135,8 +135,27 @@ class Run(Frames):
     @cached_property
     def furthest(self) -> pd.DataFrame:
         """One row a case, launch and reference: the rank whose whole gradient is furthest away; see `distance.furthest`."""
-        first_alone = set(self.launched.launch) <= {0}  # then `discrepancies` has the rows of all launches
-        return furthest(self.discrepancies if first_alone else self.every("discrepancies"))
+        return furthest(self.all_discrepancies)
+
+    @cached_property
+    def all_discrepancies(self) -> pd.DataFrame:
+        """`discrepancies` of all launches."""
+        return self.discrepancies if self._first_alone else self.every("discrepancies")
+
+    @cached_property
+    def furthest_norms(self) -> pd.DataFrame:
+        """`norms` of each case, of the launch whose gradient is furthest from `reference`."""
+        return self.norms if self._first_alone else self.at_furthest(self.every("norms"))
+
+    def at_furthest(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows of the launches whose gradients are furthest from `reference`, one launch a case."""
+        launches = furthest_launches(self.furthest)
+        return rows[rows.launch == rows.case_id.astype(str).map(launches)].reset_index(drop=True)
+
+    @property
+    def _first_alone(self) -> bool:
+        """True if the frames, which have the rows of the first launch, have those of all."""
+        return set(self.launched.launch) <= {0}
 
     def every(self, table: str) -> pd.DataFrame:
         """A table as all launches wrote it."""

@@ -22,17 +22,24 @@ def known(run: Run, column: str) -> bool:
     return bool(run.cases[[column, f"reference_{column}"]].notna().to_numpy().any())
 
 
+def is_known(rows: pd.DataFrame, column: str) -> pd.Series:
+    """True for rows of `cases` that have a figure, be it NaN.
+
+    Rows of earlier versions lack them, and a reduction that hands no loss on has NaN beside a finite gradient.
+    """
+    there = rows[[NORM, f"reference_{NORM}"]].notna().any(axis=1)
+    return there if column == NORM else rows[LOSS].notna() | (there & ~np.isfinite(rows[NORM].astype(float)))
+
+
 def beside_reference(run: Run, column: str, launches: pd.Series) -> pd.Series:
     """Return a figure of `cases` of each case, with its reference in parentheses where the shown digits differ.
 
-    launches: case_id to the launch whose figure is shown. Empty texts in a run without these figures.
+    launches: case_id to the launch whose figure is shown. Empty where the figure is not known.
     """
-    if not known(run, column):
-        return pd.Series("", launches.index)
     figures = run.launched.set_index(["case_id", "launch"])
     rows = figures.reindex(pd.MultiIndex.from_arrays([launches.index.astype(str), launches]))
     shown = [_both(*pair) for pair in zip(rows[column], rows[f"reference_{column}"], strict=True)]
-    return pd.Series(shown, launches.index, dtype=object)
+    return pd.Series(shown, launches.index, dtype=object).where(is_known(rows, column).to_numpy(), "")
 
 
 def digits(value: float) -> str:
@@ -41,8 +48,11 @@ def digits(value: float) -> str:
 
 
 def norms(run: Run) -> pd.DataFrame:
-    """One row a measured case and group: norms, distance, and the group's share of the case's squared distance."""
-    rows = run.norms
+    """One row a measured case and group: norms, distance, and the group's share of the case's squared distance.
+
+    Of the launch whose gradient is furthest from `reference`, which `launch` names.
+    """
+    rows = run.furthest_norms
     if rows.empty:
         return rows
     rows = rows.assign(case_id=rows.case_id.astype(str))
@@ -53,7 +63,7 @@ def norms(run: Run) -> pd.DataFrame:
     labels = labelled(run.cases)
     order = {case_id: place for place, case_id in enumerate(run.cases.case_id)}
     rows = rows.sort_values("case_id", key=lambda column: column.map(order), kind="stable")
-    return labels.join(rows.drop(columns="launch").set_index("case_id"), how="right").rename_axis("case_id").reset_index()
+    return labels.join(rows.set_index("case_id"), how="right").rename_axis("case_id").reset_index()
 
 
 def norms_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:

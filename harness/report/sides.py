@@ -13,7 +13,7 @@ from harness.report.case_times import CaseTimes
 from harness.report.discrepancy import distances
 from harness.report.frame import Run, load_run
 from harness.report.labels import columns_but_of, short, spelled
-from harness.report.norms import LOSS, NORM, known
+from harness.report.norms import LOSS, NORM, is_known
 from harness.report.statistics import Floats
 from harness.schema.config import values_affecting
 from harness.schema.environment import machine_facts
@@ -63,7 +63,7 @@ class Side:
 
     def launches(self, key: Key, *, phases: bool = False) -> dict[str, Floats]:
         """Metric to one number a launch: TIME in seconds, `time.<phase>` where asked for, MEMORY in bytes, DISCREPANCY; and
-        FIGURES of runs that have them."""
+        FIGURES where they are known."""
         found: dict[str, list[Floats]] = {}
         for number, case_id in self.keys[key].items():
             apart = self._distances[number].get(case_id, np.empty(0))
@@ -84,8 +84,7 @@ class Side:
         run = self.runs[number]
         launched = run.launched[(run.launched.case_id == case_id) & (run.launched.status == OK)]
         for figure in FIGURES:
-            if known(run, figure):
-                yield figure, launched[figure].to_numpy(dtype=np.float64)
+            yield figure, launched[figure][is_known(launched, figure)].to_numpy(dtype=np.float64)
 
     def norms(self, key: Key) -> pd.Series:
         """Norm by group of parameters, of the first run and launch that have the case; empty where it is not known."""

@@ -385,6 +385,7 @@ class Finding:
     a_row="measured case and group of parameters, of rank 0's gradient and its `reference`",
     beside=_LAUNCH,
     key=("case_id", "group"),
+    needed_with="gradient_norm",
 )
 @dataclass(frozen=True)
 class Norm:

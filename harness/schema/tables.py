@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,17 @@ def read_case(run_dir: RunDir, case: Case, launch: int = 0) -> Finished:
 
 def _needed(kind: str, rows: dict[str, pa.Table]) -> list[str]:
     """Tables in which a file must be there."""
-    needed = {name: TABLES[name].needed for name in HELD[kind]}
+    tables = [TABLES[name] for name in HELD[kind]]
     if kind == PROBES:
-        return [name for name, when in needed.items() if when != OPTIONAL]
+        return [table.name for table in tables if table.needed != OPTIONAL]
     if CASES not in rows or rows[CASES]["status"][0].as_py() != OK:
         return []
-    grouped = any(needed[name] == GROUP for name in rows)
-    return [name for name, when in needed.items() if when == MEASURED or (when == GROUP and grouped)]
+    needed = {MEASURED, *([GROUP] if any(TABLES[name].needed == GROUP for name in rows) else [])}
+    return [table.name for table in tables if table.needed in needed or _is_number(rows[CASES], table.needed_with)]
+
+
+def _is_number(row: pa.Table, column: str) -> bool:
+    return bool(column) and not isnan(row[column][0].as_py())
 
 
 def part_files(run_dir: RunDir, part: str) -> dict[str, Path]:

@@ -15,12 +15,13 @@ import pytest
 
 from harness.rank.writer import Writer
 from harness.report.__main__ import main
-from harness.report.discrepancy import discrepancy, discrepancy_table
+from harness.report.discrepancy import discrepancy, discrepancy_table, parameters
 from harness.report.frame import load_run
 from harness.report.norms import norms, norms_table
 from harness.report.render import _by_workload, build, write
 from harness.report.verdict import EQUAL, LESS, MORE, SAME, UNCLEAR, judge_figure
-from harness.schema.record import Norm
+from harness.schema.matrix import expand_cases
+from harness.schema.record import RANK_0, REFERENCE, Norm
 from harness.schema.run_dir import RunDir
 from tests.synthetic import make_run, steps
 
@@ -94,6 +95,36 @@ def test_a_group_that_is_not_finite_leads(made: Make) -> None:
     assert shown["norm"].tolist() == ["NaN (4)", "3"]
 
 
+def test_groups_and_parameters_are_of_the_furthest_launch(tmp_path: Path) -> None:
+    """`ranks equal` counts all launches."""
+    asked = ("workload=[mlp_digits]", "reduction=[sum]", "launches=2")
+    run_dir = make_run(tmp_path, steps(0.01), *asked, relative_l2=lambda case, launch: (0.1, 0.2)[launch])
+    (case,) = expand_cases(run_dir.config())
+    for launch, (group, apart) in enumerate([("embed", 0.0), ("layers.0", 1.0)]):
+        rows = [Norm(case.case_id, name, 10, 5.0, 5.0, length, length / 5) for name, length in (("", 1.0), (group, 1.0))]
+        writer = Writer(run_dir, launch)
+        writer.write("norms", case.case_id, rows)
+        file = run_dir.case_file("discrepancies", case.case_id, launch)
+        (whole,) = [row for row in pq.ParquetFile(file).read().to_pylist() if row["against"] == REFERENCE]
+        of_rank_1 = whole | {"rank": 1, "against": RANK_0, "bitwise_equal": not apart}
+        writer.write("discrepancies", case.case_id, [whole, whole | {"parameter": f"{group}.weight", "l2": 1.0}, of_rank_1])
+    report = build(run_dir.path)
+    assert norms(report.run)[["group", "launch"]].to_numpy().tolist() == [["", 1], ["layers.0", 1]]
+    assert parameters(report.run)[["parameter", "launch"]].to_numpy().tolist() == [["layers.0.weight", 1]]
+    (row,) = discrepancy_table(report.run, discrepancy(report.run)).to_dict("records")
+    assert (row["most of it from"], row["ranks equal"]) == ("layers.0.weight 100%", "no")
+
+
+def test_a_loss_that_a_reduction_does_not_hand_on_is_left_out(made: Make) -> None:
+    """One that is NaN has a gradient that is."""
+    silent, lost = {"loss": math.nan}, {"loss": math.nan, "gradient_norm": math.nan}
+    row = columns_of(made("silent", FAR, **silent))
+    assert (row["loss"], row["gradient norm"]) == ("", "5")
+    assert columns_of(made("lost", FAR, **lost))["loss"] == "NaN (2)"
+    assert "loss" not in compared(made("base", FAR, **silent), made("new", FAR, **silent))
+    assert compared(made("heard", FAR), made("nan", FAR, **lost))["loss"]["verdict"] == "higher"
+
+
 def test_close_cases_have_no_section_of_groups(made: Make) -> None:
     near = {group: (mine, theirs, 1e-7 * theirs) for group, (mine, theirs, _) in FAR.items()}
     close, far = (write(build(made(name, groups).path)) for name, groups in (("near", near), ("far", FAR)))
@@ -113,6 +144,13 @@ def test_a_run_without_the_columns_has_none_of_it(made: Make, skeleton: RunDir, 
     compared = pd.read_csv(page.parent / "compare.csv")
     assert set(compared.metric) == {"time", "memory", "relative_l2"}
     assert "difference" not in compared
+
+
+def test_a_lost_file_of_norms_is_named(made: Make) -> None:
+    run_dir = made("lost", FAR)
+    (file,) = run_dir.table("norms").iterdir()
+    file.unlink()
+    assert load_run(run_dir.path).damaged == {f"norms/{file.name}": "missing"}
 
 
 def without_figures(skeleton: RunDir, path: Path) -> RunDir:

@@ -227,8 +227,23 @@ def test_a_run_that_goes_on_with_other_parameters_has_equal_files(tmp_path: Path
     run_dir = make_run(tmp_path, steps(0.01, iterations=3), *SMALL)
     config = compose_config([*SMALL, "workload.mlp_digits.samples=[null,64]", "iterations=3"], nproc_per_node=2)
     run_dir.write_config(config)
-    Writer(run_dir).renew_outcomes()
+    Writer(run_dir).renew_files()
     kept, added = expand_cases(config)
     write_case(run_dir, config, added, 0, steps(0.01, iterations=3)(added, 0))
     assert_tables_equal(run_dir.path)
     assert pd.read_parquet(run_dir.path / "cases").set_index("case_id").loc[kept.case_id, "status"] == "ok"
+
+
+def test_a_run_that_goes_on_under_another_version_has_equal_files(tmp_path: Path) -> None:
+    """Files of one case are as another version wrote them, with a column besides; the others are not touched."""
+    run_dir = make_run(tmp_path, steps(0.01, iterations=3), *SMALL[:1], SMALL[2], "reduction=[sum,mean]")
+    other, own = (case.case_id for case in expand_cases(run_dir.config()))
+    files = {table: run_dir.case_file(table, other) for table in TABLES if run_dir.case_file(table, other).exists()}
+    for file in files.values():
+        rows = pq.ParquetFile(file).read()
+        pq.write_table(rows.append_column("later", pa.nulls(len(rows), pa.int64())), file)
+    assert {"cases", "samples", "discrepancies"} <= files.keys()
+    before = {table: run_dir.case_file(table, own).stat().st_mtime_ns for table in files}
+    Writer(run_dir).renew_files()
+    assert_tables_equal(run_dir.path)
+    assert before == {table: run_dir.case_file(table, own).stat().st_mtime_ns for table in files}
