@@ -24,7 +24,8 @@ _MODE = 0.4
 _FEWEST_FOR_MODES = 30
 _FEWEST_PARTS, _MOST_PARTS = 10, 500
 """Of a series whose trend is looked for."""
-_GRID = 256
+_GRID = 1024
+"""Bins of a density."""
 
 
 @dataclass(frozen=True)
@@ -192,17 +193,19 @@ def two_modes(values: Floats) -> bool:
     """True if the density of the values has a second hump: Gregg's mvalue over 2.4.
 
     The mvalue is the way up and down the density, over its height: 2 for a single hump (Gregg 2014, Frequency Trails: Modes and
-    Modality). The density is a Gaussian kernel's, as wide as Silverman's rule of thumb says (Silverman 1986, equation 3.31).
+    Modality). The density is a Gaussian kernel's, as wide as Silverman's rule of thumb says (Silverman 1986, equation 3.31), of
+    counts in narrow bins (section 3.5 there). scipy.stats.gaussian_kde would start threads, which slow each other down on a busy
+    machine.
     """
     spread = _robust_spread(values) if len(values) >= _FEWEST_FOR_MODES else 0.0
     if spread == 0:
         return False
-    from scipy.stats import gaussian_kde
+    from scipy.ndimage import gaussian_filter1d
 
     width = 0.9 * spread * len(values) ** -0.2
     inside = values[np.abs(values - np.median(values)) <= 10 * spread]
-    grid = np.linspace(inside.min() - 3 * width, inside.max() + 3 * width, _GRID)
-    density = gaussian_kde(inside, bw_method=width / inside.std(ddof=1))(grid)  # as a multiple of the standard deviation
+    counts, edges = np.histogram(inside, _GRID, (inside.min() - 4 * width, inside.max() + 4 * width))
+    density = gaussian_filter1d(counts.astype(np.float64), width / (edges[1] - edges[0]), mode="constant")
     return bool(np.abs(np.diff(density)).sum() / density.max() > 2 + _MODE)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.axes.workload.base import Workload
 from harness.rank.material import Material, check_equal_on_ranks, prepare
 from harness.rank.process_group import World
+from harness.rank.rig import Cut
 from harness.rank.trial import Trial
 from harness.rank.usage import Usages
 from harness.schema.case import AXES
@@ -89,25 +90,20 @@ def sum_of_losses(name: str, material: Material, indices: list[int]) -> float:
     return float((each * (labels >= 0).double() * per_class[labels.clamp(min=0)]).sum())
 
 
-def expected_loss(name: str, trial: Trial, normalization: str, aggregation: str) -> float:
-    """Mean over all terms, or of the ranks' means; of rank 0's shard where nothing is summed."""
+def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank: int) -> tuple[list[Tensor], float]:
+    """Gradient and loss: means over all terms, or of the ranks' means; of the rank's own shard where nothing is summed.
+
+    That loss is rank 0's.
+    """
     shards = [list(shard) for shard in trial.cut.shards()]
-    sums = [(sum_of_losses(name, trial.material, own), sum_of_gradients(name, trial.material, own)[2]) for own in shards]
-    means = [total / (count or 1) for total, count in sums]
+    parts = [(*sum_of_gradients(name, trial.material, own), sum_of_losses(name, trial.material, own)) for own in shards]
+    means = [(weight / (count or 1), bias / (count or 1), 1.0, loss / (count or 1)) for weight, bias, count, loss in parts]
     if aggregation == "local":
-        return means[0]
-    return sum(means) / len(means) if normalization == "rank_mean" else sum(t for t, _ in sums) / sum(n for _, n in sums)
-
-
-def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank: int) -> list[Tensor]:
-    parts = [sum_of_gradients(name, trial.material, list(shard)) for shard in trial.cut.shards()]
-    if aggregation == "local":
-        weight, bias, count = parts[rank]
-        return [weight / (count or 1), bias / (count or 1)]
+        return list(means[rank][:2]), means[0][3]
     if {"rank_mean": True, "global_mean": False}[normalization]:
-        parts = [(weight / (count or 1), bias / (count or 1), 1.0) for weight, bias, count in parts]
-    total = sum(count for _, _, count in parts)
-    return [sum(part[index] for part in parts) / total for index in range(2)]
+        parts = means
+    weight, bias, count, loss = map(sum, zip(*parts, strict=True))
+    return [weight / count, bias / count], loss / count
 
 
 AXES_OF_A_CELL = ("reduction", "normalization", "aggregation")
@@ -125,23 +121,31 @@ def errors(world: World, workload: str, size: int, sharding: str, cells: Sequenc
     Return {"errors": {cell: largest error of any rank's gradient, over the true one's largest element},
     "losses": {cell: error of the loss, over the true one}, "skipped": {cell: reason}}.
     """
-    found: dict[str, Any] = {"errors": {}, "losses": {}, "skipped": {}}
+    skipped, cuts = dict[str, str](), dict[str, tuple[Cut, float]]()
+    truths, rows = dict[tuple[str, bool], tuple[list[Tensor], float]](), list[tuple[float, float]]()
     for cell, trial in _trials(world, workload, size, sharding, cells):
         if reason := trial.skip_reason():
-            found["skipped"][cell] = reason
+            skipped[cell] = reason
             continue
         with noted(cell):
             measured = trial.measure(enter=lambda phase: None)
-        gradient = [g for _, g in measured.gradient]
         _, normalization, aggregation = cell.split()
-        truth = expected(workload, trial, normalization, aggregation, world.rank)
-        error = max(float((g - t).abs().max() / (t.abs().max() or 1)) for g, t in zip(gradient, truth, strict=True))
-        worst = max(float(e) for e in world.control.all_gather(torch.tensor(error, dtype=torch.float64)))
-        found["errors"][cell] = worst
-        losses = world.control.all_gather(torch.tensor(measured.loss, dtype=torch.float64))
-        right = expected_loss(workload, trial, normalization, aggregation)
-        found["losses"][cell] = abs(trial.cut.loss(list(map(float, losses))) - right) / right
-    return found
+        key = (normalization, aggregation == "local")
+        if key not in truths:
+            truths[key] = expected(workload, trial, normalization, aggregation, world.rank)
+        gradient, loss = truths[key]
+        apart = [(g - t).abs().max() / (t.abs().max() or 1) for (_, g), t in zip(measured.gradient, gradient, strict=True)]
+        rows.append((float(torch.stack(apart).amax()), measured.loss))
+        cuts[cell] = trial.cut, loss
+    ranks = world.control.all_gather(torch.tensor(rows, dtype=torch.float64).reshape(-1, 2))
+    worst, losses = torch.stack(ranks).amax(0)[:, 0].tolist(), torch.stack(ranks)[:, :, 1].T.tolist()
+    return {
+        "errors": dict(zip(cuts, worst, strict=True)),
+        "losses": {
+            cell: abs(cut.loss(own) - right) / right for (cell, (cut, right)), own in zip(cuts.items(), losses, strict=True)
+        },
+        "skipped": skipped,
+    }
 
 
 def _trials(

@@ -140,7 +140,7 @@ def errors(world: World, workload: str, cells: Sequence[Sequence[str]]) -> dict[
     """
     options = {axis: make(axis) for axis in AXES if axis != "workload"}
     material = prepare(WORKLOADS[workload], workload, 0, SIZE, batches=2)
-    found = {}
+    found = dict[str, list[float]]()
     for cell in cells:
         reduction, normalization, fault, aggregation = cell
         chosen = {"reduction": reduction, "normalization": normalization, "aggregation": aggregation, "fault": fault}
@@ -156,6 +156,6 @@ def errors(world: World, workload: str, cells: Sequence[Sequence[str]]) -> dict[
         truth, right = getattr(theory, fault)(world.rank), theory.right()
         if fault == RACING and world.rank:
             truth = gradient  # what a late rank reads is a race
-        error = torch.tensor([float((x - truth).abs().max() / right.abs().max()) for x in (gradient, right)])
-        found[" ".join(cell)] = torch.stack(world.control.all_gather(error)).amax(0).tolist()
-    return found
+        found[" ".join(cell)] = [float((x - truth).abs().max() / right.abs().max()) for x in (gradient, right)]
+    own = torch.tensor(list(found.values()), dtype=torch.float64).reshape(-1, 2)
+    return dict(zip(found, torch.stack(world.control.all_gather(own)).amax(0).tolist(), strict=True))
