@@ -194,8 +194,8 @@ def two_modes(values: Floats) -> bool:
 
     The mvalue is the way up and down the density, over its height: 2 for a single hump (Gregg 2014, Frequency Trails: Modes and
     Modality). The density is a Gaussian kernel's, as wide as Silverman's rule of thumb says (Silverman 1986, equation 3.31), of
-    counts in narrow bins (section 3.5 there). scipy.stats.gaussian_kde would start threads, which slow each other down on a busy
-    machine.
+    counts in narrow bins (section 3.5 there). scipy.stats.gaussian_kde would start threads, which slow each other down on a
+    busy machine.
     """
     spread = _robust_spread(values) if len(values) >= _FEWEST_FOR_MODES else 0.0
     if spread == 0:
