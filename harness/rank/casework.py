@@ -246,7 +246,7 @@ class CaseWork:
             self.writer.write_samples(case, measured.columns, samples, measured.visits)
             self.writer.write("norms", case.case_id, compared.norms)
             self._write_verdicts(case, trial, measured, compared.rows, apart, told)
-            blank = _with_norms(blank, compared, trial.cut.loss(losses))
+            blank = _with_norms(blank, compared, trial.cut.loss(losses) if losses else None)
         return replace(
             blank,
             num_parameters=sum(gradient.numel() for _, gradient in measured.gradient),
@@ -259,9 +259,10 @@ class CaseWork:
         )
 
     def _losses(self, measured: Measured) -> list[float]:
-        """Each rank's part of the loss, on rank 0."""
-        gathered = self.world.control.gather(torch.tensor([measured.loss], dtype=torch.float64))
-        return [float(own) for own in gathered]
+        """Each rank's part of the loss, on rank 0; empty where no rank has a loss from the reduction."""
+        gathered = self.world.control.gather(torch.tensor([measured.loss, measured.loss_heard], dtype=torch.float64))
+        losses, heard = zip(*(own.tolist() for own in gathered), strict=True) if gathered else ((), ())
+        return list(losses) if any(heard) else []
 
     def _diagnose(self, case: Case, trial: Trial, measured: Measured) -> list[Finding]:
         """What fails meanwhile leaves the case as it is, without a verdict. Its rows are written, its findings returned."""
@@ -294,12 +295,13 @@ class CaseWork:
         self.writer.write("findings", case.case_id, found)
 
 
-def _with_norms(blank: Outcome, compared: Compared, loss: float) -> Outcome:
+def _with_norms(blank: Outcome, compared: Compared, loss: float | None) -> Outcome:
+    """`loss`: None where the reduction hands none on; then the reference has none, either."""
     whole, *_ = compared.norms
     return replace(
         blank,
-        loss=loss,
-        reference_loss=compared.reference_loss,
+        loss=nan if loss is None else loss,
+        reference_loss=nan if loss is None else compared.reference_loss,
         gradient_norm=whole.norm,
         reference_gradient_norm=whole.reference_norm,
     )

@@ -95,9 +95,10 @@ class Writer:
         self._save(CASES, case.case_id, pa.Table.from_arrays(arrays, schema=schema))
 
     def renew_files(self) -> None:
-        """Write the files of finished cases and probes again that lack a column, or have one of another type.
+        """Write the files of finished cases and probes again whose columns or types are not those of this version and run.
 
-        A resumed run may have other parameters than it began with, or may have begun under another version.
+        A resumed run may have other parameters than it began with, or may have begun under another version; columns that only a
+        later one declares are lost.
         """
         cases = {case.case_id: case for case in expand_cases(self._config)}
         for table in TABLES.values():
@@ -109,7 +110,7 @@ class Writer:
                         writer._renew(table.name, name, cases.get(name))
 
     def _renew(self, table: str, name: str, case: Case | None) -> None:
-        """`case`: None of a probe."""
+        """Write one file again if its schema differs. `case`: None if the file belongs to a probe."""
         file = self._run_dir.case_file(table, name, self._launch)
         if has_schema(file, schema_of(table, self._parameters)):
             return

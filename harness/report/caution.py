@@ -24,8 +24,8 @@ _WORDS = {
     "left out": "device times without launches (cuda_queued) lack so many iterations: the device began before the host had "
     "launched all",
     "clocks": "the clocks of the hosts are known less well than the skew is large",
-    "bits differ": "rank 0's gradient has other bits in another launch; Discrepancy and Norms show the launch that is furthest "
-    "from the reference, other tables of gradients show the first launch",
+    "bits differ": "rank 0's gradient has other bits in another launch; Discrepancy shows the launch that is furthest from "
+    "each reference, Norms by parameter group the one that is furthest from `reference`, other tables the first launch",
 }
 """What the short words of a table mean."""
 

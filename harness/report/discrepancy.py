@@ -42,10 +42,10 @@ def furthest_distances(run: Run) -> pd.Series:
 
 def parameters(run: Run) -> pd.DataFrame:
     """One row a measured case, reference, rank and parameter, of the launch whose gradient is furthest from `reference`."""
-    each = run.all_discrepancies
+    each = run.furthest_discrepancies
     if each.empty:
         return each
-    each = run.at_furthest(each[each.against.isin(REFERENCES) & (each.parameter != "")])
+    each = each[each.against.isin(REFERENCES) & (each.parameter != "")]
     return _joined(run, each[["case_id", "against", "launch", "rank", "parameter", *METRICS]])
 
 
@@ -74,8 +74,8 @@ def discrepancy_table(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _worst_parameter(run: Run) -> dict[str, str]:
     """Map case_id to the parameter that most of the furthest launch's distance comes from, with its share of the square."""
-    rows = run.all_discrepancies
-    rows = run.at_furthest(rows[(rows.against == REFERENCE) & (rows.parameter != "")])
+    rows = run.furthest_discrepancies
+    rows = rows[(rows.against == REFERENCE) & (rows.parameter != "")]
     rows = rows.assign(squared=as_distance(rows.l2**2), case_id=rows.case_id.astype(str))
     total = rows.groupby("case_id").squared.sum()
     worst = rows.loc[rows.groupby("case_id").squared.idxmax()]
@@ -85,8 +85,8 @@ def _worst_parameter(run: Run) -> dict[str, str]:
 
 def _ranks_equal(run: Run) -> dict[str, str]:
     """Map case_id to `yes` where all ranks have equal bits in every launch, else `no`."""
-    rows = run.all_discrepancies
-    rows = rows[(rows.against == RANK_0) & (rows.parameter == "")]
+    rows = run.whole_discrepancies
+    rows = rows[rows.against == RANK_0]
     equal = rows.assign(case_id=rows.case_id.astype(str)).groupby("case_id").bitwise_equal.all()
     return {case_id: yes(value) for case_id, value in equal.items()}
 

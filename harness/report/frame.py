@@ -86,7 +86,7 @@ class Run(Frames):
     """Files in the run directory that are missing, not whole, or not what their names say, and why."""
 
     def with_frames(self, **frames: pd.DataFrame) -> "Run":
-        """Return the run with other frames of these tables."""
+        """Return the run with other frames of these tables; `every` reads the files of all launches as before."""
         return replace(self, frames=self.frames | frames)
 
     @cached_property
@@ -135,27 +135,31 @@ class Run(Frames):
     @cached_property
     def furthest(self) -> pd.DataFrame:
         """One row a case, launch and reference: the rank whose whole gradient is furthest away; see `distance.furthest`."""
-        return furthest(self.all_discrepancies)
+        return furthest(self.whole_discrepancies)
 
     @cached_property
-    def all_discrepancies(self) -> pd.DataFrame:
-        """`discrepancies` of all launches."""
-        return self.discrepancies if self._first_alone else self.every("discrepancies")
+    def whole_discrepancies(self) -> pd.DataFrame:
+        """Rows of `discrepancies` of whole gradients, of all launches."""
+        rows = self._all("discrepancies")
+        return rows[rows.parameter == ""].reset_index(drop=True)
+
+    @cached_property
+    def furthest_discrepancies(self) -> pd.DataFrame:
+        """`discrepancies` of each case, of the launch whose gradient is furthest from `reference`."""
+        return self._at_furthest("discrepancies")
 
     @cached_property
     def furthest_norms(self) -> pd.DataFrame:
-        """`norms` of each case, of the launch whose gradient is furthest from `reference`."""
-        return self.norms if self._first_alone else self.at_furthest(self.every("norms"))
+        """`norms` of each case, likewise."""
+        return self._at_furthest("norms")
 
-    def at_furthest(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Rows of the launches whose gradients are furthest from `reference`, one launch a case."""
-        launches = furthest_launches(self.furthest)
-        return rows[rows.launch == rows.case_id.astype(str).map(launches)].reset_index(drop=True)
+    def _at_furthest(self, table: str) -> pd.DataFrame:
+        rows = self._all(table)
+        return rows[rows.launch == rows.case_id.astype(str).map(furthest_launches(self.furthest))].reset_index(drop=True)
 
-    @property
-    def _first_alone(self) -> bool:
-        """True if the frames, which have the rows of the first launch, have those of all."""
-        return set(self.launched.launch) <= {0}
+    def _all(self, table: str) -> pd.DataFrame:
+        """Rows of all launches; the frame where only the first launch has finished cases."""
+        return self.frame(table) if set(self.launched.launch) <= {0} else self.every(table)
 
     def every(self, table: str) -> pd.DataFrame:
         """A table as all launches wrote it."""

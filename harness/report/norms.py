@@ -18,17 +18,16 @@ GROUPS, CASES = 3, 3
 
 
 def known(run: Run, column: str) -> bool:
-    """True if the run has numbers in a column of `cases`, or its reference, that runs of earlier versions lack."""
-    return bool(run.cases[[column, f"reference_{column}"]].notna().to_numpy().any())
+    """True if a figure of `cases` was recorded for any case of the run."""
+    return bool(is_known(run.cases, column).any())
 
 
 def is_known(rows: pd.DataFrame, column: str) -> pd.Series:
-    """True for rows of `cases` that have a figure, be it NaN.
+    """True for rows of `cases` whose figure was recorded. It may be NaN; its reference is a number then.
 
-    Rows of earlier versions lack them, and a reduction that hands no loss on has NaN beside a finite gradient.
+    Rows of earlier versions have neither, and a reduction that hands no loss on has neither loss.
     """
-    there = rows[[NORM, f"reference_{NORM}"]].notna().any(axis=1)
-    return there if column == NORM else rows[LOSS].notna() | (there & ~np.isfinite(rows[NORM].astype(float)))
+    return rows[[column, f"reference_{column}"]].notna().any(axis=1)
 
 
 def beside_reference(run: Run, column: str, launches: pd.Series) -> pd.Series:
@@ -50,7 +49,7 @@ def digits(value: float) -> str:
 def norms(run: Run) -> pd.DataFrame:
     """One row a measured case and group: norms, distance, and the group's share of the case's squared distance.
 
-    Of the launch whose gradient is furthest from `reference`, which `launch` names.
+    The rows are those of the launch that is furthest from `reference`; column `launch` names it.
     """
     rows = run.furthest_norms
     if rows.empty:

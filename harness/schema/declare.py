@@ -62,7 +62,7 @@ class Table:
     """MEASURED: a file for each case with status ok; GROUP: a file where any other table of GROUP has one; OPTIONAL: neither.
     Every table of PROBES that is not OPTIONAL has a file for each finished probe."""
     needed_with: str = ""
-    """Column of `cases`: a file for each measured case in which that is a number, as earlier versions wrote neither."""
+    """Column of `cases`: a measured case with a number in it has a file. Earlier versions wrote neither column nor table."""
     most_rows: int = 2**20
     """Largest number of rows of a file: a small file can declare more than fit into memory."""
     large: bool = False

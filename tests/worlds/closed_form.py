@@ -91,9 +91,9 @@ def sum_of_losses(name: str, material: Material, indices: list[int]) -> float:
 
 
 def expected(name: str, trial: Trial, normalization: str, aggregation: str, rank: int) -> tuple[list[Tensor], float]:
-    """Gradient and loss: means over all terms, or of the ranks' means; of the rank's own shard where nothing is summed.
+    """Gradient and loss: means over all terms, or of the ranks' means.
 
-    That loss is rank 0's.
+    With `aggregation=local` the gradient is this rank's, and the loss rank 0's.
     """
     shards = [list(shard) for shard in trial.cut.shards()]
     parts = [(*sum_of_gradients(name, trial.material, own), sum_of_losses(name, trial.material, own)) for own in shards]

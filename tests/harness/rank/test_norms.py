@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from harness.numerics.discrepancy import compare_all
+from harness.rank.casework import CaseWork, _with_norms
 from harness.rank.loop import Loop
 from harness.rank.losses import LossRecord
 from harness.rank.norms import group_of, norms
+from harness.schema.record import OK, Outcome
 from tests.conftest import Finished, Measure
 
 NAMES = ("embed.weight", "layers.0.attn.weight", "layers.0.attn.bias", "layers.1.attn.weight", "scale")
@@ -87,6 +89,7 @@ def test_a_loss_is_recorded_while_listening_only_and_keeps_no_graph() -> None:
         assert not any(losses.requires_grad for losses, _ in record._noted)
     record.note(parameter.sum(), 1.0)
     assert record.value == 3 / 2 + 3 / 4
+    assert record.heard and not LossRecord(None).heard
     assert not record._noted
 
 
@@ -98,6 +101,18 @@ def test_a_scaled_loss_is_unscaled_by_the_scale_that_it_was_scaled_with() -> Non
         record.note(scaler.scale(torch.tensor(3.0)), 1.0)
         scaler.update(2.0)
     assert record.value == 3.0
+
+
+@pytest.mark.parametrize(("sent", "losses"), [([(0.0, 0), (2.0, 1)], [0.0, 2.0]), ([(0.0, 0), (math.nan, 0)], [])])
+def test_a_loss_that_no_rank_hands_on_has_no_reference(sent: list[tuple[float, int]], losses: list[float]) -> None:
+    """A rank without samples hands none on, either."""
+    gathered = [torch.tensor(pair, dtype=torch.float64) for pair in sent]
+    work = SimpleNamespace(world=SimpleNamespace(control=SimpleNamespace(gather=lambda own: gathered)))
+    found = CaseWork._losses(cast(Any, work), cast(Any, SimpleNamespace(loss=0.0, loss_heard=False)))
+    assert found == losses
+    compared = SimpleNamespace(norms=[SimpleNamespace(norm=1.0, reference_norm=1.0)], reference_loss=3.0)
+    outcome = _with_norms(Outcome("case", OK), cast(Any, compared), found[1] if found else None)
+    assert math.isnan(outcome.loss) == math.isnan(outcome.reference_loss) == (not losses)
 
 
 @pytest.mark.parametrize(

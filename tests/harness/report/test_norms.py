@@ -116,8 +116,8 @@ def test_groups_and_parameters_are_of_the_furthest_launch(tmp_path: Path) -> Non
 
 
 def test_a_loss_that_a_reduction_does_not_hand_on_is_left_out(made: Make) -> None:
-    """One that is NaN has a gradient that is."""
-    silent, lost = {"loss": math.nan}, {"loss": math.nan, "gradient_norm": math.nan}
+    """Its reference is left out, too; a loss that is NaN has one."""
+    silent, lost = {"loss": math.nan, "reference_loss": math.nan}, {"loss": math.nan}
     row = columns_of(made("silent", FAR, **silent))
     assert (row["loss"], row["gradient norm"]) == ("", "5")
     assert columns_of(made("lost", FAR, **lost))["loss"] == "NaN (2)"

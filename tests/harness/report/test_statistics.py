@@ -115,6 +115,7 @@ def test_two_modes_are_told() -> None:
     drawn = [10 + random.standard_normal(60) + 6 * (random.random(60) < 0.5) for _ in range(DRAWS)]
     assert np.mean([two_modes(values) for values in drawn]) >= 0.9
     assert not two_modes(np.ones(60))
+    assert not two_modes(1.0 + np.spacing(1.0) * random.integers(0, 4, 60)), "times that rounding alone tells apart"
 
 
 def delayed(case: Case, launch: int) -> dict[tuple[str, str], np.ndarray]:

@@ -20,7 +20,7 @@ from harness.schema.case import Case
 from harness.schema.declare import CASES, OPTIONAL, TABLES, Column, column, columns_of, table
 from harness.schema.matrix import expand_cases
 from harness.schema.reading import NotWholeError
-from harness.schema.record import SCHEMA_VERSION
+from harness.schema.record import OK, SCHEMA_VERSION, Asked, Observation
 from harness.schema.refusal import RefusedError
 from harness.schema.tables import _read, _typed
 from launch.compose import compose_config
@@ -235,15 +235,31 @@ def test_a_run_that_goes_on_with_other_parameters_has_equal_files(tmp_path: Path
 
 
 def test_a_run_that_goes_on_under_another_version_has_equal_files(tmp_path: Path) -> None:
-    """Files of one case are as another version wrote them, with a column besides; the others are not touched."""
-    run_dir = make_run(tmp_path, steps(0.01, iterations=3), *SMALL[:1], SMALL[2], "reduction=[sum,mean]")
-    other, own = (case.case_id for case in expand_cases(run_dir.config()))
-    files = {table: run_dir.case_file(table, other) for table in TABLES if run_dir.case_file(table, other).exists()}
-    for file in files.values():
-        rows = pq.ParquetFile(file).read()
-        pq.write_table(rows.append_column("later", pa.nulls(len(rows), pa.int64())), file)
+    """Files of one case are as another version wrote them, with an additional column or without one; others are not touched."""
+    asked = ("workload=[mlp_digits]", "global_batch_size=8", "reduction=[sum,mean,none]", "launches=2")
+    run_dir = make_run(tmp_path, steps(0.01, iterations=3), *asked)
+    later, _, damaged = (case.case_id for case in expand_cases(run_dir.config()))
+    files = {table: run_dir.case_file(table, later, 1) for table in TABLES if run_dir.case_file(table, later, 1).exists()}
     assert {"cases", "samples", "discrepancies"} <= files.keys()
-    before = {table: run_dir.case_file(table, own).stat().st_mtime_ns for table in files}
+    for name, file in files.items():
+        rows = pq.ParquetFile(file).read()
+        rows = rows.append_column("later", pa.nulls(len(rows), pa.int64()))
+        pq.write_table(rows.drop_columns("loss") if name == "cases" else rows, file)
+    run_dir.case_file("memory", damaged).write_bytes(b"PAR1")
+    before = {file: file.stat().st_mtime_ns for file in run_dir.path.glob("*/*.parquet") if file not in files.values()}
     Writer(run_dir).renew_files()
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+    for case, launch in ((damaged, 0), (damaged, 1)):
+        run_dir.forget("cases", case, launch)
     assert_tables_equal(run_dir.path)
-    assert before == {table: run_dir.case_file(table, own).stat().st_mtime_ns for table in files}
+
+
+def test_the_files_of_a_probe_are_written_again_likewise(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, steps(0.01, iterations=3), *SMALL, "probe=[summation_order]")
+    answer = Observation("here", "trees", 1.0)
+    Writer(run_dir).write_probe("summation_order", [Asked("summation_order", "all_reduce", OK)], [("all_reduce", 0, answer)])
+    file = run_dir.case_file("observations", "summation_order")
+    rows = pq.ParquetFile(file).read()
+    pq.write_table(rows.append_column("later", pa.nulls(len(rows), pa.int64())), file)
+    Writer(run_dir).renew_files()
+    assert pq.ParquetFile(file).read().equals(rows)
