@@ -3,7 +3,8 @@
 from setuptools import find_namespace_packages, find_packages, setup
 
 CODE = find_packages(include=["harness*", "launch*"], exclude=["harness.alias"])
-CONFIGURATION = ["harness.conf", *(f"harness.conf.{group}" for group in find_namespace_packages("conf"))]
+GROUPS = find_namespace_packages("conf", exclude=["*__pycache__"])
+CONFIGURATION = ["harness.conf", *(f"harness.conf.{group}" for group in GROUPS)]
 
 setup(
     packages=[*CODE, *CONFIGURATION, "reducebench"],

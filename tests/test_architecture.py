@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -253,8 +254,9 @@ def asked_of_setuptools(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
 
 def test_the_wheel_has_every_module_and_every_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those of an axis that is added, without an edit of setup.py or pyproject.toml."""
-    for name in ("harness/axes/added", "conf/added"):
-        (tmp_path / name).mkdir(parents=True)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("*.py"))
+    for name in ("harness/axes/added", "conf/added", "conf/__pycache__"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
     (tmp_path / "conf" / "added" / "new.yaml").touch()
     python = [path.relative_to(ROOT) for path in modules()]
     for name in [*python, Path("harness/axes/added/__init__.py")]:
@@ -262,10 +264,10 @@ def test_the_wheel_has_every_module_and_every_yaml(tmp_path: Path, monkeypatch: 
         (tmp_path / name).touch()
     asked = asked_of_setuptools(tmp_path, monkeypatch)
     folders = {".".join(path.parent.parts) for path in python} - {"harness.alias"} | {"harness.axes.added"}
-    assert set(asked["packages"]) == folders | {"harness.conf", "reducebench"}
-    patterns = asked["package_data"]["harness.conf"]
-    for conf in (ROOT / "conf", tmp_path / "conf"):
-        assert {path for pattern in patterns for path in conf.glob(pattern)} == set(conf.rglob("*.yaml"))
+    yaml = {".".join(("harness", *path.parent.relative_to(tmp_path).parts)) for path in (tmp_path / "conf").rglob("*.yaml")}
+    assert {"harness.conf", "harness.conf.reduction", "harness.conf.added"} <= yaml
+    assert set(asked["packages"]) == folders | yaml | {"reducebench"}
+    assert {name for name, patterns in asked["package_data"].items() if patterns == ["*.yaml"]} == yaml
     assert asked["package_dir"] == {"harness.conf": "conf", "reducebench": "harness/alias"}
 
 
