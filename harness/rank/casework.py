@@ -259,10 +259,10 @@ class CaseWork:
         )
 
     def _losses(self, measured: Measured) -> list[float]:
-        """Each rank's part of the loss, on rank 0; empty where no rank has a loss from the reduction."""
-        gathered = self.world.control.gather(torch.tensor([measured.loss, measured.loss_heard], dtype=torch.float64))
-        losses, heard = zip(*(own.tolist() for own in gathered), strict=True) if gathered else ((), ())
-        return list(losses) if any(heard) else []
+        """Each rank's part of the loss, on rank 0; empty if no rank has recorded a loss."""
+        sent = torch.tensor([measured.loss, measured.loss_recorded], dtype=torch.float64)
+        ranks = [own.tolist() for own in self.world.control.gather(sent)]
+        return [loss for loss, _ in ranks] if any(recorded for _, recorded in ranks) else []
 
     def _diagnose(self, case: Case, trial: Trial, measured: Measured) -> list[Finding]:
         """What fails meanwhile leaves the case as it is, without a verdict. Its rows are written, its findings returned."""
@@ -296,7 +296,7 @@ class CaseWork:
 
 
 def _with_norms(blank: Outcome, compared: Compared, loss: float | None) -> Outcome:
-    """`loss`: None where the reduction hands none on; then the reference has none, either."""
+    """Add loss, norms and their references. `loss`: None if no rank has recorded one; its reference is left out, too."""
     whole, *_ = compared.norms
     return replace(
         blank,

@@ -35,7 +35,7 @@ class LossRecord:
     """
 
     def __init__(self, scaler: GradScaler | None) -> None:
-        self.value, self.heard = nan, False
+        self.value, self.recorded = nan, False
         self._scaler, self._listens = scaler, False
         self._noted: list[tuple[Tensor, float]] = []
 
@@ -54,7 +54,7 @@ class LossRecord:
         finally:
             self._listens, noted, self._noted = False, self._noted, []
         if noted:
-            self.heard = True
+            self.recorded = True
             self.value = float(torch.stack([losses.double().sum() / n for losses, n in noted]).sum()) / scale
 
 

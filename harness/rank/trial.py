@@ -61,8 +61,8 @@ class Measured:
     tolerated_warnings: list[str]
     loss: float = nan
     """The rank's sum of losses of the compared batch / denominator, as the step computes it; NaN where it does not tell."""
-    loss_heard: bool = False
-    """True if the reduction has handed a loss of this rank to `work.note`."""
+    loss_recorded: bool = False
+    """True if the reduction has passed a loss of this rank to `work.note`."""
     not_queued: str = ""
     """Reason why no step was timed with the host ahead of the device; empty where one was, or where none was asked for."""
     launch_s: float = 0.0
@@ -190,7 +190,7 @@ class Trial:
             taken_memory_bytes=meter.taken(peak),
             tolerated_warnings=self._sort_out([str(warning.message) for warning in caught]),
             loss=rig.own_loss(),
-            loss_heard=rig.loss.heard,
+            loss_recorded=rig.loss.recorded,
             not_queued=queued.reason,
             launch_s=queued.launch_s,
             window=window,

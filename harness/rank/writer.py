@@ -117,6 +117,8 @@ class Writer:
         rows = read_rows(file, name, self._launch)
         if table == CASES and case:
             (row,) = rows.to_pylist()
+            if any(row[axis] != option for axis, option in case.options.items()):
+                return  # damaged, as `read_case` finds it: to write it again would hide that
             self.write_outcome(case, Outcome(**{each.name: row[each.name] for each in fields(Outcome)}))
         else:
             self._save(table, name, rows)

@@ -25,7 +25,7 @@ def known(run: Run, column: str) -> bool:
 def is_known(rows: pd.DataFrame, column: str) -> pd.Series:
     """True for rows of `cases` whose figure was recorded. It may be NaN; its reference is a number then.
 
-    Rows of earlier versions have neither, and a reduction that hands no loss on has neither loss.
+    Rows of earlier versions have neither figure. A reduction that passes no loss to `work.note` has neither loss.
     """
     return rows[[column, f"reference_{column}"]].notna().any(axis=1)
 

@@ -67,8 +67,8 @@ _LOSS = (
     "over ranks of (sum of the rank's losses / its denominator), divided as the sum of the gradients is to be. Of "
     "`aggregation=local`: of rank 0's shard. Recorded in the last warm-up of the batch, which has the parameters, samples and "
     "random numbers of the last iteration, or in the last iteration where there is none. A fault in a rank's denominator or "
-    "samples changes it; one in the sum over ranks changes the gradient alone. Both are NaN where the reduction hands no loss "
-    "on."
+    "samples changes it; one in the sum over ranks changes the gradient alone. Both are NaN if the reduction passes no loss to "
+    "`work.note`."
 )
 _NORMS = (
     "L2 norm of rank 0's gradient, aggregated, and clipped where the case clips, and of its `reference`; NaN or inf where it "

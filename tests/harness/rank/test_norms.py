@@ -89,7 +89,7 @@ def test_a_loss_is_recorded_while_listening_only_and_keeps_no_graph() -> None:
         assert not any(losses.requires_grad for losses, _ in record._noted)
     record.note(parameter.sum(), 1.0)
     assert record.value == 3 / 2 + 3 / 4
-    assert record.heard and not LossRecord(None).heard
+    assert record.recorded and not LossRecord(None).recorded
     assert not record._noted
 
 
@@ -104,11 +104,11 @@ def test_a_scaled_loss_is_unscaled_by_the_scale_that_it_was_scaled_with() -> Non
 
 
 @pytest.mark.parametrize(("sent", "losses"), [([(0.0, 0), (2.0, 1)], [0.0, 2.0]), ([(0.0, 0), (math.nan, 0)], [])])
-def test_a_loss_that_no_rank_hands_on_has_no_reference(sent: list[tuple[float, int]], losses: list[float]) -> None:
-    """A rank without samples hands none on, either."""
+def test_a_loss_that_no_rank_has_recorded_has_no_reference(sent: list[tuple[float, int]], losses: list[float]) -> None:
+    """A rank without samples records none, either."""
     gathered = [torch.tensor(pair, dtype=torch.float64) for pair in sent]
     work = SimpleNamespace(world=SimpleNamespace(control=SimpleNamespace(gather=lambda own: gathered)))
-    found = CaseWork._losses(cast(Any, work), cast(Any, SimpleNamespace(loss=0.0, loss_heard=False)))
+    found = CaseWork._losses(cast(Any, work), cast(Any, SimpleNamespace(loss=0.0, loss_recorded=False)))
     assert found == losses
     compared = SimpleNamespace(norms=[SimpleNamespace(norm=1.0, reference_norm=1.0)], reference_loss=3.0)
     outcome = _with_norms(Outcome("case", OK), cast(Any, compared), found[1] if found else None)

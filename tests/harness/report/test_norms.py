@@ -115,14 +115,14 @@ def test_groups_and_parameters_are_of_the_furthest_launch(tmp_path: Path) -> Non
     assert (row["most of it from"], row["ranks equal"]) == ("layers.0.weight 100%", "no")
 
 
-def test_a_loss_that_a_reduction_does_not_hand_on_is_left_out(made: Make) -> None:
+def test_a_loss_that_was_not_recorded_is_left_out(made: Make) -> None:
     """Its reference is left out, too; a loss that is NaN has one."""
     silent, lost = {"loss": math.nan, "reference_loss": math.nan}, {"loss": math.nan}
     row = columns_of(made("silent", FAR, **silent))
     assert (row["loss"], row["gradient norm"]) == ("", "5")
     assert columns_of(made("lost", FAR, **lost))["loss"] == "NaN (2)"
     assert "loss" not in compared(made("base", FAR, **silent), made("new", FAR, **silent))
-    assert compared(made("heard", FAR), made("nan", FAR, **lost))["loss"]["verdict"] == "higher"
+    assert compared(made("recorded", FAR), made("nan", FAR, **lost))["loss"]["verdict"] == "higher"
 
 
 def test_close_cases_have_no_section_of_groups(made: Make) -> None:

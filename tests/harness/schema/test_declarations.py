@@ -246,6 +246,14 @@ def test_a_run_that_goes_on_under_another_version_has_equal_files(tmp_path: Path
         rows = rows.append_column("later", pa.nulls(len(rows), pa.int64()))
         pq.write_table(rows.drop_columns("loss") if name == "cases" else rows, file)
     run_dir.case_file("memory", damaged).write_bytes(b"PAR1")
+    file = run_dir.case_file("cases", damaged, 1)  # with the option of another case, and without a column
+    shutil.copy(run_dir.case_file("cases", later, 0), file)
+    rows = pq.ParquetFile(file).read().drop_columns("loss")
+    place = rows.column_names.index("case_id")
+    rows = rows.set_column(place, "case_id", pa.array([damaged])).set_column(
+        rows.column_names.index("launch"), "launch", pa.array([1])
+    )
+    pq.write_table(rows, file)
     before = {file: file.stat().st_mtime_ns for file in run_dir.path.glob("*/*.parquet") if file not in files.values()}
     Writer(run_dir).renew_files()
     assert before == {file: file.stat().st_mtime_ns for file in before}
